@@ -1,0 +1,3 @@
+"""Unsupervised cross-domain person re-identification."""
+
+__version__ = "0.1.0"

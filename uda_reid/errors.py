@@ -1,0 +1,17 @@
+"""The errors a user can cause; each message says what was given, what is wrong and what to do."""
+
+
+class UdaReidError(Exception):
+    """Base of every error that this package raises on purpose; the command line prints it as one line."""
+
+
+class DataError(UdaReidError):
+    """A data set on disk, an image or an array handed to a function is not what it has to be."""
+
+
+class RecipeError(UdaReidError):
+    """A recipe, an option or a name typed by the user is unknown or out of range."""
+
+
+class CheckpointError(UdaReidError):
+    """A checkpoint is missing, truncated, foreign or made for another model."""
