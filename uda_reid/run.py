@@ -7,8 +7,8 @@ through the `Run` it is handed. The default, `QUIET`, runs on one process on the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -111,6 +111,14 @@ class Run:
     def stream(self, name: str) -> torch.Generator:
         """Return a fresh CPU generator for the random stream called `name`."""
         return torch.Generator().manual_seed(self.seed_for(name))
+
+    @contextmanager
+    def randomness(self, name: str) -> Iterator[None]:
+        """Inside, torch's global random numbers (dropout, say) are the stream called `name`; outside they are untouched."""
+        devices = range(torch.cuda.device_count()) if torch.device(self.device).type == "cuda" else []
+        with torch.random.fork_rng(devices=list(devices)):
+            torch.manual_seed(self.seed_for(name))
+            yield
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context in which forward passes run at this run's precision."""

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from uda_reid.testing import tiny_domain
+
+RECIPE = """\
+strategy: pul
+paper: a test
+fidelity: reconstruction
+encoder: {backbone: resnet_tiny, height: 32, width: 16, weights: none, neck: none}
+pretrain: {epochs: 2, batch: 8, instances: 2, warmup: 0, augmentation: none, validation: 0.34}
+adapt: {clusters: 5, rounds: 2, epochs: 1, batch: 8, lr: 0.05, tolerance: 0}
+"""
+
+
+def write_manifest(folder: Path, *, seed: int) -> None:
+    domain = tiny_domain(folder, name=folder.name, seed=seed)
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["path", "identity", "camera", "split"])
+        for name in ("train", "query", "gallery"):
+            rows.writerows((sample.path.name, sample.pid, sample.cam, name) for sample in getattr(domain, name))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data folder with two tiny domains, `alpha` and `beta`, and a recipe that trains on them for a moment."""
+    root = tmp_path / "data"
+    write_manifest(root / "alpha", seed=0)
+    write_manifest(root / "beta", seed=1)
+    (root / "tiny.yaml").write_text(RECIPE)
+    return root

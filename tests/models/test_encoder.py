@@ -1,0 +1,305 @@
+from __future__ import annotations
+
+import copy
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from uda_reid.errors import CheckpointError, DataError, RecipeError
+from uda_reid.models.encoder import BACKBONES, AveragePooling, Embedder, EncoderSpec, GeM, build
+
+MOBILENET = Path(__file__).resolve().parents[2] / "../shared/data/weights/mobilenet_v2_imagenet.safetensors"
+
+
+def spec(**options: Any) -> EncoderSpec:
+    given = {"backbone": "resnet_tiny", "height": 64, "width": 32, "weights": "none", **options}
+    return EncoderSpec(**given)
+
+
+def pictures(count: int = 2, seed: int = 0) -> Tensor:
+    return torch.rand(count, 3, 64, 32, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("name", sorted(BACKBONES))
+def test_encoder_has_its_backbones_width_and_last_stride_1_doubles_the_map(name: str) -> None:
+    finer, coarser = (build(spec(backbone=name, last_stride=stride)).eval() for stride in (1, 2))
+    with torch.no_grad():
+        embeddings = finer(pictures())
+        fine, coarse = finer.features(pictures()), coarser.features(pictures())
+        stages = finer.trunk[finer.last_stage :](finer.trunk[: finer.last_stage](pictures()))
+    assert embeddings.shape == (2, BACKBONES[name].width) == (2, finer.dim)
+    assert bool(torch.isfinite(embeddings).all())
+    assert (coarse.shape[2] * 2, coarse.shape[3] * 2) == tuple(fine.shape[2:])
+    assert stages.shape == fine.shape
+    assert sum(p.numel() for p in finer.parameters()) == sum(p.numel() for p in coarser.parameters())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
+def test_encoder_computes_what_torchvision_does(name: str) -> None:
+    network = torchvision.models.get_model(name, weights=None).eval()
+    encoder = build(spec(backbone=name, last_stride=2, neck="none")).eval()
+    for own, theirs in zip(encoder.trunk.state_dict().values(), network.state_dict().values(), strict=False):
+        own.copy_(theirs)
+    removed = "fc" if name == "resnet18" else "classifier"
+    setattr(network, removed, nn.Identity())
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    with torch.no_grad():
+        expected = network((pictures() - mean.view(3, 1, 1)) / std.view(3, 1, 1))
+        torch.testing.assert_close(encoder(pictures()), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_resnet_tiny_fits_three_megabytes() -> None:
+    encoder = build(spec())
+    assert encoder.dim == 160
+    assert sum(p.numel() for p in encoder.parameters()) <= 750_000
+    assert len(safetensors.torch.save(encoder.state_dict())) <= 3_000_000
+    assert encoder.features(pictures()).shape == (2, 160, 8, 4)
+
+
+def test_every_trainable_weight_of_the_encoder_gets_a_gradient() -> None:
+    encoder = build(spec(pooling="gem", dim=24))
+    encoder(pictures(4)).square().sum().backward()
+    without = [name for name, p in encoder.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []
+    assert [name for name, p in encoder.named_parameters() if not p.requires_grad] == ["neck.bias"]
+
+
+def test_neck_normalises_the_pooled_embedding() -> None:
+    encoder = build(spec(dim=24))
+    pooled = encoder.pooled(pictures(8))
+    assert pooled.shape == (8, 24) and encoder.dim == 24
+    expected = (pooled - pooled.mean(0)) / (pooled.var(0, unbiased=False) + 1e-5).sqrt()
+    torch.testing.assert_close(encoder(pictures(8)), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(encoder.neck(pooled), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_without_neck_embedding_and_pooled_are_equal() -> None:
+    encoder = build(spec(neck="none")).eval()
+    assert torch.equal(encoder(pictures()), encoder.pooled(pictures()))
+    assert torch.equal(encoder.neck(pictures()), pictures())
+
+
+def test_embeddings_are_float32_under_autocast() -> None:
+    encoder = build(spec(dim=24)).eval()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        half = encoder(pictures())
+    assert half.dtype == torch.float32
+    with torch.no_grad():
+        whole = encoder(pictures())
+    assert not torch.equal(half, whole)
+    torch.testing.assert_close(half, whole, rtol=0.1, atol=0.1)
+
+
+def test_gem_is_the_average_at_one_and_the_maximum_at_infinity() -> None:
+    maps = torch.rand(2, 5, 4, 3, generator=torch.Generator().manual_seed(0)) + 0.1
+    torch.testing.assert_close(GeM(p=1.0)(maps), AveragePooling()(maps))
+    torch.testing.assert_close(
+        GeM(p=500.0)(maps / maps.amax()) * maps.amax(), maps.amax((2, 3)), rtol=0.01, atol=0
+    )
+    cubes = [[sum(float(v) ** 3 for v in m.flatten()) / 12 for m in picture] for picture in maps]
+    torch.testing.assert_close(GeM()(maps), torch.tensor(cubes) ** (1 / 3))
+
+
+def test_gem_has_finite_gradients_on_dead_channels() -> None:
+    maps = torch.zeros(1, 2, 2, 2, requires_grad=True)
+    pooling = GeM()
+    pooling(maps).sum().backward()
+    assert maps.grad is not None and pooling.p.grad is not None
+    assert bool(torch.isfinite(maps.grad).all()) and bool(torch.isfinite(pooling.p.grad).all())
+
+
+def test_build_depends_on_its_seed_and_leaves_the_global_random_state_alone() -> None:
+    before = torch.random.get_rng_state()
+    first, second, other = (build(spec(dim=8), seed=seed).state_dict() for seed in (5, 5, 6))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["trunk.layer1.0.conv1.weight"], other["trunk.layer1.0.conv1.weight"])
+    assert not torch.equal(first["projection.weight"], other["projection.weight"])
+
+
+def test_spec_of_an_encoder_rebuilds_it() -> None:
+    encoder = build(spec(pooling="gem", dim=24, last_stride=2))
+    again = build(EncoderSpec(**{**encoder.spec, "weights": "none"}))
+    again.load_state_dict(encoder.state_dict())
+    assert again.spec == encoder.spec
+    assert torch.equal(again.eval()(pictures()), encoder.eval()(pictures()))
+
+
+def test_a_copy_of_the_encoder_is_independent_and_equal() -> None:
+    encoder = build(spec()).eval()
+    copied = copy.deepcopy(encoder)
+    assert torch.equal(copied(pictures()), encoder(pictures()))
+    assert not copied.neck.get_parameter("bias").requires_grad
+    nn.init.zeros_(copied.trunk.get_parameter("conv1.weight"))
+    assert not torch.equal(copied(pictures()), encoder(pictures()))
+
+
+@pytest.mark.parametrize(
+    "images",
+    [torch.zeros(2, 3, 64, 32, dtype=torch.uint8), torch.zeros(3, 64, 32), torch.zeros(2, 1, 64, 32)],
+)
+def test_encoder_refuses_what_is_no_batch_of_colour_pictures(images: Tensor) -> None:
+    with pytest.raises(DataError, match=r"give it \(B, 3, H, W\) float"):
+        build(spec())(images)
+
+
+def test_spec_refuses_an_unknown_backbone_with_a_suggestion() -> None:
+    with pytest.raises(RecipeError, match="'mobilenetv2' is unknown; did you mean 'mobilenet_v2'"):
+        spec(backbone="mobilenetv2")
+    with pytest.raises(RecipeError, match=r"'vgg' is unknown; known are resnet_tiny, resnet18"):
+        spec(backbone="vgg")
+
+
+def test_spec_refuses_unknown_weights() -> None:
+    with pytest.raises(RecipeError, match="'imagnet' is unknown; use imagenet, none or a file"):
+        spec(weights="imagnet")
+
+
+def test_spec_refuses_imagenet_weights_that_nobody_made() -> None:
+    with pytest.raises(RecipeError, match="no ImageNet weights for resnet_tiny; use weights: none"):
+        spec(weights="imagenet")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"height": 8},
+        {"width": 0},
+        {"dim": -1},
+        {"last_stride": 3},
+        {"pooling": "max"},
+        {"neck": "bn"},
+        {"colour": 1},
+    ],
+)
+def test_spec_refuses_unknown_options_and_values_out_of_range(options: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(options))):
+        spec(**options)
+
+
+@pytest.mark.skipif(not MOBILENET.is_file(), reason="the shared data folder is not here")
+def test_shared_imagenet_weights_load_in_full() -> None:
+    encoder = build(spec(backbone="mobilenet_v2", weights="imagenet"), weights_folders=[MOBILENET.parent])
+    report = encoder.load_report
+    assert report is not None
+    assert (report.missing, report.unexpected, report.wrong_shape) == ((), (), ())
+    assert report.loaded == 260
+    stored = safetensors.torch.load_file(MOBILENET)
+    assert torch.equal(encoder.trunk.get_parameter("18.0.weight"), stored["features.18.0.weight"])
+    by_path = build(spec(backbone="mobilenet_v2", weights=str(MOBILENET)))
+    own = encoder.trunk.state_dict()
+    assert all(torch.equal(own[name], value) for name, value in by_path.trunk.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
+@pytest.mark.parametrize("prefix", ["", "module.", "backbone."])
+def test_weights_of_torchvision_and_its_descendants_load_in_full(
+    name: str, prefix: str, tmp_path: Path
+) -> None:
+    network = torchvision.models.get_model(name, weights=None)
+    path = tmp_path / "weights.pth"
+    torch.save({"state_dict": {prefix + key: value for key, value in network.state_dict().items()}}, path)
+    report = build(spec(backbone=name, weights=str(path))).load_report
+    assert report is not None
+    assert (report.missing, report.unexpected, report.wrong_shape) == ((), (), ())
+    assert report.loaded == sum(not key.startswith(("fc.", "classifier.")) for key in network.state_dict())
+
+
+def test_load_report_lists_the_keys_that_did_not_match(tmp_path: Path) -> None:
+    weights = build(spec(), seed=1).trunk.state_dict()
+    del weights["layer2.0.conv1.weight"]
+    weights["layer9.weight"] = torch.zeros(1)
+    weights["layer1.0.conv1.weight"] = torch.zeros(2, 2)
+    path = tmp_path / "partly.safetensors"
+    safetensors.torch.save_file(weights, path)
+    encoder = build(spec(weights=str(path)))
+    report = encoder.load_report
+    assert report is not None
+    assert report.missing == ("trunk.layer2.0.conv1.weight",)
+    assert report.unexpected == ("layer9.weight",)
+    assert report.wrong_shape == ("layer1.0.conv1.weight",)
+    assert report.loaded == len(weights) - 2
+    assert "1 missing: trunk.layer2.0.conv1.weight; 1 unexpected: layer9.weight; 1 of another shape" in str(
+        report
+    )
+    fresh = build(spec()).state_dict()["trunk.layer1.0.conv1.weight"]
+    assert torch.equal(encoder.state_dict()["trunk.layer1.0.conv1.weight"], fresh)
+    assert torch.equal(encoder.trunk.get_parameter("conv1.weight"), weights["conv1.weight"])
+
+
+def test_imagenet_file_of_another_network_is_refused(tmp_path: Path) -> None:
+    network = torchvision.models.resnet18(weights=None)
+    safetensors.torch.save_file(network.state_dict(), tmp_path / "resnet34_imagenet.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"does not hold resnet34: missing or of another shape are trunk"
+    ):
+        build(spec(backbone="resnet34", weights="imagenet"), weights_folders=[tmp_path])
+
+
+def test_weights_in_which_nothing_matches_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    safetensors.torch.save_file({"embedding.table": torch.zeros(3)}, path)
+    with pytest.raises(
+        CheckpointError, match=r"none of its 1 tensors fits resnet_tiny; they are called embedding"
+    ):
+        build(spec(weights=str(path)))
+
+
+def test_missing_weights_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="there is no such weights file"):
+        build(spec(weights=str(tmp_path / "nowhere.pth")))
+
+
+def test_pickled_module_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "module.pth"
+    torch.save(build(spec()), path)
+    with pytest.raises(CheckpointError, match="no readable file of weights alone"):
+        build(spec(weights=str(path)))
+
+
+@pytest.mark.parametrize("name", ["cut.pth", "cut.safetensors"])
+@pytest.mark.parametrize("share", [0.0, 0.0001, 0.5, 0.999])
+def test_truncated_weights_file_is_refused(name: str, share: float, tmp_path: Path) -> None:
+    weights = build(spec()).trunk.state_dict()
+    buffer = io.BytesIO()
+    torch.save(weights, buffer)
+    content = buffer.getvalue() if name.endswith("pth") else safetensors.torch.save(weights)
+    path = tmp_path / name
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(CheckpointError, match=f"{name} is no readable file of weights alone"):
+        build(spec(weights=str(path)))
+
+
+def test_unreachable_imagenet_weights_are_said_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("no route\nto host")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    with pytest.raises(CheckpointError, match=r"resnet50_imagenet.safetensors.* --weights DIR") as caught:
+        build(spec(backbone="resnet50", weights="imagenet"), weights_folders=[tmp_path])
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(tmp_path / "cache") in message and "no route to host" in message and "weights: none" in message
+
+
+def test_imagenet_weights_are_found_in_the_cache_of_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cached = tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
+    cached.parent.mkdir(parents=True)
+    network = torchvision.models.resnet18(weights=None)
+    torch.save(network.state_dict(), cached)
+    encoder: Embedder = build(spec(backbone="resnet18", weights="imagenet"))
+    assert encoder.load_report is not None and encoder.load_report.origin == str(cached)
+    assert torch.equal(encoder.trunk.get_parameter("conv1.weight"), network.conv1.weight)

@@ -1,0 +1,123 @@
+"""A file imports only strictly lower floors, and third-party packages come in through their doors."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "uda_reid"
+
+FLOORS = {
+    "errors": 0,
+    "shipped": 0,
+    "run": 1,
+    "types": 2,
+    "ops.distance": 3.0,
+    "ops.losses": 3.0,
+    "ops.ranking": 3.2,
+    "ops.clustering": 3.3,
+    "ops.quality": 3.3,
+    "data": 4,
+    "models": 4,
+    "training": 5,
+    "evaluate": 6,
+    "pretrain": 6.5,
+    "strategies": 7,
+    "recipe": 8,
+    "report": 8,
+    "testing": 8,
+    "pipeline": 9,
+    "cli": 10,
+    "__main__": 11,
+    "": 11,
+}
+
+DOORS = {
+    "torchvision": {"data.images", "models.encoder"},
+    "sklearn": {"ops.clustering", "ops.quality", "report"},
+    "faiss": {"ops.clustering", "ops.neighbours"},
+    "yaml": {"recipe"},
+    "typer": {"cli"},
+}
+
+
+def module_name(path: Path) -> str:
+    parts = list(path.relative_to(PACKAGE).with_suffix("").parts)
+    if parts[-1] == "__init__":
+        parts.pop()
+    return ".".join(parts)
+
+
+def floor(name: str) -> float:
+    while name not in FLOORS:
+        if "." not in name:
+            raise AssertionError(f"{name} has no floor: give it one in FLOORS")
+        name = name.rpartition(".")[0]
+    return FLOORS[name]
+
+
+def imports(path: Path) -> list[str]:
+    found: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            module = node.module or ""
+            submodules = [f"{module}.{alias.name}" for alias in node.names]
+            is_file = [(PACKAGE.parent / Path(*name.split("."))).with_suffix(".py").is_file() for name in submodules]
+            found += [name if exists else module for name, exists in zip(submodules, is_file, strict=True)]
+    return found
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room(name: str) -> tuple[str, str]:
+    first, _, rest = name.partition(".")
+    return first, rest.partition(".")[0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: module_name(path) or "uda_reid")
+def test_file_imports_only_lower_floors(path: Path) -> None:
+    own = module_name(path)
+    for imported in imports(path):
+        if not imported.startswith("uda_reid."):
+            continue  # the root (`from uda_reid import __version__`) imports nothing, so it makes no cycle
+        other = imported.removeprefix("uda_reid.")
+        if room(own) == room(other) and room(own)[1]:
+            continue  # one meaning that has become a folder
+        same_room = room(own)[0] == room(other)[0]
+        assert floor(other) < floor(own) or (room(own)[0] == "strategies" and not room(own)[1]), (
+            f"{own} (floor {floor(own)}) imports {other} (floor {floor(other)})"
+            + (": siblings do not import each other" if same_room else "")
+        )
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: module_name(path) or "uda_reid")
+def test_file_imports_third_parties_through_their_doors(path: Path) -> None:
+    own = module_name(path)
+    for imported in imports(path):
+        package = imported.partition(".")[0]
+        allowed = DOORS.get(package)
+        assert allowed is None or any(own == door or own.startswith(f"{door}.") for door in allowed), (
+            f"{own} imports {package}, whose door is {allowed}"
+        )
+
+
+def test_every_floor_is_lived_on() -> None:
+    names = {module_name(path) for path in FILES}
+    for name in FLOORS:
+        assert any(module == name or module.startswith(f"{name}.") for module in names), f"no file on {name!r}"
+
+
+def test_every_test_file_mirrors_a_module() -> None:
+    here = Path(__file__).parent
+    unmirrored = {"test_floors.py", "test_shipped.py"}
+    for path in here.rglob("test_*.py"):
+        if path.name in unmirrored:
+            continue
+        module = PACKAGE / path.parent.relative_to(here) / path.name.removeprefix("test_")
+        assert module.is_file() or module.with_suffix("").is_dir(), f"{path} tests no module of that name"

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pytest
+from filelock import FileLock
+
+from uda_reid.errors import CheckpointError, DataError
+from uda_reid.pipeline import Job, one, open_domain, score_checkpoint, source_model
+from uda_reid.report import BOUND, SOURCE_ONLY, gap_closed, read
+
+T = TypeVar("T")
+
+
+class Stopper:
+    """A reporter that interrupts the run when a line begins with some text."""
+
+    def __init__(self, text: str = "\0") -> None:
+        self.text = text
+        self.lines: list[str] = []
+
+    def log(self, message: str) -> None:
+        self.lines.append(message)
+        if message.startswith(self.text):
+            raise KeyboardInterrupt
+
+    def progress(self, items: Iterable[T], description: str, total: int | None) -> Iterable[T]:
+        return items
+
+
+@pytest.fixture
+def job(data: Path, tmp_path: Path) -> Job:
+    return Job(
+        recipe=str(data / "tiny.yaml"), source="alpha", target="beta", data=data, out=tmp_path / "runs", profile="paper"
+    )
+
+
+def test_run_leaves_its_record_recipe_log_and_model(job: Job) -> None:
+    record, folder, finished = one(job)
+    assert not finished
+    assert {path.name for path in folder.iterdir()} == {
+        ".lock", "record.json", "recipe.yaml", "log.txt", "adapted.safetensors"
+    }  # fmt: skip
+    assert [row.name for row in record.rows] == [SOURCE_ONLY, "tiny"]
+    assert record.rows[0].facts["target images used"] == "none"
+    assert record.rows[1].facts["number of clusters given"] == 5
+    assert record.rows[1].facts["camera ids used"] is False
+    assert [entry["step"] for entry in record.curve] == [1, 2]
+    assert record.curve[-1]["mean_ap"] == record.adapted.scores.mean_ap
+    assert {"nmi", "ari", "pair_f1"} <= record.curve[0].keys()
+    assert len(record.history) == 2
+    assert record.validation.keys() == {"mean_ap", "rank1"}
+    assert record.environment["threads"]
+    assert "round 2/2" in (folder / "log.txt").read_text()
+
+
+def test_finished_run_is_found_and_equal(job: Job) -> None:
+    record, folder, _ = one(job)
+    before = (folder / "record.json").read_bytes()
+    again, same_folder, finished = one(job)
+    assert finished
+    assert same_folder == folder
+    assert (folder / "record.json").read_bytes() == before
+    assert again.adapted.scores.mean_ap == record.adapted.scores.mean_ap
+    assert np.array_equal(
+        again.adapted.scores.average_precision, record.adapted.scores.average_precision, equal_nan=True
+    )
+
+
+def test_rerun_elsewhere_gives_the_same_weights(job: Job, tmp_path: Path) -> None:
+    _, first, _ = one(job)
+    _, second, _ = one(replace(job, out=tmp_path / "elsewhere"))
+    assert first.name == second.name
+    assert (first / "adapted.safetensors").read_bytes() == (second / "adapted.safetensors").read_bytes()
+
+
+def test_another_seed_or_option_is_another_run(job: Job) -> None:
+    _, first, _ = one(job)
+    folders = {first}
+    for other in (replace(job, seed=1), replace(job, settings=("adapt.lr=0.01",)), replace(job, target="alpha")):
+        _, folder, finished = one(other)
+        assert not finished
+        folders.add(folder)
+    assert len(folders) == 4
+    assert len(list((job.out / "sources").iterdir())) == 2  # one per seed: options of adapt do not touch it
+
+
+@pytest.mark.parametrize("line", ["alpha: identification", "PUL: round 1", "PUL: round 2", "audit"])
+def test_interrupted_run_goes_on_to_the_same_weights(job: Job, tmp_path: Path, line: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        one(job, reporter=Stopper(line))
+    record, folder, finished = one(job)
+    assert not finished
+    whole, other, _ = one(replace(job, out=tmp_path / "whole"))
+    assert (folder / "adapted.safetensors").read_bytes() == (other / "adapted.safetensors").read_bytes()
+    assert record.history == whole.history
+    assert record.curve == whole.curve
+
+
+def test_source_model_is_trained_once(job: Job) -> None:
+    path, validation = source_model(job)
+    written = path.stat().st_mtime_ns
+    reporter = Stopper()
+    record, _, _ = one(job, reporter=reporter)
+    assert path.stat().st_mtime_ns == written
+    assert record.validation == validation
+    assert any(line.endswith("(found)") for line in reporter.lines)
+
+
+def test_bound_is_added_to_a_finished_run(job: Job) -> None:
+    _, folder, _ = one(job)
+    record, _, finished = one(replace(job, bound=True))
+    assert finished
+    bound = record.row(BOUND)
+    assert bound is not None
+    assert bound.facts["target images used"] == "all, with their labels"
+    assert [row.name for row in read(folder / "record.json").rows] == [SOURCE_ONLY, "tiny", BOUND]
+    share = gap_closed(record)
+    assert share is None or np.isfinite(share)
+
+
+def test_saved_model_scores_as_the_record_says(job: Job) -> None:
+    record, folder, _ = one(job)
+    for checkpoint in (folder, folder / "adapted", folder / "adapted.safetensors"):
+        scores = score_checkpoint(checkpoint, "beta", data=job.data)
+        assert scores.mean_ap == record.adapted.scores.mean_ap
+
+
+def test_two_processes_on_one_run_do_not_meet(job: Job) -> None:
+    _, folder, _ = one(job)
+    with FileLock(folder / ".lock"), pytest.raises(CheckpointError, match="another process is working on this very run"):
+        one(job)
+
+
+def test_corrupt_image_is_named_before_any_training(job: Job) -> None:
+    broken = job.data / "beta" / "train_0003_c1_0.png"
+    broken.write_bytes(broken.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"train_0003_c1_0.png: cannot be decoded .*1 of 24 image is unreadable"):
+        one(job)
+    assert not (job.out / "sources").exists()
+
+
+def test_changed_data_make_another_run(job: Job) -> None:
+    _, first, _ = one(job)
+    image = job.data / "beta" / "train_0003_c1_0.png"
+    image.write_bytes((job.data / "beta" / "train_0004_c1_0.png").read_bytes() + b" ")
+    _, second, finished = one(job)
+    assert first != second
+    assert not finished
+
+
+def test_out_that_cannot_be_a_folder_is_refused(job: Job, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="file.* cannot be created .*; choose another --out"):
+        one(replace(job, out=tmp_path / "file"))
+
+
+def test_scene_of_the_same_name_gives_way_to_a_folder(job: Job) -> None:
+    (job.data / "alpha").rename(job.data / "plaza")
+    assert open_domain("plaza", job.data).root == job.data / "plaza"
+
+
+@pytest.mark.slow  # about 90 seconds: starts the program some dozen times
+def test_run_killed_at_random_moments_ends_with_the_same_weights(job: Job, tmp_path: Path) -> None:
+    _, expected, _ = one(replace(job, threads=1, settings=("adapt.rounds=4", "pretrain.epochs=6")))
+    command = [
+        sys.executable, "-m", "uda_reid", "adapt", "--recipe", job.recipe, "--src", "alpha", "--tgt", "beta",
+        "--data", str(job.data), "--out", str(tmp_path / "killed"), "--profile", "paper", "--threads", "1", "--json",
+        "--set", "adapt.rounds=4", "--set", "pretrain.epochs=6",
+    ]  # fmt: skip
+    waits, killed = random.Random(0), 0
+    for _ in range(40):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        time.sleep(waits.uniform(3.0, 7.0))
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+            killed += 1
+            process.communicate()
+            continue
+        output, errors = process.communicate()
+        assert process.returncode == 0, errors.decode()
+        break
+    assert killed >= 1
+    folder = tmp_path / "killed" / expected.name
+    assert (folder / "adapted.safetensors").read_bytes() == (expected / "adapted.safetensors").read_bytes()
+    assert json.loads(output)["history"] == json.loads((expected / "record.json").read_text())["history"]

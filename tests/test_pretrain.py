@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from uda_reid.data.sampling import shuffled
+from uda_reid.errors import DataError
+from uda_reid.models.encoder import EncoderSpec, build
+from uda_reid.models.heads import Classifier
+from uda_reid.pretrain import Pretrain, pretrain, rate, validate
+from uda_reid.run import Run
+from uda_reid.testing import HEIGHT, WIDTH, fingerprint, tiny_domain
+from uda_reid.types import Domain
+
+SPEC = EncoderSpec(backbone="resnet_tiny", height=HEIGHT, width=WIDTH, weights="none")
+QUICK = Pretrain(epochs=1, batch=8, instances=2, warmup=0, augmentation="none", validation=0.0)
+
+
+@pytest.fixture(scope="module")
+def domain(tmp_path_factory: pytest.TempPathFactory) -> Domain:
+    return tiny_domain(tmp_path_factory.mktemp("tiny"))
+
+
+def test_source_numbers_the_known_identities_first(domain: Domain) -> None:
+    source = pretrain(domain, replace(QUICK, validation=0.4, epochs=0), encoder=SPEC)
+    assert len(source.validation) == 8  # 2 of 6 identities, 4 images each
+    assert set(source.pids[source.training].tolist()) == {0, 1, 2, 3}
+    assert set(source.pids[source.validation].tolist()) == {4, 5}
+    assert sorted([*source.training.tolist(), *source.validation.tolist()]) == list(range(24))
+    for pid in np.unique(domain.train.pids):  # renumbering keeps identities together
+        assert len(torch.unique(source.pids[torch.from_numpy(domain.train.pids == pid)])) == 1
+    assert source.classifier(torch.zeros(1, source.encoder.dim)).shape == (1, 4)
+
+
+def test_pretraining_repeats_bit_by_bit_and_differs_by_seed(domain: Domain) -> None:
+    first = pretrain(domain, QUICK, encoder=SPEC)
+    assert fingerprint(first.encoder) == fingerprint(pretrain(domain, QUICK, encoder=SPEC).encoder)
+    assert fingerprint(first.encoder) != fingerprint(pretrain(domain, QUICK, encoder=SPEC, run=Run(seed=1)).encoder)
+
+
+def test_pretraining_learns_the_training_identities(domain: Domain) -> None:
+    options = replace(QUICK, epochs=12, lr=2e-3, batch=12)
+    source = pretrain(domain, options, encoder=SPEC)
+    with torch.inference_mode():
+        pictures = source.images.read(torch.arange(24), HEIGHT, WIDTH).float() / 255
+        predicted = source.classifier(source.encoder(pictures)).argmax(1)
+    assert float((predicted == source.pids).float().mean()) > 0.9
+
+
+def test_one_ide_epoch_equals_a_replay_in_plain_torch(domain: Domain) -> None:
+    ide = Pretrain(
+        loss="identification", smoothing=0.0, optimizer="sgd", lr=1e-3, weight_decay=0.0, epochs=1, warmup=0,
+        schedule="constant", batch=16, augmentation="none", dropout=0.0, validation=0.0,
+    )  # fmt: skip
+    spec, run = replace(SPEC, neck="none"), Run(seed=2)
+    source = pretrain(domain, ide, encoder=spec, run=run)
+    encoder = build(spec, seed=run.seed_for("pretrain/encoder"))
+    head = Classifier(encoder.dim, 6, std=0.001, generator=run.stream("pretrain/classifier"))
+    weights = [*encoder.parameters(), *head.parameters()]
+    speeds = [torch.zeros_like(weight) for weight in weights]
+    encoder.train()
+    for rows in shuffled(torch.arange(24), 16, run.stream("pretrain/rows/0")):
+        logits = head(encoder(source.images.read(rows, HEIGHT, WIDTH).float() / 255))
+        loss = -logits.log_softmax(1)[torch.arange(16), source.pids[rows]].mean()
+        with torch.no_grad():
+            for weight, speed, gradient in zip(weights, speeds, torch.autograd.grad(loss, weights), strict=True):
+                speed.mul_(0.9).add_(gradient)
+                weight.sub_(1e-3 * speed)
+    for name, value in encoder.state_dict().items():
+        assert torch.allclose(source.encoder.state_dict()[name], value, atol=1e-6), name
+    assert torch.allclose(source.classifier.state_dict()["linear.weight"], head.state_dict()["linear.weight"], atol=1e-6)
+
+
+def test_loss_at_the_start_is_the_logarithm_of_the_number_of_identities(domain: Domain) -> None:
+    encoder = build(replace(SPEC, neck="none"))
+    head = Classifier(encoder.dim, 751, std=0.001, generator=torch.Generator().manual_seed(0))
+    features = encoder(torch.rand(16, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0)))
+    loss = nn.functional.cross_entropy(head(features), torch.arange(16))
+    assert loss.item() == pytest.approx(math.log(751), abs=0.05)
+
+
+def test_a_frozen_encoder_with_separable_features_is_classified_without_error() -> None:
+    features = 5 * torch.eye(4).repeat(6, 1)
+    head = Classifier(4, 4, std=0.001, generator=torch.Generator().manual_seed(0))
+    optimizer = torch.optim.SGD(head.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(40):
+        Run().step(nn.functional.cross_entropy(head(features), torch.arange(24) % 4), optimizer)
+    assert head(features).argmax(1).tolist() == [number % 4 for number in range(24)]
+
+
+def test_rates_follow_the_schedule() -> None:
+    options = Pretrain(warmup=10, milestones=(30, 50))
+    assert rate(options, 0) == pytest.approx(0.1)
+    assert rate(options, 9) == rate(options, 29) == pytest.approx(1.0)
+    assert rate(options, 30) == pytest.approx(0.1)
+    assert rate(options, 55) == pytest.approx(0.01)
+    assert rate(replace(options, schedule="constant"), 55) == 1.0
+    assert rate(replace(options, schedule="cosine"), 10) == 1.0
+    assert 0 < rate(replace(options, schedule="cosine"), 59) < 0.01
+
+
+def test_validation_scores_the_held_out_identities(domain: Domain) -> None:
+    source = pretrain(domain, replace(QUICK, validation=0.5, epochs=0), encoder=SPEC)
+    scores = validate(source)
+    assert 0 < scores["mean_ap"] <= 1
+    blind = replace(source, cams=None)
+    assert 0 < validate(blind)["mean_ap"] <= 1
+    assert validate(pretrain(domain, replace(QUICK, epochs=0), encoder=SPEC)) == {}
+
+
+def test_validation_of_a_perfect_encoder_is_perfect(domain: Domain) -> None:
+    source = pretrain(domain, replace(QUICK, validation=0.5, epochs=0), encoder=SPEC)
+    oracle = copy.copy(source.encoder)
+
+    class Perfect(type(oracle)):  # type: ignore[misc]
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            rows = [int(((all_pictures - picture).abs().sum((1, 2, 3))).argmin()) for picture in images]
+            return torch.eye(8)[source.pids[rows]]
+
+    all_pictures = source.images.read(torch.arange(24), HEIGHT, WIDTH).float() / 255
+    oracle.__class__ = Perfect
+    assert validate(replace(source, encoder=oracle)) == {"mean_ap": 1.0, "rank1": 1.0}
+
+
+def test_one_identity_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="1 identity to train on; identification needs at least 2"):
+        pretrain(tiny_domain(tmp_path, identities=1), QUICK, encoder=SPEC)
+
+
+def test_options_out_of_range_are_refused() -> None:
+    for option in ({"lr": 0}, {"loss": "triplet"}, {"batch": 1}, {"validation": 1.0}, {"epochs": -1}):
+        with pytest.raises(ValidationError, match=next(iter(option))):
+            Pretrain(**option)  # type: ignore[arg-type]

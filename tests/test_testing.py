@@ -1,0 +1,75 @@
+"""The conformance kit must catch strategies that break a promise: each one here breaks exactly one."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from uda_reid.run import QUIET, Run
+from uda_reid.testing import ConformanceError, check_strategy, fingerprint
+from uda_reid.types import AdaptationResult, Source, Target
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """Adds seeded noise to one weight: keeps every promise."""
+
+    breaks: str = ""
+
+    def adapt(self, source: Source, target: Target, *, run: Run = QUIET) -> AdaptationResult:
+        encoder = source.encoder if self.breaks in ("caller", "same module") else copy.deepcopy(source.encoder)
+        noise = torch.rand(1, generator=run.stream("jitter"))
+        if self.breaks == "global":
+            np.random.rand()  # noqa: NPY002
+        if self.breaks == "repeat":
+            noise = torch.tensor([torch.seed() % 1000 / 1000])
+        if self.breaks == "seed":
+            noise = torch.tensor([0.5])
+        if self.breaks == "finite":
+            noise = torch.tensor([torch.nan])
+        with torch.no_grad():
+            if self.breaks != "same module":
+                next(encoder.parameters()).add_(noise)
+        facts = {"weights": [1, 2]} if self.breaks == "facts" else {}
+        history = ({"loss": "low"},) if self.breaks == "history" else ()
+        return AdaptationResult(encoder, history, facts)  # type: ignore[arg-type]
+
+
+def test_a_strategy_that_keeps_its_promises_passes() -> None:
+    check_strategy(Jitter())
+
+
+@pytest.mark.parametrize(
+    ("breaks", "message"),
+    [
+        ("caller", "the caller's encoder changed"),
+        ("same module", "the caller's own module"),
+        ("global", "global random states changed"),
+        ("repeat", "global random states changed|the same seed gave other weights"),
+        ("seed", "another seed gave the same weights"),
+        ("finite", "not finite"),
+        ("facts", "fact 'weights' is a list"),
+        ("history", "history holds something else"),
+    ],
+)
+def test_a_broken_promise_is_named(breaks: str, message: str) -> None:
+    with pytest.raises(ConformanceError, match=message):
+        check_strategy(Jitter(breaks))
+
+
+def test_training_without_training_is_named() -> None:
+    with pytest.raises(ConformanceError, match="without training the features differ"):
+        check_strategy(Jitter(), without_training=Jitter())
+
+
+def test_fingerprint_sees_one_bit() -> None:
+    layer = nn.Linear(2, 2)
+    before = fingerprint(layer)
+    with torch.no_grad():
+        layer.weight[0, 0] = torch.nextafter(layer.weight[0, 0], torch.tensor(9.0))
+    assert fingerprint(layer) != before

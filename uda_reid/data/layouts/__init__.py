@@ -1,0 +1,157 @@
+"""Data sets on disk: only this place knows folders and file names. `read` turns a name into a `Domain`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NamedTuple
+
+from uda_reid.data.layouts.crops import read_crops
+from uda_reid.data.layouts.files import folders_in
+from uda_reid.data.layouts.known import (
+    DATASETS,
+    MARKET_FOLDERS,
+    MARKET_NAME,
+    KnownDataset,
+    Published,
+    find_known,
+)
+from uda_reid.data.layouts.labels import SPLITS, Parts
+from uda_reid.data.layouts.manifest import MANIFEST, read_manifest
+from uda_reid.data.layouts.market import is_market, read_market
+from uda_reid.errors import DataError
+from uda_reid.types import DISTRACTOR, JUNK, Domain, Split
+
+__all__ = ["DATASETS", "Counts", "KnownDataset", "Published", "describe", "listing", "read"]
+
+
+def read(name: str, root: str | Path, *, others: Iterable[str] = ()) -> Domain:
+    """Return the data set called `name`; no image is opened.
+
+    A folder with a `manifest.csv` is read through it; one with a `bounding_box_train` in Market-1501's
+    layout; any other as a folder of crops per identity.
+
+    Args:
+        name: a known data set or an alias of it, a folder below `root`, or the path of a folder.
+        root: the folder that holds data sets.
+        others: further names to suggest when `name` is misspelt.
+
+    Returns:
+        The domain: known data sets under their short name, others under the folder's name. Every split
+        is sorted by path; what was unusual is in the notes.
+
+    Raises:
+        DataError: there is no such data set, or its folder is not what it has to be.
+    """
+    root = Path(root)
+    known = find_known(name)
+    folder = _place(known, root) if known else _folder(name, root, others)
+    known = known or find_known(folder.resolve().name)
+    parts = _parts(folder, known)
+    called = known.name if known else folder.resolve().name
+    domain = Domain(called, folder, parts.train, parts.query, parts.gallery, parts.notes)
+    return replace(domain, notes=(*known.surprises(domain), *domain.notes)) if known else domain
+
+
+class Counts(NamedTuple):
+    """What one split holds; `identities` counts no junk and no distractors, `cameras` is 0 where unknown."""
+
+    split: str
+    images: int
+    identities: int
+    cameras: int
+    distractors: int
+    junk: int
+
+
+def describe(domain: Domain) -> tuple[Counts, ...]:
+    """Return the counts of the training images, the queries and the gallery, in this order."""
+    return tuple(_counts(name, getattr(domain, name)) for name in SPLITS)
+
+
+def listing(domain: Domain) -> str:
+    """Return a hex digest over the split, relative path, size in bytes, identity and camera of every image.
+
+    Moving the whole folder leaves it as it is; adding, removing, relabelling or resizing an image changes it.
+
+    Raises:
+        DataError: a file has gone.
+    """
+    digest = hashlib.sha256()
+    for name in SPLITS:
+        for path, pid, cam in getattr(domain, name):
+            shown = path.relative_to(domain.root) if path.is_relative_to(domain.root) else path
+            try:
+                size = path.stat().st_size
+            except OSError as error:
+                raise DataError(
+                    f"{path}: the image cannot be read ({error.strerror}); was the data set moved?"
+                ) from error
+            digest.update(
+                f"{name}\0{shown.as_posix()}\0{size}\0{pid}\0{cam}\n".encode(errors="surrogateescape")
+            )
+    return digest.hexdigest()
+
+
+def _counts(name: str, split: Split) -> Counts:
+    return Counts(
+        split=name,
+        images=len(split),
+        identities=len(set(split.pids[split.pids > DISTRACTOR].tolist())),
+        cameras=0 if split.cams is None else len(set(split.cams.tolist())),
+        distractors=int((split.pids == DISTRACTOR).sum()),
+        junk=int((split.pids == JUNK).sum()),
+    )
+
+
+def _parts(folder: Path, known: KnownDataset | None) -> Parts:
+    folders, pattern = (known.folders, known.pattern) if known else (MARKET_FOLDERS, MARKET_NAME)
+    if (folder / MANIFEST).is_file():
+        return read_manifest(folder)
+    if is_market(folder, folders=folders):
+        return read_market(folder, pattern=pattern, folders=folders)
+    return read_crops(folder)
+
+
+def _place(known: KnownDataset, root: Path) -> Path:
+    """Return the folder of a known data set."""
+    for place in known.places:
+        folder = root / place
+        if is_market(folder, folders=known.folders) or (folder / MANIFEST).is_file():
+            return folder
+    train, query, gallery = known.folders
+    raise DataError(
+        f"{known.name} ({known.title}) is not in {root}{_absent(root)}: looked for "
+        f"{', '.join(known.places)}; one has to hold the folders {train}, {query} and {gallery}, or a {MANIFEST}; {known.origin}"
+    )
+
+
+def _folder(name: str, root: Path, others: Iterable[str]) -> Path:
+    """Return the folder of a data set that is not a known one."""
+    if not name.strip():
+        raise DataError(f"no data set is named; known are {', '.join(DATASETS)}, or give a folder")
+    # An absolute path wins over the root when the two are joined.
+    places = dict.fromkeys((root / name, Path(name)))
+    for place in places:
+        if place.is_dir():
+            return place
+        if place.is_file():
+            raise DataError(f"{place} is a file; give the folder that holds the data set")
+    names = list(dict.fromkeys((*DATASETS, *others)))
+    aliases = [alias for known in DATASETS.values() for alias in known.aliases]
+    here = [folder.name for folder in folders_in(root)] if root.is_dir() else []
+    spellings = {spelling.casefold(): spelling for spelling in (*here, *aliases, *names)}
+    close = get_close_matches(name.casefold(), spellings, n=1)
+    hint = f"did you mean {spellings[close[0]]!r}? " if close else ""
+    looked = " and ".join(map(str, places))
+    raise DataError(
+        f"{name!r} is no known data set and no folder (looked for {looked}{_absent(root)}); {hint}"
+        f"known are {', '.join(names)}, or give the path of a folder"
+    )
+
+
+def _absent(root: Path) -> str:
+    return "" if root.is_dir() else f" (there is no folder {root})"

@@ -1,0 +1,183 @@
+"""From labels as they are written on disk to numbered identities, cameras and the three splits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from uda_reid.errors import DataError
+from uda_reid.types import DISTRACTOR, JUNK, Ids, Split
+
+SPLITS = ("train", "query", "gallery")
+Texts = npt.NDArray[np.object_]
+_INTEGER = re.compile(r"-?\d{1,18}", re.ASCII)
+
+
+class Row(NamedTuple):
+    """One image, its labels as written (camera and split may be empty), and where, for error messages."""
+
+    path: Path
+    identity: str
+    camera: str
+    split: str
+    where: str
+
+
+class Parts(NamedTuple):
+    """The three splits of a folder, and what was unusual about it."""
+
+    train: Split
+    query: Split
+    gallery: Split
+    notes: tuple[str, ...]
+
+
+def arrange(rows: Sequence[Row], *, folder: Path, zero_is_distractor: bool = False) -> Parts:
+    """Number the labels, divide the images where no split is given, and sort every split by path.
+
+    Whole numbers stay as they are, text is numbered from 1 in sorted order; an identity of -1 is junk and 0 a
+    distractor in either. Cameras that count from 0 are shifted to count from 1; a single camera tells nothing
+    and counts as unknown.
+
+    Args:
+        rows: the images; splits are given for all of them or for none, and so are cameras.
+        folder: where the images come from, for error messages.
+        zero_is_distractor: whether 0 outside the gallery is a stray distractor, to be dropped; otherwise it
+            shows that identities count from 0, and all are shifted by 1.
+
+    Raises:
+        DataError: a number is out of range, or nothing is left to train on.
+    """
+    rows = sorted(rows, key=lambda row: row.path.as_posix())
+    notes: list[str] = []
+    pids = _identities(rows)
+    cams = _cameras(rows, notes)
+    given = np.array([row.split for row in rows], dtype=object)
+    if not zero_is_distractor and bool(np.any((pids == DISTRACTOR) & (given != "gallery"))):
+        pids[pids >= 0] += 1
+        notes.append("identities count from 0, where 0 means a distractor in a gallery: 1 was added to each")
+    splits = given if any(given) else _divided(pids, cams, folder, notes)
+    parts = _parts([row.path for row in rows], pids, cams, splits, notes)
+    if not len(parts.train):
+        raise DataError(f"{folder}: no image is left in train; a data set needs training images")
+    return parts
+
+
+def divide(pids: Ids, cams: Ids | None) -> Texts:
+    """Return a split for every image by a fixed rule: no chance, so everyone gets the same benchmark.
+
+    In the order of their numbers, the 1st, 3rd, 5th ... identity trains and the others test. Of a test
+    identity the first image of each camera (without cameras: the first image) is a query, as long as every
+    query keeps a valid match in the gallery; the rest is gallery, junk too.
+
+    Args:
+        pids: (N,) int64, images sorted by path.
+        cams: (N,) int64 or None.
+
+    Returns:
+        (N,) objects out of `train`, `query`, `gallery`.
+
+    >>> divide(np.array([1, 1, 2, 2, 2]), np.array([1, 2, 1, 1, 2])).tolist()
+    ['train', 'train', 'query', 'gallery', 'gallery']
+    """
+    identities = np.unique(pids[pids > DISTRACTOR])
+    splits = np.full(len(pids), "gallery", dtype=object)
+    splits[np.isin(pids, identities[::2])] = "train"
+    members: dict[int, list[int]] = {}
+    for row, pid in enumerate(pids.tolist()):
+        members.setdefault(pid, []).append(row)
+    for pid in identities[1::2].tolist():
+        splits[_queries(members[pid], cams)] = "query"
+    return splits
+
+
+def _divided(pids: Ids, cams: Ids | None, folder: Path, notes: list[str]) -> Texts:
+    identities = len(np.unique(pids[pids > DISTRACTOR]))
+    if identities < 2:
+        raise DataError(f"{folder}: {identities} identities, too few to train and test on; give at least 2")
+    first = "first image" if cams is None else "first image of each camera"
+    notes.append(
+        f"no split is given: every second of the {identities} identities trains, "
+        f"the others test with the {first} as query where a match remains"
+    )
+    return divide(pids, cams)
+
+
+def _queries(rows: list[int], cams: Ids | None) -> list[int]:
+    """Return which images of one identity become queries."""
+    if cams is None:
+        return rows[:1] if len(rows) > 1 else []
+    first: dict[int, int] = {}
+    for row in rows:
+        first.setdefault(int(cams[row]), row)
+    chosen: list[int] = []
+    for cam in sorted(first):
+        candidates = [*chosen, first[cam]]
+        left = {int(cams[row]) for row in rows if row not in candidates}
+        if all(left - {int(cams[query])} for query in candidates):
+            chosen = candidates
+    return chosen
+
+
+def _identities(rows: Sequence[Row]) -> Ids:
+    texts = [row.identity for row in rows]
+    numbers = _numbered(texts, keep={str(JUNK), str(DISTRACTOR)})
+    for row, number in zip(rows, numbers.tolist(), strict=True):
+        if number < JUNK:
+            raise DataError(f"{row.where}: identity {number} is negative; only -1 may be, for junk")
+    return numbers
+
+
+def _cameras(rows: Sequence[Row], notes: list[str]) -> Ids | None:
+    texts = [row.camera for row in rows]
+    if not any(texts):
+        return None
+    numbers = _numbered(texts, keep=set())
+    for row, number in zip(rows, numbers.tolist(), strict=True):
+        if number < 0:
+            raise DataError(f"{row.where}: camera {number} is negative; count cameras from 1")
+    if len(np.unique(numbers)) == 1:
+        notes.append("all images are from one camera, so cameras count as unknown")
+        return None
+    return numbers + 1 if numbers.min() == 0 else numbers
+
+
+def _numbered(texts: Sequence[str], *, keep: set[str]) -> Ids:
+    """Return whole numbers as they are, and text numbered from 1 in sorted order, save what is to be kept."""
+    distinct = set(texts)
+    if all(_INTEGER.fullmatch(text) for text in distinct):
+        return np.array([int(text) for text in texts], dtype=np.int64)
+    numbers = {text: number for number, text in enumerate(sorted(distinct - keep), start=1)}
+    numbers |= {text: int(text) for text in keep}
+    return np.array([numbers[text] for text in texts], dtype=np.int64)
+
+
+def _parts(paths: Sequence[Path], pids: Ids, cams: Ids | None, splits: Texts, notes: list[str]) -> Parts:
+    columns: dict[str, Split] = {}
+    for split in SPLITS:
+        rows = np.flatnonzero(splits == split)
+        if split != "gallery":
+            dropped = rows[pids[rows] <= DISTRACTOR]
+            rows = rows[pids[rows] > DISTRACTOR]
+            if len(dropped):
+                count = f"{len(dropped)} of junk or distractors, first {paths[int(dropped[0])].name}"
+                notes.append(f"images left out of {split}: {count}")
+        columns[split] = Split(
+            paths=tuple(paths[row] for row in rows.tolist()),
+            pids=pids[rows],
+            cams=None if cams is None else cams[rows],
+        )
+    train, query, gallery = (columns[split] for split in SPLITS)
+    shared = np.intersect1d(train.pids, query.pids)
+    if len(shared):
+        notes.append(
+            f"{len(shared)} identities are both in train and query, so scores flatter; one is {shared[0]}"
+        )
+    if not len(query) or not len(gallery):
+        notes.append("no queries or no gallery, so this can be a source but nothing can be scored on it")
+    return Parts(train, query, gallery, tuple(notes))

@@ -1,0 +1,71 @@
+"""Market-1501's layout: a folder per split, identity and camera in the file names."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from uda_reid.data.layouts.files import SUFFIXES_TEXT, images_in
+from uda_reid.data.layouts.known import MARKET_FOLDERS, MARKET_NAME
+from uda_reid.data.layouts.labels import SPLITS, Parts, Row, arrange
+from uda_reid.errors import DataError
+
+
+def is_market(folder: Path, *, folders: tuple[str, str, str] = MARKET_FOLDERS) -> bool:
+    """Return whether `folder` looks like this layout: it holds the folder of training images."""
+    return (folder / folders[0]).is_dir()
+
+
+def read_market(
+    folder: Path, *, pattern: re.Pattern[str] = MARKET_NAME, folders: tuple[str, str, str] = MARKET_FOLDERS
+) -> Parts:
+    """Read a folder in Market-1501's layout.
+
+    Junk (-1) and distractors (0) stay in the gallery; elsewhere they are left out, with a note.
+
+    Args:
+        folder: the data set.
+        pattern: matched at the start of a file's own name; groups are identity and camera.
+        folders: the folders of training images, queries and gallery.
+
+    Raises:
+        DataError: a folder is missing or holds no image, or no image in it is named by the pattern.
+    """
+    rows: list[Row] = []
+    strange: list[Path] = []
+    for split, name in zip(SPLITS, folders, strict=True):
+        named, unnamed = _split(folder, name, split, pattern, folders)
+        rows += named
+        strange += unnamed
+    parts = arrange(rows, folder=folder, zero_is_distractor=True)
+    if strange:
+        plural = "images are" if len(strange) > 1 else "image is"
+        note = f"{len(strange)} {plural} not named by identity and camera and left out, first {strange[0]}"
+        parts = parts._replace(notes=(note, *parts.notes))
+    return parts
+
+
+def _split(
+    folder: Path, name: str, split: str, pattern: re.Pattern[str], folders: tuple[str, str, str]
+) -> tuple[list[Row], list[Path]]:
+    if not (folder / name).is_dir():
+        layout = f"{folders[0]}, {folders[1]} and {folders[2]}"
+        raise DataError(f"{folder}: the folder {name} is missing; this layout has {layout}")
+    images = images_in(folder / name)
+    if not images:
+        raise DataError(f"{folder / name}: no images in it ({SUFFIXES_TEXT})")
+    rows: list[Row] = []
+    strange: list[Path] = []
+    for path in images:
+        # The name alone: a parent folder called exp-1_c2 would otherwise make every image junk of camera 2.
+        match = pattern.match(path.name)
+        if match:
+            rows.append(Row(path, match[1], match[2], split, str(path)))
+        else:
+            strange.append(path)
+    if not rows:
+        raise DataError(
+            f"{folder / name}: none of its {len(images)} images is named by identity and camera, "
+            f"like 0002_c1s1_000451_03.jpg; the first is {images[0].name}"
+        )
+    return rows, strange

@@ -1,0 +1,375 @@
+"""From pictures to embeddings: a torchvision trunk, pooling, an optional projection and a neck."""
+
+from __future__ import annotations
+
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from dataclasses import dataclass as plain_dataclass
+from difflib import get_close_matches
+from http.client import HTTPException
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import safetensors.torch
+import torch
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torchvision import models
+from torchvision.models.resnet import BasicBlock
+
+from uda_reid.errors import CheckpointError, DataError, RecipeError
+from uda_reid.types import Encoder
+
+# What torchvision's ImageNet weights were trained with: RGB in [0, 1].
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+SUFFIXES = (".safetensors", ".pth", ".pt")
+
+
+@plain_dataclass(frozen=True)
+class Backbone:
+    """How a trunk is made.
+
+    Args:
+        make: returns the trunk with fresh weights: named blocks in a row, (B, 3, H, W) to (B, width, h, w).
+        width: channels that leave the trunk.
+        last_stage: which of the trunk's blocks is the last to halve the map: `trunk[:last_stage]` and the rest.
+        imagenet: whether torchvision publishes ImageNet weights under this name.
+    """
+
+    make: Callable[[], nn.Sequential]
+    width: int
+    last_stage: int
+    imagenet: bool = True
+
+
+def _residual(name: str) -> Callable[[], nn.Sequential]:
+    def make() -> nn.Sequential:
+        children = models.get_model(name, weights=None).named_children()
+        return nn.Sequential(
+            OrderedDict((child, block) for child, block in children if child not in ("avgpool", "fc"))
+        )
+
+    return make
+
+
+def _features(name: str) -> Callable[[], nn.Sequential]:
+    def make() -> nn.Sequential:
+        features: nn.Sequential = models.get_model(name, weights=None).features
+        return features
+
+    return make
+
+
+TINY_WIDTHS = (32, 64, 96, 160)
+
+
+def _tiny() -> nn.Sequential:
+    # One BasicBlock a stage behind a 3x3 stem, no max-pooling: 64x32 become 4x2, or 8x4 with last stride 1.
+    blocks: OrderedDict[str, nn.Module] = OrderedDict()
+    blocks["conv1"] = nn.Conv2d(3, TINY_WIDTHS[0], kernel_size=3, stride=2, padding=1, bias=False)
+    blocks["bn1"] = nn.BatchNorm2d(TINY_WIDTHS[0])
+    blocks["relu"] = nn.ReLU(inplace=True)
+    before = TINY_WIDTHS[0]
+    for number, width in enumerate(TINY_WIDTHS, start=1):
+        stride, shortcut = (1 if number == 1 else 2), None
+        if number > 1:
+            shortcut = nn.Sequential(nn.Conv2d(before, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+        blocks[f"layer{number}"] = nn.Sequential(BasicBlock(before, width, stride, shortcut))
+        before = width
+    trunk = nn.Sequential(blocks)
+    for module in trunk.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return trunk
+
+
+BACKBONES: Mapping[str, Backbone] = {
+    "resnet_tiny": Backbone(_tiny, TINY_WIDTHS[-1], last_stage=6, imagenet=False),
+    "resnet18": Backbone(_residual("resnet18"), 512, last_stage=7),
+    "resnet34": Backbone(_residual("resnet34"), 512, last_stage=7),
+    "resnet50": Backbone(_residual("resnet50"), 2048, last_stage=7),
+    "resnet101": Backbone(_residual("resnet101"), 2048, last_stage=7),
+    "mobilenet_v2": Backbone(_features("mobilenet_v2"), 1280, last_stage=14),
+    "mobilenet_v3_small": Backbone(_features("mobilenet_v3_small"), 576, last_stage=9),
+    "mobilenet_v3_large": Backbone(_features("mobilenet_v3_large"), 960, last_stage=13),
+    "efficientnet_b0": Backbone(_features("efficientnet_b0"), 1280, last_stage=6),
+}
+"""Name -> trunk; each has one last halving, which `last_stride=1` takes out."""
+
+Pixels = Annotated[int, Field(ge=16, le=2048)]
+
+
+# Without "forbid", pydantic's dataclasses drop a misspelt option in silence.
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class EncoderSpec:
+    """Which encoder; the defaults are the strong baseline of Luo et al. 2019 (1903.07071).
+
+    Raises:
+        RecipeError: the backbone or the kind of weights is unknown, or there are no such weights for it.
+
+    >>> EncoderSpec(backbone="resnet5")
+    Traceback (most recent call last):
+    uda_reid.errors.RecipeError: backbone 'resnet5' is unknown; did you mean 'resnet50'?
+    """
+
+    backbone: str = "resnet50"  # a key of BACKBONES
+    height: Pixels = 256  # of the input
+    width: Pixels = 128
+    pooling: Literal["average", "gem"] = "average"
+    neck: Literal["none", "batchnorm"] = "batchnorm"  # section 3.5
+    dim: Annotated[int, Field(ge=0)] = (
+        0  # of the embedding; 0: the trunk's own width, else a projection to it
+    )
+    last_stride: Literal[1, 2] = 1  # section 3.4
+    weights: str = "imagenet"  # "imagenet", "none", or a .safetensors or .pth file
+
+    def __post_init__(self) -> None:
+        if self.backbone not in BACKBONES:
+            close = get_close_matches(self.backbone, BACKBONES, n=1)
+            remedy = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(BACKBONES)}"
+            raise RecipeError(f"backbone {self.backbone!r} is unknown; {remedy}")
+        if self.weights not in ("imagenet", "none") and Path(self.weights).suffix not in SUFFIXES:
+            raise RecipeError(
+                f"weights {self.weights!r} is unknown; "
+                f"use imagenet, none or a file ending in {', '.join(SUFFIXES)}"
+            )
+        if self.weights == "imagenet" and not BACKBONES[self.backbone].imagenet:
+            raise RecipeError(f"there are no ImageNet weights for {self.backbone}; use weights: none")
+
+
+@plain_dataclass(frozen=True)
+class LoadReport:
+    """What became of a weights file.
+
+    Args:
+        origin: the file.
+        loaded: number of the encoder's tensors that were filled from it.
+        missing: tensors of the trunk that the file lacks; they keep their fresh values.
+        unexpected: tensors of the file that the encoder has no place for, classifiers apart.
+        wrong_shape: tensors whose shape differs; they keep their fresh values.
+    """
+
+    origin: str
+    loaded: int
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    wrong_shape: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        parts = {"missing": self.missing, "unexpected": self.unexpected, "of another shape": self.wrong_shape}
+        lists = "".join(f"; {len(keys)} {what}: {', '.join(keys)}" for what, keys in parts.items() if keys)
+        return f"{self.origin}: {self.loaded} tensors loaded{lists}"
+
+
+class GeM(nn.Module):
+    """Generalised-mean pooling with a learnt exponent: 1 is the average, infinity the maximum.
+
+    Source: Radenović et al. 2019 (1711.02512), equation 3; p = 3 at the start.
+    """
+
+    def __init__(self, p: float = 3.0, floor: float = 1e-6) -> None:
+        super().__init__()
+        self.p = nn.Parameter(torch.tensor([p]))
+        self.floor = floor
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Pool (B, C, h, w) to (B, C); values under `floor` count as `floor`: a power needs them positive."""
+        return maps.clamp(min=self.floor).pow(self.p).mean((2, 3)).pow(1 / self.p)
+
+
+class AveragePooling(nn.Module):
+    """The mean over the map."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Pool (B, C, h, w) to (B, C)."""
+        return maps.mean((2, 3))
+
+
+class Embedder(Encoder):
+    """The encoder that `build` makes: normalisation, trunk, pooling, projection, neck.
+
+    `trunk` is a row of named blocks, to be parted into `trunk[:last_stage]` and `trunk[last_stage:]` at need.
+    `load_report` says what became of the weights file, where there was one.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, spec: EncoderSpec) -> None:
+        super().__init__()
+        backbone = BACKBONES[spec.backbone]
+        self.spec = asdict(spec)
+        self.dim = spec.dim or backbone.width
+        self.last_stage = backbone.last_stage
+        self.load_report: LoadReport | None = None
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+        self.trunk = backbone.make()
+        if spec.last_stride == 1:
+            for module in self.trunk[self.last_stage].modules():
+                if isinstance(module, nn.Conv2d):
+                    module.stride = (1, 1)
+        self.pooling = GeM() if spec.pooling == "gem" else AveragePooling()
+        self.projection: nn.Module = nn.Identity()
+        if spec.dim:
+            self.projection = nn.Linear(backbone.width, spec.dim, bias=False)
+        self.neck: nn.Module = nn.Identity()
+        if spec.neck == "batchnorm":
+            neck = nn.BatchNorm1d(self.dim)
+            # Luo et al. 2019, section 3.5: no shift, so that decision surfaces pass through the origin.
+            neck.bias.requires_grad_(False)
+            self.neck = neck
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the trunk's maps (B, C, h, w) of images (B, 3, H, W) float in [0, 1], RGB.
+
+        Raises:
+            DataError: the images have another shape, or are not float (uint8 would be 255 times too bright).
+        """
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise DataError(
+                f"images {tuple(images.shape)} {images.dtype} do not fit the encoder; "
+                "give it (B, 3, H, W) float in [0, 1]"
+            )
+        normal = (images - self.mean) / self.std
+        # Convolutions on the CPU are up to a third faster so; the weights keep their usual layout.
+        maps: Tensor = self.trunk(normal.contiguous(memory_format=torch.channels_last))
+        return maps
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """Return the embeddings before the neck, (B, dim) float32: what a triplet loss compares."""
+        pooled: Tensor = self.projection(self.pooling(self.features(images).float()))
+        return pooled.float()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the embeddings after the neck, (B, dim) float32: what images are searched by."""
+        embeddings: Tensor = self.neck(self.pooled(images))
+        return embeddings
+
+
+def build(spec: EncoderSpec, *, seed: int = 0, weights_folders: Sequence[Path] = ()) -> Embedder:
+    """Return the encoder that `spec` describes, on the CPU; torch's global random state stays as it is.
+
+    Args:
+        spec: which encoder.
+        seed: of the weights that no file fills.
+        weights_folders: where ImageNet weights are looked for before torchvision's own cache and download.
+
+    Returns:
+        The encoder, in training mode; `load_report` lists the keys of a weights file that did not match.
+
+    Raises:
+        CheckpointError: the weights are not to be had, unreadable, or of another network.
+    """
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which would seed the accelerators as well, outside this fork.
+        torch.default_generator.manual_seed(seed)
+        encoder = Embedder(spec)
+    if spec.weights == "imagenet":
+        path = _find_imagenet(spec.backbone, weights_folders)
+        report = _fill(encoder, _read(path), str(path))
+        if report.missing or report.wrong_shape:
+            raise CheckpointError(f"{path} does not hold {spec.backbone}: {_short(report)}")
+        encoder.load_report = report
+    elif spec.weights != "none":
+        path = Path(spec.weights).expanduser()
+        encoder.load_report = _fill(encoder, _read(path), str(path))
+    return encoder
+
+
+def _short(report: LoadReport, keys: int = 3) -> str:
+    lacking = (*report.missing, *report.wrong_shape)
+    more = f" and {len(lacking) - keys} more" if len(lacking) > keys else ""
+    return f"missing or of another shape are {', '.join(lacking[:keys])}{more}"
+
+
+def _find_imagenet(backbone: str, folders: Sequence[Path]) -> Path:
+    # IMAGENET1K_V1: the weights behind published re-identification results; later ones differ.
+    url: str = models.get_model_weights(backbone)["IMAGENET1K_V1"].url
+    cache = Path(torch.hub.get_dir()) / "checkpoints"
+    published = url.rsplit("/", 1)[-1]
+    names = (f"{backbone}_imagenet.safetensors", f"{backbone}_imagenet.pth", published)
+    candidates = [*(Path(folder) / name for folder in folders for name in names), cache / published]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        # torchvision's file names end in the first digits of their SHA-256, which torch checks.
+        torch.hub.download_url_to_file(
+            url,
+            str(cache / published),
+            hash_prefix=published.rsplit("-", 1)[-1].split(".")[0],
+            progress=False,
+        )
+    except (OSError, RuntimeError, HTTPException) as error:
+        searched = ", ".join(str(folder) for folder in (*folders, cache))
+        raise CheckpointError(
+            f"no ImageNet weights for {backbone}: none of {', '.join(names)} is in {searched}, "
+            f"and {url} could not be downloaded ({' '.join(str(error).split())}); "
+            "put the file into a folder named with --weights DIR, or use weights: none"
+        ) from error
+    return cache / published
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a weights file by key; of a training checkpoint, those of its model."""
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: there is no such weights file") from error
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        reason = str(error).split("\n")[0][:200]
+        raise CheckpointError(f"{path} is no readable file of weights alone ({reason})") from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not weights by name")
+    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+
+
+# What other code puts before the names of torchvision's layers, and what it calls its classifiers.
+PREFIXES = ("module.", "weights/", "encoder.", "backbone.", "base.", "features.")
+CLASSIFIERS = ("fc.", "classifier.", "head.")
+
+
+def _place(key: str, own: Mapping[str, Tensor]) -> str:
+    """Return the encoder's name for a file's tensor, or the file's name without its prefixes."""
+    for prefix in PREFIXES:
+        key = key.removeprefix(prefix)
+    return key if key in own else f"trunk.{key}" if f"trunk.{key}" in own else key
+
+
+def _fill(encoder: Embedder, weights: Mapping[str, Tensor], origin: str) -> LoadReport:
+    own = encoder.state_dict()
+    placed = {_place(key, own): key for key in weights}
+    fitting = {name for name, key in placed.items() if name in own and own[name].shape == weights[key].shape}
+    if not any(name.startswith("trunk.") for name in fitting):
+        raise CheckpointError(
+            f"{origin}: none of its {len(weights)} tensors fits {encoder.spec['backbone']}; "
+            f"they are called {', '.join(list(weights)[:3]) or '(there are none)'}"
+        )
+    for name in fitting:
+        own[name].copy_(weights[placed[name]])
+    return LoadReport(
+        origin,
+        len(fitting),
+        # Files older than the counter of batches lack it; nothing is computed from it here.
+        missing=tuple(
+            name
+            for name in own
+            if name.startswith("trunk.") and name not in placed and not name.endswith("num_batches_tracked")
+        ),
+        unexpected=tuple(
+            key for name, key in placed.items() if name not in own and not name.startswith(CLASSIFIERS)
+        ),
+        wrong_shape=tuple(key for name, key in placed.items() if name in own and name not in fitting),
+    )

@@ -1,0 +1,149 @@
+"""Distances between rows of features, whole or one block of rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from uda_reid.errors import DataError
+
+
+def check_features(features: Tensor, name: str) -> None:
+    """Refuse features that no distance can be trusted on.
+
+    Args:
+        features: what should be an (N, D) float32 tensor with N, D >= 1 and finite values.
+        name: how the features are called in the message, such as `query features`.
+
+    Raises:
+        DataError: another shape or dtype, nothing in it, or a NaN or infinity (the first bad row is named).
+
+    >>> check_features(torch.zeros(2, 0), "features")
+    Traceback (most recent call last):
+    ...
+    uda_reid.errors.DataError: features: shape (2, 0) is empty; one row and one dimension at least are needed
+    """
+    if features.ndim != 2:
+        raise DataError(f"{name}: shape {tuple(features.shape)} given, (rows, dimensions) expected")
+    if features.dtype != torch.float32:
+        raise DataError(f"{name}: {features.dtype} given, torch.float32 expected; convert with .float()")
+    if features.numel() == 0:
+        raise DataError(
+            f"{name}: shape {tuple(features.shape)} is empty; one row and one dimension at least are needed"
+        )
+    bad = ~torch.isfinite(features).all(dim=1)
+    if bool(bad.any()):
+        first, count = int(bad.nonzero()[0]), int(bad.sum())
+        raise DataError(
+            f"{name}: row {first} holds NaN or infinity ({count} of {len(features)} rows do); "
+            "check the encoder's weights and input"
+        )
+
+
+def normalise(features: Tensor) -> Tensor:
+    """Scale every row to unit Euclidean length; a row of zeros stays zero.
+
+    Args:
+        features: (N, D) float32, finite.
+
+    Returns:
+        (N, D) float32.
+
+    >>> normalise(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+    tensor([[0.6000, 0.8000],
+            [0.0000, 0.0000]])
+    """
+    # Dividing by the largest entry first keeps the squares of very large and very small rows within float32.
+    largest = torch.linalg.vector_norm(features.detach(), ord=torch.inf, dim=1, keepdim=True)
+    scaled = features / torch.where(largest > 0, largest, torch.ones_like(largest))
+    length = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
+    return scaled / torch.where(length > 0, length, torch.ones_like(length))
+
+
+def cosine_distances(a: Tensor, b: Tensor) -> Tensor:
+    """Return 1 - cosine similarity between all rows of `a` and all rows of `b`.
+
+    A row of zeros has distance 1 to everything. Rounding below zero is cut off.
+
+    Args:
+        a: (N, D) float32, finite, of any length.
+        b: (M, D) float32, finite, of any length.
+
+    Returns:
+        (N, M) float32 in [0, 2], up to rounding at 2.
+
+    Raises:
+        DataError: `a` and `b` are not two matrices with equally many columns.
+
+    >>> cosine_distances(torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0], [-3.0, 0.0]]))
+    tensor([[0., 1., 2.]])
+    """
+    _check_pair(a, b)
+    return unit_distances(normalise(a), normalise(b))
+
+
+def unit_distances(a: Tensor, b: Tensor) -> Tensor:
+    """Return cosine distances between rows that `normalise` has already been through.
+
+    Args:
+        a: (N, D) float32, rows of length 1 or 0.
+        b: (M, D) float32, rows of length 1 or 0.
+
+    Returns:
+        (N, M) float32 in [0, 2], up to rounding at 2.
+    """
+    return (1 - a @ b.T).clamp_min(0)
+
+
+def cosine_blocks(a: Tensor, b: Tensor, *, block: int) -> Iterator[Tensor]:
+    """Yield `cosine_distances(a, b)` in blocks of rows, so that the whole matrix never exists.
+
+    Args:
+        a: (N, D) float32, finite.
+        b: (M, D) float32, finite; normalised once.
+        block: rows of `a` per block, > 0.
+
+    Yields:
+        (`block`, M) float32 for the rows of `a` in order; the last block may be shorter.
+
+    Raises:
+        DataError: `a` and `b` are not two matrices with equally many columns.
+    """
+    _check_pair(a, b)
+    b = normalise(b)
+    for start in range(0, len(a), block):
+        yield unit_distances(normalise(a[start : start + block]), b)
+
+
+def squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """Return squared Euclidean distances between all rows of `a` and all rows of `b`.
+
+    Computed as |a|^2 + |b|^2 - 2ab: fast, but a distance that is tiny beside |a|^2 keeps few correct digits
+    (that of a row to itself may come out as 1e-6 |a|^2 instead of 0). Rounding below zero is cut off.
+
+    Args:
+        a: (N, D) float32, finite.
+        b: (M, D) float32, finite.
+
+    Returns:
+        (N, M) float32, >= 0.
+
+    Raises:
+        DataError: `a` and `b` are not two matrices with equally many columns.
+
+    >>> squared_distances(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0], [1.0, 0.0]]))
+    tensor([[25.,  1.]])
+    """
+    _check_pair(a, b)
+    squares = a.square().sum(dim=1)[:, None] + b.square().sum(dim=1)[None, :]
+    return torch.addmm(squares, a, b.T, alpha=-2).clamp_min(0)
+
+
+def _check_pair(a: Tensor, b: Tensor) -> None:
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
+        raise DataError(
+            f"distances between shapes {tuple(a.shape)} and {tuple(b.shape)}: "
+            "two matrices with equally many columns are needed"
+        )

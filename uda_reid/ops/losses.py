@@ -1,0 +1,104 @@
+"""Every loss: logits or embeddings and labels in, one differentiable number out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from uda_reid.errors import DataError, RecipeError
+
+
+def identification(logits: Tensor, labels: Tensor, *, smoothing: float = 0.0) -> Tensor:
+    """Return the mean cross entropy between softmax(logits) and the labels.
+
+    With C classes and smoothing e, a row with label y costs -(1 - e) log p_y - (e / C) sum_k log p_k: the true class
+    weighs 1 - e + e / C, each other class e / C.
+
+    Args:
+        logits: (B, C) floating.
+        labels: (B,) int64 in [0, C).
+        smoothing: e, in [0, 1).
+
+    Returns:
+        A scalar float32, at least 0.
+
+    Raises:
+        DataError: the shapes do not match, the batch is empty, or a label is outside [0, C).
+        RecipeError: `smoothing` is outside [0, 1).
+
+    Source:
+        METHODS A0 (IDE); the smoothing of Szegedy et al. 2016, section 7, as used by Luo et al. 2019.
+
+    >>> round(float(identification(torch.zeros(2, 4), torch.tensor([0, 3]))), 4)  # ln 4
+    1.3863
+    """
+    if not 0 <= smoothing < 1:
+        raise RecipeError(f"label smoothing {smoothing} is out of range; use a number from 0 to below 1")
+    _check_batch(logits, labels, "logits")
+    outside = labels[(labels < 0) | (labels >= logits.shape[1])]
+    if len(outside):
+        raise DataError(
+            f"label {int(outside[0])} is outside the {logits.shape[1]} classes; number labels from 0"
+        )
+    return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+
+
+def batch_hard_triplet(embeddings: Tensor, labels: Tensor, *, margin: float | None = 0.3) -> Tensor:
+    """Return the mean over anchors of how much nearer the hardest negative is than the hardest positive.
+
+    For an anchor a, with D the Euclidean (not squared) distance, d = max over positives p of D(a, p) minus min over
+    negatives n of D(a, n); the anchor costs max(0, margin + d), or ln(1 + exp(d)) without a margin. An anchor is no
+    positive of its own. Anchors without any positive or without any negative are left out.
+
+    Args:
+        embeddings: (B, D) floating, not normalised.
+        labels: (B,) int64 identities.
+        margin: at least 0, in the unit of the embeddings; None for the soft margin.
+
+    Returns:
+        A scalar float32, at least 0; 0 with zero gradients where no anchor is left.
+
+    Raises:
+        DataError: the shapes do not match, or the batch is empty.
+        RecipeError: `margin` is negative.
+
+    Source:
+        Hermans et al. 2017 (arXiv:1703.07737), equation 5; METHODS B3.
+
+    >>> embeddings = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0], [6.0, 8.0]])
+    >>> round(float(batch_hard_triplet(embeddings, torch.tensor([0, 0, 1, 1]), margin=None)), 6)
+    4.403495
+    """
+    if margin is not None and not margin >= 0:
+        raise RecipeError(f"triplet margin {margin} is negative; use 0 or more, or none for the soft margin")
+    _check_batch(embeddings, labels, "embeddings")
+    embeddings = embeddings.float()
+    anchors, positives, negatives = _hardest(embeddings.detach(), labels)
+    if len(anchors) == 0:
+        return embeddings.sum() * 0
+    difference = _distance(embeddings, anchors, positives) - _distance(embeddings, anchors, negatives)
+    return (F.softplus(difference) if margin is None else F.relu(margin + difference)).mean()
+
+
+def _hardest(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the anchors that have both, their farthest positives and their nearest negatives, as row numbers."""
+    distances = torch.cdist(embeddings, embeddings, compute_mode="donot_use_mm_for_euclid_dist")
+    same = labels[:, None] == labels[None, :]
+    positive = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    anchors = torch.nonzero(positive.any(1) & ~same.all(1)).flatten()
+    farthest = distances.masked_fill(~positive, -torch.inf).argmax(1)
+    nearest = distances.masked_fill(same, torch.inf).argmin(1)
+    return anchors, farthest[anchors], nearest[anchors]
+
+
+def _distance(embeddings: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    # Only the mined pairs are differentiated, as differences of rows: exact where a Gram matrix would cancel, and the
+    # norm's gradient at zero distance is zero, not NaN.
+    return torch.linalg.vector_norm(embeddings[first] - embeddings[second], dim=1)
+
+
+def _check_batch(values: Tensor, labels: Tensor, what: str) -> None:
+    if values.dim() != 2 or labels.shape != values.shape[:1] or len(labels) == 0:
+        shapes = f"{tuple(values.shape)} and {tuple(labels.shape)}"
+        raise DataError(f"{what} and labels must be (B, D) and (B,) with B at least 1, not {shapes}")

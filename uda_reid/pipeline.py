@@ -1,0 +1,391 @@
+"""From a recipe and two domains to a finished, recorded run: pretrain, adapt, evaluate; resumable at every stage."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from filelock import FileLock, Timeout
+from torch import Tensor, nn
+
+from uda_reid import __version__
+from uda_reid.data.images import Photographs, unlabelled
+from uda_reid.data.layouts import listing, read
+from uda_reid.data.scenes import SCENES, ensure
+from uda_reid.errors import CheckpointError, DataError, RecipeError
+from uda_reid.evaluate import Evaluator
+from uda_reid.ops.quality import audit
+from uda_reid.pretrain import pretrain, validate
+from uda_reid.recipe import Recipe, choose_profile, load, resolved, to_yaml
+from uda_reid.report import BOUND, SOURCE_ONLY, Record, Row, write, write_text
+from uda_reid.report import read as read_record
+from uda_reid.run import Reporter, Run, Silent
+from uda_reid.training.checkpoint import CheckpointFolder, load_encoder, save_encoder
+from uda_reid.training.devices import environment, pick_device, use_threads
+from uda_reid.types import Domain, Encoder, Scores, Source
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What to carry where, and how.
+
+    Args:
+        recipe: name of a shipped recipe, or a YAML file.
+        source: a built-in scene, a known data set, or a folder.
+        target: the same for the target; empty for pretraining alone.
+        data: folder that holds the data sets.
+        out: folder that holds runs and source models.
+        seed: root of every random stream.
+        profile: `paper`, `small` or `scenes`; None chooses by the domains.
+        settings: options as `section.option=value`, over the recipe's.
+        device: `cpu`, `cuda`, `cuda:1`, or `auto`.
+        precision: `fp32` or `bf16`.
+        threads: CPU threads; 0 takes all cores. Weights repeat bit by bit only for the same number.
+        weights: folder with weights files, looked into before the usual places.
+        bound: also train and score the supervised bound.
+        protocol: evaluation protocol (`evaluate.Evaluator`).
+        command: the command line, for the record.
+    """
+
+    recipe: str
+    source: str
+    target: str = ""
+    data: Path = Path("data")
+    out: Path = Path("runs")
+    seed: int = 0
+    profile: Literal["paper", "small", "scenes"] | None = None
+    settings: tuple[str, ...] = ()
+    device: str = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    threads: int = 0
+    weights: Path | None = None
+    bound: bool = False
+    protocol: str = "auto"
+    command: str = ""
+
+
+def open_domain(name: str, data: Path, *, reporter: Reporter | None = None) -> Domain:
+    """Return a domain by name: a folder or known data set, or a built-in scene, drawn where it is not there yet."""
+    reporter = reporter or Silent()
+    if name in SCENES and not (data / name).is_dir():
+        return read(name, _scene(name, reporter))
+    domain = read(name, data)
+    for note in domain.notes:
+        reporter.log(f"{domain.name}: {note}")
+    return domain
+
+
+def _scene(name: str, reporter: Reporter) -> Path:
+    folder = ensure(
+        name, processes=min(os.cpu_count() or 1, 8), progress=lambda items, text, total: reporter.progress(items, text, total)
+    )
+    return folder.parent if folder.name == name else folder
+
+
+class Prepared:
+    """A job with its domains read and its recipe resolved: everything that is known before any training."""
+
+    def __init__(self, job: Job, reporter: Reporter) -> None:
+        self.job, self.reporter = job, reporter
+        self.source = open_domain(job.source, job.data, reporter=reporter)
+        self.target = open_domain(job.target, job.data, reporter=reporter) if job.target else self.source
+        built_in = {job.source, job.target or job.source} <= set(SCENES)
+        images = len(self.target.train)
+        profile = choose_profile(job.profile, built_in=built_in, target_images=images)
+        self.recipe = load(job.recipe, profile=profile, settings=job.settings, target_images=images)
+        self.device = pick_device(job.device)
+
+    def run(self, store: Path, reporter: Reporter | None = None) -> Run:
+        """Return the surroundings of a stage that keeps its states in `store`."""
+        return Run(
+            seed=self.job.seed,
+            device=self.device,
+            precision=self.job.precision,
+            store=CheckpointFolder(store),
+            reporter=reporter or self.reporter,
+        )
+
+    def source_folder(self, domain: Domain) -> Path:
+        """Return where the model trained with labels on `domain` lives: the same for every strategy."""
+        options = resolved(self.recipe)
+        key = {name: options[name] for name in ("encoder", "pretrain")}
+        identity = self._digest({**key, "data": listing(domain)})
+        return self.job.out / "sources" / f"{domain.name}-s{self.job.seed}-{identity}"
+
+    def run_folder(self) -> Path:
+        """Return this job's own folder, named by everything that its numbers depend on."""
+        options = {key: value for key, value in resolved(self.recipe).items() if key != "name"}
+        identity = self._digest({**options, "source": listing(self.source), "target": listing(self.target)})
+        names = f"{self.recipe.name}-{self.source.name}-{self.target.name}-s{self.job.seed}-{identity}"
+        return self.job.out / names
+
+    def _digest(self, content: Mapping[str, Any]) -> str:
+        everything = {
+            **content,
+            "seed": self.job.seed,
+            "precision": self.job.precision,
+            "protocol": self.job.protocol,
+            "version": __version__,
+        }
+        return hashlib.sha256(json.dumps(everything, sort_keys=True, default=str).encode()).hexdigest()[:10]
+
+
+def one(job: Job, *, reporter: Reporter | None = None) -> tuple[Record, Path, bool]:
+    """Carry one model from one source to one target, and score it.
+
+    Every stage is resumed from what an interrupted run left; a finished run is found and returned.
+
+    Returns:
+        The record, the run's folder, and whether the run had been finished before.
+
+    Raises:
+        UdaReidError: bad input; or another process is working on the same run.
+    """
+    reporter = reporter or Silent()
+    use_threads(job.threads)
+    prepared = Prepared(job, reporter)
+    folder = prepared.run_folder()
+    make_folder(folder)
+    with _alone(folder):
+        found = folder / "record.json"
+        finished = found.is_file()
+        if finished:
+            record = read_record(found)
+        else:
+            record = _work(prepared, folder)
+        if job.bound and record.row(BOUND) is None:
+            evaluator = Evaluator(prepared.target, job.protocol, prepared.run(folder / "state"))
+            record = record.with_row(_bound(prepared, evaluator))
+            write(record, found)
+    return record, folder, finished
+
+
+def _work(prepared: Prepared, folder: Path) -> Record:
+    job, recipe, target = prepared.job, prepared.recipe, prepared.target
+    reporter = Logged(prepared.reporter, folder / "log.txt")
+    write_text(folder / "recipe.yaml", to_yaml(recipe))
+    reporter.log(f"{recipe.name}: {prepared.source.name} -> {target.name}, profile {recipe.profile}, seed {job.seed}")
+    for note in recipe.notes:
+        reporter.log(f"note: {note}")
+    clock = Clock()
+    run = replace(prepared.run(folder / "state", reporter), prober=_snapshots(folder / "probes"))
+    evaluator = Evaluator(target, job.protocol, run)
+    check_images(prepared, evaluator)
+    clock.lap("images")
+    source = train_source(prepared, prepared.source, reporter)
+    validation = validate(source, run=run)
+    clock.lap("pretrain")
+    before = evaluator.score(source.encoder)
+    clock.lap("evaluate")
+    result = recipe.strategy.adapt(source, unlabelled(target), run=run)
+    clock.lap("adapt")
+    save_encoder(folder / "adapted.safetensors", result.encoder, facts=dict(result.facts))
+    rows = (
+        Row(SOURCE_ONLY, before, {**_base_facts(prepared), "target images used": "none"}),
+        Row(recipe.name, evaluator.score(result.encoder), {**_base_facts(prepared), **result.facts}),
+    )
+    curve = _audit(folder / "probes", result.encoder, evaluator, reporter)
+    clock.lap("evaluate")
+    record = Record(
+        command=job.command,
+        version=__version__,
+        source=prepared.source.name,
+        target=target.name,
+        seed=job.seed,
+        profile=recipe.profile,
+        recipe=resolved(recipe),
+        rows=rows if recipe.strategy_name != "source_only" else (replace(rows[0], facts=rows[1].facts), rows[1]),
+        validation=validation,
+        history=tuple(result.history),
+        curve=curve,
+        seconds=clock.seconds,
+        environment=environment(prepared.device),
+        notes=(*recipe.notes, *(f"{domain.name}: {note}" for domain in (prepared.source, target) for note in domain.notes)),
+    )
+    write(record, folder / "record.json")
+    for leftover in ("state", "probes"):
+        shutil.rmtree(folder / leftover, ignore_errors=True)
+    return record
+
+
+def train_source(prepared: Prepared, domain: Domain, reporter: Reporter) -> Source:
+    """Return the model trained with the labels of `domain`, from an earlier run where there is one.
+
+    Several runs may need it at once: one trains it, the others wait.
+    """
+    folder = prepared.source_folder(domain)
+    make_folder(folder)
+    finished = folder / "source.safetensors"
+    with FileLock(folder / ".lock"):
+        reporter.log(f"source model: {finished}{' (found)' if finished.is_file() else ''}")
+        source = pretrain(
+            domain,
+            prepared.recipe.pretrain,
+            encoder=prepared.recipe.encoder,
+            weights_folders=weights_folders(prepared.job),
+            run=prepared.run(folder, reporter),
+        )
+        if not finished.is_file():
+            save_encoder(finished, source.encoder, facts=_base_facts(prepared))
+    return source
+
+
+def source_model(job: Job, *, reporter: Reporter | None = None) -> tuple[Path, Mapping[str, float]]:
+    """Train the source model of a job, or find it, and return its file and its scores on held-out identities."""
+    use_threads(job.threads)
+    prepared = Prepared(job, reporter or Silent())
+    folder = prepared.source_folder(prepared.source)
+    source = train_source(prepared, prepared.source, prepared.reporter)
+    return folder / "source.safetensors", validate(source, run=prepared.run(folder))
+
+
+def score_checkpoint(
+    checkpoint: Path,
+    target: str,
+    *,
+    data: Path = Path("data"),
+    protocol: str = "auto",
+    device: str = "auto",
+    threads: int = 0,
+    reporter: Reporter | None = None,
+) -> Scores:
+    """Score a saved encoder, or the adapted one of a run's folder, on a domain."""
+    use_threads(threads)
+    reporter = reporter or Silent()
+    encoder = load_encoder(checkpoint)
+    run = Run(device=pick_device(device), reporter=reporter)
+    return Evaluator(open_domain(target, data, reporter=reporter), protocol, run).score(encoder)
+
+
+def _bound(prepared: Prepared, evaluator: Evaluator) -> Row:
+    """Score the supervised bound: the same options, initialisation and seed, on the target with its labels."""
+    source = train_source(prepared, prepared.target, prepared.reporter)
+    facts = {**_base_facts(prepared), "target images used": "all, with their labels"}
+    return Row(BOUND, evaluator.score(source.encoder), facts)
+
+
+def weights_folders(job: Job) -> tuple[Path, ...]:
+    """Return where weights files are looked for before torchvision's own places."""
+    return (job.weights, job.data / "weights") if job.weights else (job.data / "weights",)
+
+
+def check_images(prepared: Prepared, evaluator: Evaluator) -> None:
+    """Decode every image once, so that a broken file is found before the training and not after.
+
+    Raises:
+        DataError: an image cannot be decoded.
+    """
+    size = prepared.recipe.encoder.height, prepared.recipe.encoder.width
+    train = [Photographs(domain.train, name=f"{domain.name} train") for domain in (prepared.source, prepared.target)]
+    for images in (*train, evaluator.query, evaluator.gallery):
+        images.preload(*size, progress=prepared.reporter.progress)
+
+
+def _base_facts(prepared: Prepared) -> dict[str, str | int | float | bool]:
+    encoder, pretraining = prepared.recipe.encoder, prepared.recipe.pretrain
+    return {
+        "target images used": "none",
+        "target images in batch norm": False,
+        "camera ids used": False,
+        "checkpoint": "last",
+        "encoder": f"{encoder.backbone} {encoder.height}x{encoder.width}, initial weights: {encoder.weights}",
+        "pretraining": f"{pretraining.loss}, {pretraining.epochs} epochs",
+        "re-ranking, test-time augmentation": "none",
+    }
+
+
+def _snapshots(folder: Path) -> Any:
+    """Return a probe that keeps every snapshot in `folder`, for the auditor."""
+    store = CheckpointFolder(folder)
+
+    def keep(encoder: nn.Module, step: int, pseudo_labels: Tensor | None) -> None:
+        state: dict[str, Any] = {"step": step, "encoder": encoder.state_dict()}
+        if pseudo_labels is not None:
+            state["pseudo_labels"] = pseudo_labels
+        store.save(f"step-{step:05d}", state)
+
+    return keep
+
+
+def _audit(
+    folder: Path, encoder: Encoder, evaluator: Evaluator, reporter: Reporter
+) -> tuple[Mapping[str, float], ...]:
+    """Score the snapshots of the probe on the target's test labels, now that adaptation is over."""
+    curve: list[Mapping[str, float]] = []
+    pids = evaluator.domain.train.pids
+    for file in sorted(folder.glob("step-*.safetensors")):
+        state = CheckpointFolder(folder).restore(file.stem)
+        if state is None:
+            continue
+        encoder.load_state_dict(state["encoder"])
+        scores = evaluator.score(encoder)
+        entry = {"step": float(state["step"]), "mean_ap": scores.mean_ap, "rank1": scores.cmc[1]}
+        if "pseudo_labels" in state:
+            entry |= audit(state["pseudo_labels"].numpy(), pids)
+        reporter.log("audit: " + ", ".join(f"{name} {value:.3f}" for name, value in entry.items()))
+        curve.append(entry)
+    return tuple(curve)
+
+
+class Logged:
+    """A reporter that also writes every line into a file."""
+
+    def __init__(self, reporter: Reporter, path: Path) -> None:
+        self.reporter, self.path = reporter, path
+
+    def log(self, message: str) -> None:
+        """Say one line, and write it with the time."""
+        self.reporter.log(message)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
+
+    def progress(self, items: Iterable[T], description: str, total: int | None) -> Iterable[T]:
+        """Show progress; the file gets none of it."""
+        return self.reporter.progress(items, description, total)
+
+
+class Clock:
+    """Wall seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.last = time.monotonic()
+
+    def lap(self, stage: str) -> None:
+        """Add the time since the last lap to `stage`."""
+        now = time.monotonic()
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + now - self.last, 1)
+        self.last = now
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and its parents.
+
+    Raises:
+        DataError: it cannot be created.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be created ({error.strerror}); choose another --out") from error
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; it is released with the process, however that ends."""
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        message = f"{folder}: another process is working on this very run; wait for it, or choose another --out or --seed"
+        raise CheckpointError(message) from error

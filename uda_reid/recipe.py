@@ -1,0 +1,384 @@
+"""Recipes: a short YAML file names a strategy and what differs from its defaults.
+
+Two levels, no inheritance, no interpolation. Every value, in a file and after `--set` alike, is read by
+the type of the field it is for, so YAML's guesses (`1e-3` is text, `no` is False, `010` is 8) play no part.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, NoReturn, TypeVar, cast, get_args
+
+import yaml
+
+from uda_reid.errors import RecipeError
+from uda_reid.models.encoder import EncoderSpec
+from uda_reid.options import Given, Raw, build, names, null, one_line, parse_settings, spell, suggest
+from uda_reid.pretrain import Pretrain
+from uda_reid.shipped import shipped
+from uda_reid.strategies import find
+from uda_reid.types import Strategy
+
+T = TypeVar("T")
+Profile = Literal["paper", "small", "scenes"]
+Fidelity = Literal["official", "text", "reconstruction"]
+
+SHARED: Mapping[str, tuple[EncoderSpec, Pretrain]] = {
+    "small": (
+        EncoderSpec(backbone="mobilenet_v2", height=128, width=64, weights="imagenet"),
+        Pretrain(epochs=10, warmup=1, milestones=(6, 9), batch=32),
+    ),
+    "scenes": (
+        EncoderSpec(backbone="resnet_tiny", height=64, width=32, neck="none", weights="none"),
+        Pretrain(epochs=30, warmup=3, milestones=(20, 26), batch=32),
+    ),
+}
+"""Encoder and pretraining of the short profiles, for every recipe: all strategies start from one model."""
+SMALL_TARGET = 5000
+"""A target with fewer training images than this gets the profile `small`."""
+IMAGES_PER_CLUSTER = 8
+"""In the short profiles a strategy's `clusters` is at most the target's training images divided by this."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A strategy with all its options, and how its source model is made.
+
+    Args:
+        name: how it is called in tables.
+        path: the file it was read from.
+        strategy_name: built-in name, entry point or `package.module:Class`.
+        strategy: the strategy itself.
+        paper: where the method was published.
+        fidelity: what it follows: the authors' code, the paper's text, or a reconstruction with open choices.
+        encoder: what the source model is.
+        pretrain: how the source model is trained.
+        profile: whose schedule the options follow.
+        notes: what a reader of its numbers should know, one line each.
+    """
+
+    name: str
+    path: Path = field(compare=False)
+    strategy_name: str
+    strategy: Strategy
+    paper: str
+    fidelity: Fidelity
+    encoder: EncoderSpec
+    pretrain: Pretrain
+    profile: Profile
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Header:
+    """The top level of a recipe file, sections aside; `name` and `profile` stand in resolved files only."""
+
+    strategy: str
+    paper: str = ""
+    fidelity: Fidelity = "reconstruction"
+    name: str = ""
+    profile: Profile | None = None
+    notes: tuple[str, ...] = ()
+
+
+SECTIONS = ("encoder", "pretrain", "adapt", "small", "scenes")
+
+
+class _File(NamedTuple):
+    header: dict[str, Given]
+    sections: dict[str, dict[str, Given]]
+
+
+def recipes() -> dict[str, str]:
+    """Return the shipped recipes: name -> one line about each.
+
+    >>> recipes()["pul"]
+    'Fan et al., ToMM 2018, doi 10.1145/3243316 (official)'
+    """
+    found = {}
+    for path in sorted(shipped("recipes").glob("*.yaml")):
+        header = _header(_parse(path, path.name), path.name)
+        found[path.stem] = f"{header.paper or header.strategy} ({header.fidelity})"
+    return found
+
+
+def choose_profile(requested: str | None, *, built_in: bool, target_images: int) -> Profile:
+    """Return the profile to use: the requested one, or the one that fits the data.
+
+    Args:
+        requested: what the user asked for, or None.
+        built_in: True where source and target both are built-in scenes.
+        target_images: number of the target's training images.
+
+    Raises:
+        RecipeError: no profile has the requested name.
+
+    >>> choose_profile(None, built_in=False, target_images=12_936)
+    'paper'
+    """
+    if requested is not None:
+        for profile in get_args(Profile):
+            if requested == profile:
+                return profile  # type: ignore[no-any-return]
+        raise RecipeError(f"--profile {requested}: unknown profile; {suggest(requested, get_args(Profile))}")
+    if built_in:
+        return "scenes"
+    return "small" if target_images < SMALL_TARGET else "paper"
+
+
+def load(
+    name_or_path: str | Path,
+    *,
+    profile: str = "paper",
+    settings: Sequence[str] = (),
+    target_images: int | None = None,
+) -> Recipe:
+    """Read a recipe, apply a profile and then settings to it, and check every value.
+
+    A resolved recipe (`to_yaml`) records its profile: it is taken as it is, and `profile` is not applied.
+
+    Args:
+        name_or_path: name of a shipped recipe, or a YAML file.
+        profile: `paper` (the file as it is), `small` or `scenes`.
+        settings: options as `section.option=value`, sections are encoder, pretrain and adapt; the last wins.
+        target_images: number of the target's training images, which bounds the clusters; None: not known.
+
+    Raises:
+        RecipeError: recipe or profile are unknown, or something in file or settings is wrong; one line.
+
+    >>> load("pul", profile="scenes", target_images=400).notes[-1]
+    'clusters 700 -> 50: at most one per 8 training images in profile scenes'
+    """
+    path, shown = _locate(name_or_path)
+    file = _parse(path, shown)
+    given = parse_settings(settings, ("encoder", "pretrain", "adapt"))
+    asked = choose_profile(profile, built_in=False, target_images=0)
+    recipe, short = _as_written(file, path, shown)
+    if file.header.get("profile") is None and asked != "paper":
+        cap = None if "clusters" in given["adapt"] else target_images
+        recipe = _shorten(recipe, asked, short[asked], cap)
+    recipe = _override(recipe, given, shown)
+    clusters, origin = getattr(recipe.strategy, "clusters", None), f"{shown}: adapt.clusters"
+    for options in (given["adapt"], file.sections["adapt"]):
+        if "clusters" in options:
+            origin = options["clusters"].where
+            break
+    if target_images is not None and type(clusters) is int and clusters > target_images:
+        raise RecipeError(
+            f"{origin}: {clusters} clusters are more than the target's {target_images} training images; "
+            "set fewer (--set adapt.clusters=...) or take --profile small"
+        )
+    return recipe
+
+
+def resolved(recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe as plain data with every option of every section."""
+    return {
+        "name": recipe.name,
+        "strategy": recipe.strategy_name,
+        "paper": recipe.paper,
+        "fidelity": recipe.fidelity,
+        "profile": recipe.profile,
+        "notes": list(recipe.notes),
+        "encoder": _plain(recipe.encoder),
+        "pretrain": _plain(recipe.pretrain),
+        "adapt": _plain(recipe.strategy),
+    }
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """Return the resolved recipe as YAML text, which `load` reads back to an equal recipe."""
+    return yaml.safe_dump(resolved(recipe), sort_keys=False, allow_unicode=True, width=math.inf)
+
+
+def _plain(options: Any) -> dict[str, Any]:
+    return {name: _plain_value(getattr(options, name)) for name in names(type(options))}
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, tuple | list | set | frozenset):
+        return [_plain_value(member) for member in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+# ---- from a name to a file, from a file to what is given in it ------------------------------------
+
+
+def _locate(name_or_path: str | Path) -> tuple[Path, str]:
+    """Return the recipe's file and how errors call it."""
+    known = [path.stem for path in sorted(shipped("recipes").glob("*.yaml"))]
+    if str(name_or_path) in known:
+        path = shipped("recipes") / f"{name_or_path}.yaml"
+        return path, path.name
+    path = Path(name_or_path)
+    if path.is_file():
+        return path, str(path)
+    what = f"recipe {str(path)!r} is unknown"
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        what = f"recipe file {path} does not exist"
+    close = suggest(path.stem, known)
+    others = f" Known are {', '.join(known)}" if close.startswith("did") else ""
+    raise RecipeError(f"{what}; {close}{others}; or give the path of a YAML file")
+
+
+def _compose(path: Path, shown: str) -> yaml.Node | None:
+    """Return a file's YAML nodes, which know their lines; text only, no value is made of them."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                reason = f"a recipe has no references (*{event.anchor}); write the value out"
+                raise RecipeError(f"{shown}:{event.start_mark.line + 1}: {reason}")
+        return yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{shown}:{mark.line + 1}" if mark else shown
+        problem = one_line(", ".join(part for part in (error.context, error.problem) if part))
+        remedy = "look at the colons, quotes and indentation there"
+        raise RecipeError(f"{place}: cannot be read as YAML: {problem}; {remedy}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        remedy = "a recipe is a YAML file in UTF-8"
+        raise RecipeError(f"{shown}: cannot be read: {one_line(error)}; {remedy}") from None
+
+
+def _parse(path: Path, shown: str) -> _File:
+    """Return what stands in a recipe file, with file and line, before any type is looked at."""
+    root = _compose(path, shown)
+    if not isinstance(root, yaml.MappingNode):
+        raise RecipeError(f"{shown}: has no options; the least that a recipe says is strategy: NAME")
+    header: dict[str, Given] = {}
+    sections: dict[str, dict[str, Given]] = {name: {} for name in SECTIONS}
+    for key, (node, where) in _entries(root, shown, "").items():
+        if key not in SECTIONS:
+            # A key that nobody knows is told as such, whatever it holds.
+            header[key] = Given(_raw(node, where) if key in names(_Header) else None, where)
+        elif isinstance(node, yaml.MappingNode):
+            options = _entries(node, shown, f"{key}.").items()
+            sections[key] = {option: Given(_raw(value, place), place) for option, (value, place) in options}
+        elif not isinstance(node, yaml.ScalarNode) or _raw(node, where) is not None:
+            raise RecipeError(f"{where}: is a section; write {key}: {{option: value}}")
+    return _File(header, sections)
+
+
+def _entries(mapping: yaml.MappingNode, shown: str, prefix: str) -> dict[str, tuple[yaml.Node, str]]:
+    """Return key -> (value, place) of a mapping; YAML itself would let the last of two equal keys win."""
+    entries: dict[str, tuple[yaml.Node, str]] = {}
+    lines: dict[str, int] = {}
+    for key, value in mapping.value:
+        line = key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode):
+            raise RecipeError(f"{shown}:{line}: an option's name is one word, as in lr: 0.001")
+        where = f"{shown}:{line}: {prefix}{key.value}"
+        if key.value in entries:
+            raise RecipeError(f"{where}: stands here twice, first on line {lines[key.value]}; keep one")
+        entries[key.value], lines[key.value] = (value, where), line
+    return entries
+
+
+def _raw(node: yaml.Node, where: str) -> Raw:
+    if isinstance(node, yaml.SequenceNode):
+        members = [_raw(member, where) for member in node.value]
+        return tuple(_nested("a list", where) if isinstance(member, tuple) else member for member in members)
+    if not isinstance(node, yaml.ScalarNode):
+        _nested("a mapping", where)
+    kind = node.tag.removeprefix("tag:yaml.org,2002:")
+    if kind not in ("str", "int", "float", "bool", "null", "timestamp", "value", "merge"):
+        raise RecipeError(f"{where}: the tag {node.tag} has no place in a recipe; leave it out")
+    if node.style is None:
+        return null(node.value)
+    return str(node.value)
+
+
+def _nested(what: str, where: str) -> NoReturn:
+    raise RecipeError(f"{where}: {what} cannot stand here; a recipe has two levels, section and option")
+
+
+# ---- from what is given to a recipe that is checked -----------------------------------------------
+
+
+def _header(file: _File, shown: str) -> _Header:
+    return build(_Header, file.header, prefix=f"{shown}: ", also=SECTIONS)
+
+
+def _as_written(file: _File, path: Path, shown: str) -> tuple[Recipe, dict[str, Strategy]]:
+    """Return the recipe as the file has it, and its strategy by short profile: all of it is checked."""
+    header = _header(file, shown)
+    schema = _schema(header.strategy, file.header["strategy"].where)
+
+    def section(options: type[T], name: str, base: T | None = None) -> T:
+        return build(options, file.sections[name], prefix=f"{shown}: {name}.", base=base)
+
+    strategy = section(schema, "adapt")
+    recipe = Recipe(
+        name=header.name or path.stem,
+        path=path,
+        strategy_name=header.strategy,
+        strategy=strategy,
+        paper=header.paper,
+        fidelity=header.fidelity,
+        encoder=section(EncoderSpec, "encoder"),
+        pretrain=section(Pretrain, "pretrain"),
+        profile=header.profile or "paper",
+        notes=header.notes,
+    )
+    return recipe, {profile: section(schema, profile, strategy) for profile in SHARED}
+
+
+def _schema(name: str, where: str) -> type[Any]:
+    """Return the strategy's class, whose fields are the options of `adapt`."""
+    try:
+        schema = find(name)
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {error}") from error.__cause__
+    if not is_dataclass(schema):
+        raise RecipeError(f"{where}: {name} is not a dataclass, and its fields are what a recipe sets")
+    return schema
+
+
+def _shorten(recipe: Recipe, profile: Profile, strategy: Strategy, images: int | None) -> Recipe:
+    """Return the recipe with a short profile's encoder and pretraining, and no more clusters than fit."""
+    notes = [f"encoder and pretrain are those of profile {profile}, the same for every recipe"]
+    clusters = getattr(strategy, "clusters", None)
+    # Two at least: one cluster would tell nothing apart.
+    most = clusters if images is None else max(images // IMAGES_PER_CLUSTER, 2)
+    if type(clusters) is int and type(most) is int and clusters > most:
+        limit = f"at most one per {IMAGES_PER_CLUSTER} training images in profile {profile}"
+        notes.append(f"clusters {clusters} -> {most}: {limit}")
+        changes: dict[str, Any] = {"clusters": most}
+        strategy = replace(cast(Any, strategy), **changes)
+    encoder, pretrain = SHARED[profile]
+    return replace(
+        recipe,
+        encoder=encoder,
+        pretrain=pretrain,
+        strategy=strategy,
+        profile=profile,
+        notes=(*recipe.notes, *notes),
+    )
+
+
+def _override(recipe: Recipe, given: Mapping[str, Mapping[str, Given]], shown: str) -> Recipe:
+    """Return the recipe with settings, and with a note on every value that they change."""
+    sections: dict[str, Any] = {}
+    notes = list(recipe.notes)
+    for section, before in (
+        ("encoder", recipe.encoder),
+        ("pretrain", recipe.pretrain),
+        ("adapt", recipe.strategy),
+    ):
+        after = build(type(before), given[section], prefix=f"{shown}: {section}.", base=before)
+        sections[section] = after
+        for name in given[section]:
+            old, new = spell(getattr(before, name)), spell(getattr(after, name))
+            if old != new:
+                notes.append(f"{section}.{name} {old} -> {new}: set on the command line")
+    return replace(
+        recipe,
+        encoder=sections["encoder"],
+        pretrain=sections["pretrain"],
+        strategy=sections["adapt"],
+        notes=tuple(notes),
+    )

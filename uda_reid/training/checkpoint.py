@@ -1,0 +1,286 @@
+"""States on disk: one safetensors file each, written at once or not at all, read strictly, never unpickled.
+
+Tensors and arrays lie in the file under readable names (`optimizer/state/0/exp_avg`), all else as JSON in its
+header. Equal states, built in the same order, give equal bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import quote
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from uda_reid.errors import CheckpointError, RecipeError
+from uda_reid.models.encoder import Embedder, EncoderSpec, build
+from uda_reid.run import State
+from uda_reid.types import Encoder
+
+FORMAT = 1
+SUFFIX = ".safetensors"
+# All of the JSON is under one key: safetensors writes several in no fixed order.
+KEY = "uda_reid"
+RESERVED = "__metadata__"
+# How zipped and plain pickles begin. A safetensors file may begin so too: its first bytes are a length.
+PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+def save(path: Path, state: State, *, kind: str) -> None:
+    """Write `state` to `path`; whatever happens, `path` then holds the old state or the new one, whole.
+
+    Args:
+        path: the file; its folder is made where it is missing.
+        state: nested mappings with text keys (or whole-number keys, as optimizers use); leaves are tensors,
+            NumPy arrays, numbers of any size, text, None, and lists or tuples of these. Tensors come back
+            on the CPU, NumPy scalars as plain numbers, mappings in their order.
+        kind: what the state is, checked by `load`.
+
+    Raises:
+        CheckpointError: a leaf is of another type, or the file cannot be written (no room, no permission).
+    """
+    tensors: dict[str, Tensor] = {}
+    tree = _encode(state, (), tensors)
+    header = json.dumps({"format": FORMAT, "kind": kind, "state": tree}, separators=(",", ":"))
+    try:
+        data = safetensors.torch.save(tensors, metadata={KEY: header})
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: a tensor cannot be saved ({error})") from error
+    _replace(Path(path), data)
+
+
+def load(path: Path, *, kind: str | None = None) -> dict[str, Any]:
+    """Return the state that `save` wrote to `path`.
+
+    Args:
+        path: the file.
+        kind: what the state has to be; None takes any.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, foreign, of another version or of another kind.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: there is no such checkpoint") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror})") from error
+    try:
+        tensors = safetensors.torch.load(data)
+        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get(RESERVED, {})
+    except (SafetensorError, ValueError) as error:
+        if data[:2] in PICKLES:
+            raise CheckpointError(
+                f"{path} is a PyTorch or pickle file, which is never read as a checkpoint"
+            ) from error
+        raise CheckpointError(f"{path} is truncated or no checkpoint ({error})") from error
+    if KEY not in metadata:
+        raise CheckpointError(f"{path} is a safetensors file, but no checkpoint of uda-reid")
+    try:
+        header = json.loads(metadata[KEY])
+        if header["format"] != FORMAT:
+            raise CheckpointError(
+                f"{path} has format {header['format']!r}; this version of uda-reid reads {FORMAT}"
+            )
+        if kind is not None and header["kind"] != kind:
+            raise CheckpointError(f"{path} holds {header['kind']!r}, not {kind!r}")
+        state: dict[str, Any] = _decode(header["state"], tensors)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged: its header does not describe its tensors") from error
+    return state
+
+
+def _refuse(where: tuple[str, ...], what: str) -> NoReturn:
+    raise CheckpointError(f"state entry {'/'.join(where) or '(the whole)'}: {what}")
+
+
+def _encode(value: Any, where: tuple[str, ...], tensors: dict[str, Tensor]) -> Any:
+    """Return `value` as JSON, its tensors put into `tensors`; what is not plain becomes {"its kind": ...}."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return _encode_mapping(value, where, tensors)
+    if isinstance(value, list | tuple):
+        items = [_encode(item, (*where, str(number)), tensors) for number, item in enumerate(value)]
+        return items if isinstance(value, list) else {"tuple": items}
+    if isinstance(value, Tensor):
+        if value.layout != torch.strided or value.is_meta:
+            _refuse(where, "a tensor without plain storage cannot be saved")
+        # The copy also parts tensors that share storage, which safetensors refuses.
+        copy = value.detach().to("cpu").clone(memory_format=torch.contiguous_format)
+        return {"tensor": _keep(copy, where, tensors)}
+    if isinstance(value, np.ndarray):
+        try:
+            copy = torch.from_numpy(value.astype(value.dtype.newbyteorder("="), order="C", copy=True))
+        except TypeError:
+            _refuse(where, f"an array of {value.dtype} cannot be saved")
+        return {"array": _keep(copy, where, tensors)}
+    _refuse(
+        where, f"a {type(value).__name__} cannot be saved; use tensors, arrays, numbers, text, None or lists"
+    )
+
+
+def _encode_mapping(value: Mapping[Any, Any], where: tuple[str, ...], tensors: dict[str, Tensor]) -> Any:
+    kinds = {type(key) for key in value}
+    if not (kinds <= {str} or kinds == {int}):
+        _refuse(where, "a mapping has keys other than text, or other than whole numbers")
+    entries = {str(key): _encode(value[key], (*where, str(key)), tensors) for key in value}
+    return {"numbered" if kinds == {int} else "named": entries}
+
+
+def _keep(tensor: Tensor, where: tuple[str, ...], tensors: dict[str, Tensor]) -> str:
+    name = "/".join(where)
+    while name in tensors or name == RESERVED:  # {"a": {"b": x}, "a/b": y}
+        name += "'"
+    tensors[name] = tensor
+    return name
+
+
+def _decode(node: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(node, list):
+        return [_decode(item, tensors) for item in node]
+    if not isinstance(node, dict):
+        return node
+    [(what, content)] = node.items()
+    if what == "tensor":
+        return tensors[content]
+    if what == "array":
+        return tensors[content].numpy()
+    if what == "tuple":
+        return tuple(_decode(item, tensors) for item in content)
+    if what == "numbered":
+        return {int(key): _decode(item, tensors) for key, item in content.items()}
+    if what == "named":
+        return {key: _decode(item, tensors) for key, item in content.items()}
+    raise ValueError(what)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Put `data` at `path` in one step that also survives a power cut."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written ({error.strerror or error})") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    # Not every system lets a folder be synchronised; the file is whole either way.
+    with contextlib.suppress(OSError):
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+class CheckpointFolder:
+    """A `run.Store` that keeps each named state in a file of its own.
+
+    Args:
+        folder: where the files lie; made by the first `save`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+
+    def path(self, name: str) -> Path:
+        """Return the file of a state.
+
+        >>> CheckpointFolder(Path("run")).path("pul/round").as_posix()
+        'run/pul+round.safetensors'
+        """
+        return self.folder / (quote(name, safe="").replace("%2F", "+") + SUFFIX)
+
+    def save(self, name: str, state: State) -> None:
+        """Keep `state` under `name`.
+
+        Raises:
+            CheckpointError: as `save`.
+        """
+        save(self.path(name), state, kind=f"state {name}")
+
+    def restore(self, name: str) -> dict[str, Any] | None:
+        """Return the state last kept under `name`, or None.
+
+        Raises:
+            CheckpointError: there is a file, but it is truncated or foreign.
+        """
+        path = self.path(name)
+        return load(path, kind=f"state {name}") if path.exists() else None
+
+
+def save_encoder(path: Path, encoder: Encoder, *, facts: Mapping[str, Any] | None = None) -> Path:
+    """Write an encoder's spec and weights and return the file.
+
+    Args:
+        path: the file; `.safetensors` is added where it is missing.
+        encoder: made by `models.encoder.build`.
+        facts: plain values to keep beside it; `load(path)["facts"]` returns them.
+
+    Raises:
+        CheckpointError: as `save`.
+    """
+    path = _with_suffix(Path(path))
+    state = {"spec": dict(encoder.spec), "weights": encoder.state_dict(), "facts": dict(facts or {})}
+    save(path, state, kind="encoder")
+    return path
+
+
+def load_encoder(path: Path) -> Embedder:
+    """Return the encoder that `save_encoder` wrote, in evaluation mode, on the CPU.
+
+    Args:
+        path: the file, with or without `.safetensors`, or a run folder that holds `adapted.safetensors`.
+
+    Raises:
+        CheckpointError: there is none, or spec and weights do not belong together.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / f"adapted{SUFFIX}"
+    elif not path.is_file():
+        path = _with_suffix(path)
+    state = load(path, kind="encoder")
+    try:
+        encoder = build(EncoderSpec(**{**state["spec"], "weights": "none"}))
+        weights = dict(state["weights"])
+    except (KeyError, TypeError, ValueError, RecipeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path} does not describe an encoder of this version ({reason})") from error
+    own = encoder.state_dict()
+    wrong = {
+        "missing": [name for name in own if name not in weights],
+        "unexpected": [name for name in weights if name not in own],
+        "of another shape": [
+            name for name in own if name in weights and own[name].shape != weights[name].shape
+        ],
+    }
+    if any(wrong.values()):
+        lists = "; ".join(
+            f"{len(names)} {what}: {', '.join(names[:3])}" for what, names in wrong.items() if names
+        )
+        raise CheckpointError(f"{path}: weights and spec do not belong together ({lists})")
+    encoder.load_state_dict(weights)
+    # What was asked for when it was trained stays on record.
+    encoder.spec = dict(state["spec"])
+    return encoder.eval()
+
+
+def _with_suffix(path: Path) -> Path:
+    return path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)

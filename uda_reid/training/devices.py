@@ -1,0 +1,56 @@
+"""Which device and how many threads: the only place that looks at the machine."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version as version_of
+from pathlib import Path
+
+import torch
+
+from uda_reid.errors import RecipeError
+
+
+def environment(device: str) -> dict[str, str | int]:
+    """Return what bit-identity depends on: versions, threads, device and processor."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": version_of("torchvision"),
+        "numpy": version_of("numpy"),
+        "threads": torch.get_num_threads(),
+        "device": device,
+        "processor": processor(),
+    }
+
+
+def processor() -> str:
+    """Return the processor's name as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def pick_device(device: str) -> str:
+    """Return `device` as torch names it; `auto` is the GPU where there is one.
+
+    Raises:
+        RecipeError: the device is unknown or not there.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        wanted = torch.device(device)
+    except RuntimeError as error:
+        raise RecipeError(f"device {device!r} is unknown; use auto, cpu, cuda or cuda:N") from error
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        raise RecipeError(f"device {device!r} is not there ({torch.cuda.device_count()} GPUs found); use auto or cpu")
+    return device
+
+
+def use_threads(threads: int) -> None:
+    """Let torch use this many CPU threads; 0 leaves its choice, which is every core."""
+    if threads:
+        torch.set_num_threads(threads)
