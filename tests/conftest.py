@@ -4,8 +4,11 @@ import csv
 from pathlib import Path
 
 import pytest
+import torch
 
 from uda_reid.testing import tiny_domain
+
+torch.set_num_threads(1)  # several threads make tiny tensors slower, and a busy machine much slower
 
 RECIPE = """\
 strategy: pul
@@ -23,7 +26,9 @@ def write_manifest(folder: Path, *, seed: int) -> None:
         rows = csv.writer(file)
         rows.writerow(["path", "identity", "camera", "split"])
         for name in ("train", "query", "gallery"):
-            rows.writerows((sample.path.name, sample.pid, sample.cam, name) for sample in getattr(domain, name))
+            rows.writerows(
+                (sample.path.name, sample.pid, sample.cam, name) for sample in getattr(domain, name)
+            )
 
 
 @pytest.fixture

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import combinations
-
-import numpy as np
-import numpy.typing as npt
-
-Floats = npt.NDArray[np.float64]
 
 
 def cosine_distance(a: Sequence[float], b: Sequence[float]) -> float:
     """1 minus the cosine of the angle between two vectors, in double precision."""
     dot = sum(x * y for x, y in zip(a, b, strict=True))
-    return 1 - dot / (sum(x * x for x in a) ** 0.5 * sum(y * y for y in b) ** 0.5)
+    return 1 - dot / (math.sqrt(sum(x * x for x in a)) * math.sqrt(sum(y * y for y in b)))
 
 
 def squared_distance(a: Sequence[float], b: Sequence[float]) -> float:
@@ -34,15 +30,20 @@ def is_removed(protocol: str, query_pid: int, query_cam: int, pid: int, cam: int
 
 
 def ranked(
-    distances: Sequence[float], query_pid: int, query_cam: int, pids: Sequence[int], cams: Sequence[int], protocol: str
+    distances: Sequence[float],
+    query_pid: int,
+    query_cam: int,
+    pids: Sequence[int],
+    cams: Sequence[int],
+    protocol: str,
 ) -> list[int]:
     """The gallery rows that are left, nearest first, equal distances in the gallery's order."""
     rows = [g for g in range(len(pids)) if not is_removed(protocol, query_pid, query_cam, pids[g], cams[g])]
     return sorted(rows, key=lambda g: (distances[g], g))
 
 
-def trapezoid_ap(relevance: Sequence[int]) -> float:
-    """Average precision as in the Oxford buildings and Market-1501 code: the area under precision over recall."""
+def trapezoid_average_precision(relevance: Sequence[int]) -> float:
+    """Average precision as in the Oxford and Market-1501 code: the area under precision over recall."""
     ap, old_recall, old_precision, found = 0.0, 0.0, 1.0, 0
     for place, relevant in enumerate(relevance, start=1):
         found += relevant
@@ -52,9 +53,11 @@ def trapezoid_ap(relevance: Sequence[int]) -> float:
     return ap
 
 
-def step_ap(relevance: Sequence[int]) -> float:
+def step_average_precision(relevance: Sequence[int]) -> float:
     """The mean, over the relevant places, of the share of relevant entries up to there."""
-    precisions = [sum(relevance[:place]) / place for place in range(1, len(relevance) + 1) if relevance[place - 1]]
+    precisions = [
+        sum(relevance[:place]) / place for place in range(1, len(relevance) + 1) if relevance[place - 1]
+    ]
     return sum(precisions) / len(precisions)
 
 
@@ -64,7 +67,7 @@ def inverse_penalty(relevance: Sequence[int]) -> float:
 
 
 def cmc_curve(relevances: Sequence[Sequence[int]], ranks: int) -> list[float]:
-    """The share of queries with a relevant entry among the first k, for k = 1 .. ranks; at least one has one."""
+    """The share of queries with a relevant entry among the first k, k = 1 .. ranks."""
     answered = [relevance for relevance in relevances if any(relevance)]
     return [sum(any(relevance[:k]) for relevance in answered) / len(answered) for k in range(1, ranks + 1)]
 
@@ -78,7 +81,7 @@ def single_shot_first(
     protocol: str,
     order: Sequence[int],
 ) -> int:
-    """Wrong images before the match where only the first allowed image of each identity in `order` is shown."""
+    """Wrong images before the match if only each identity's first allowed image in `order` is shown."""
     shown: dict[int, int] = {}
     for row in order:
         if not is_removed(protocol, query_pid, query_cam, pids[row], cams[row]):
@@ -103,16 +106,18 @@ def normalised_mutual_information(clusters: Sequence[int], pids: Sequence[int]) 
     def share(cluster: int | None, pid: int | None) -> float:
         return sum((cluster in (None, c)) and (pid in (None, p)) for c, p in rows) / len(rows)
 
-    mutual = sum(share(c, p) * np.log(share(c, p) / (share(c, None) * share(None, p))) for c, p in set(rows))
+    mutual = sum(
+        share(c, p) * math.log(share(c, p) / (share(c, None) * share(None, p))) for c, p in set(rows)
+    )
     entropies = [
-        -sum(share(c, None) * np.log(share(c, None)) for c in set(clusters)),
-        -sum(share(None, p) * np.log(share(None, p)) for p in set(pids)),
+        -sum(share(c, None) * math.log(share(c, None)) for c in set(clusters)),
+        -sum(share(None, p) * math.log(share(None, p)) for p in set(pids)),
     ]
-    return 1.0 if sum(entropies) == 0 else float(mutual / (sum(entropies) / 2))
+    return 1.0 if sum(entropies) == 0 else mutual / (sum(entropies) / 2)
 
 
 def adjusted_rand_index(clusters: Sequence[int], pids: Sequence[int]) -> float:
-    """(pairs together in both - expected) / (mean of the two pair counts - expected), Hubert and Arabie's form."""
+    """(pairs in both - expected) / (mean of the two pair counts - expected), after Hubert and Arabie."""
     both, in_clusters, in_pids = pair_counts(clusters, pids)
     expected = in_clusters * in_pids / (len(pids) * (len(pids) - 1) / 2)
     return (both - expected) / ((in_clusters + in_pids) / 2 - expected)

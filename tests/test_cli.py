@@ -9,7 +9,9 @@ import pytest
 from uda_reid import __version__, cli
 
 
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str
+) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", ["uda-reid", *words])
     with pytest.raises(SystemExit) as stop:
         cli.main()
@@ -93,7 +95,10 @@ def test_list_names_everything(
         (["--src", "market", "--tgt", "beta"], "bounding_box_train"),
         (["--src", "alpha", "--tgt", "empty"], "empty"),
         (["--src", "alpha", "--tgt", "beta", "--recipe", "pull"], "did you mean 'pul'"),
-        (["--src", "alpha", "--tgt", "beta", "--recipe", "typo.yaml"], "typo.yaml:2: adapt.cluster: unknown option"),
+        (
+            ["--src", "alpha", "--tgt", "beta", "--recipe", "typo.yaml"],
+            "typo.yaml:2: adapt.cluster: unknown option",
+        ),
         (["--src", "alpha", "--tgt", "beta", "--recipe", "who.yaml"], "strateg"),
         (["--src", "alpha", "--tgt", "beta", "--set", "adapt.lr=high"], "adapt.lr"),
         (["--src", "alpha", "--tgt", "beta", "--device", "cuda:9"], "device 'cuda:9' is not there"),
@@ -166,7 +171,13 @@ def test_full_disk_is_one_line(
 
 def test_version_and_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, capsys, "--version")[:2] == (0, f"{__version__}\n")
-    for words in (["--help"], ["adapt", "--help"], ["pretrain", "-h"], ["evaluate", "-h"], ["data", "draw", "-h"]):
+    for words in (
+        ["--help"],
+        ["adapt", "--help"],
+        ["pretrain", "-h"],
+        ["evaluate", "-h"],
+        ["data", "draw", "-h"],
+    ):
         code, out, _ = run(monkeypatch, capsys, *words)
         assert code == 0
         assert "Usage" in out

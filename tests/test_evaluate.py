@@ -3,11 +3,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import oracles
 import pytest
 import torch
 from torch import nn
 
+from tests import oracles
 from uda_reid.errors import DataError, RecipeError
 from uda_reid.evaluate import Evaluator, evaluate
 from uda_reid.run import Run

@@ -42,7 +42,12 @@ class Stopper:
 @pytest.fixture
 def job(data: Path, tmp_path: Path) -> Job:
     return Job(
-        recipe=str(data / "tiny.yaml"), source="alpha", target="beta", data=data, out=tmp_path / "runs", profile="paper"
+        recipe=str(data / "tiny.yaml"),
+        source="alpha",
+        target="beta",
+        data=data,
+        out=tmp_path / "runs",
+        profile="paper",
     )
 
 
@@ -88,7 +93,11 @@ def test_rerun_elsewhere_gives_the_same_weights(job: Job, tmp_path: Path) -> Non
 def test_another_seed_or_option_is_another_run(job: Job) -> None:
     _, first, _ = one(job)
     folders = {first}
-    for other in (replace(job, seed=1), replace(job, settings=("adapt.lr=0.01",)), replace(job, target="alpha")):
+    for other in (
+        replace(job, seed=1),
+        replace(job, settings=("adapt.lr=0.01",)),
+        replace(job, target="alpha"),
+    ):
         _, folder, finished = one(other)
         assert not finished
         folders.add(folder)
@@ -139,14 +148,19 @@ def test_saved_model_scores_as_the_record_says(job: Job) -> None:
 
 def test_two_processes_on_one_run_do_not_meet(job: Job) -> None:
     _, folder, _ = one(job)
-    with FileLock(folder / ".lock"), pytest.raises(CheckpointError, match="another process is working on this very run"):
+    with (
+        FileLock(folder / ".lock"),
+        pytest.raises(CheckpointError, match="another process is working on this very run"),
+    ):
         one(job)
 
 
 def test_corrupt_image_is_named_before_any_training(job: Job) -> None:
     broken = job.data / "beta" / "train_0003_c1_0.png"
     broken.write_bytes(broken.read_bytes()[:100])
-    with pytest.raises(DataError, match=r"train_0003_c1_0.png: cannot be decoded .*1 of 24 image is unreadable"):
+    with pytest.raises(
+        DataError, match=r"train_0003_c1_0.png: cannot be decoded .*1 of 24 image is unreadable"
+    ):
         one(job)
     assert not (job.out / "sources").exists()
 

@@ -43,7 +43,9 @@ def test_source_numbers_the_known_identities_first(domain: Domain) -> None:
 def test_pretraining_repeats_bit_by_bit_and_differs_by_seed(domain: Domain) -> None:
     first = pretrain(domain, QUICK, encoder=SPEC)
     assert fingerprint(first.encoder) == fingerprint(pretrain(domain, QUICK, encoder=SPEC).encoder)
-    assert fingerprint(first.encoder) != fingerprint(pretrain(domain, QUICK, encoder=SPEC, run=Run(seed=1)).encoder)
+    assert fingerprint(first.encoder) != fingerprint(
+        pretrain(domain, QUICK, encoder=SPEC, run=Run(seed=1)).encoder
+    )
 
 
 def test_pretraining_learns_the_training_identities(domain: Domain) -> None:
@@ -71,12 +73,16 @@ def test_one_ide_epoch_equals_a_replay_in_plain_torch(domain: Domain) -> None:
         logits = head(encoder(source.images.read(rows, HEIGHT, WIDTH).float() / 255))
         loss = -logits.log_softmax(1)[torch.arange(16), source.pids[rows]].mean()
         with torch.no_grad():
-            for weight, speed, gradient in zip(weights, speeds, torch.autograd.grad(loss, weights), strict=True):
+            for weight, speed, gradient in zip(
+                weights, speeds, torch.autograd.grad(loss, weights), strict=True
+            ):
                 speed.mul_(0.9).add_(gradient)
                 weight.sub_(1e-3 * speed)
     for name, value in encoder.state_dict().items():
         assert torch.allclose(source.encoder.state_dict()[name], value, atol=1e-6), name
-    assert torch.allclose(source.classifier.state_dict()["linear.weight"], head.state_dict()["linear.weight"], atol=1e-6)
+    assert torch.allclose(
+        source.classifier.state_dict()["linear.weight"], head.state_dict()["linear.weight"], atol=1e-6
+    )
 
 
 def test_loss_at_the_start_is_the_logarithm_of_the_number_of_identities(domain: Domain) -> None:

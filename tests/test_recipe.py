@@ -208,11 +208,13 @@ def test_yaml_trap_whole_numbers_are_decimal(written: Written) -> None:
         ),
         (
             "adapt: {lr: 1",
-            f"toy.yaml:3: {YAML}while parsing a flow mapping, expected ',' or '}}', but got '<stream end>'{LOOK}",
+            f"toy.yaml:3: {YAML}while parsing a flow mapping, "
+            f"expected ',' or '}}', but got '<stream end>'{LOOK}",
         ),
         (
             "\tadapt: 1",
-            f"toy.yaml:2: {YAML}while scanning for the next token, found character '\\t' that cannot start any token{LOOK}",
+            f"toy.yaml:2: {YAML}while scanning for the next token, "
+            f"found character '\\t' that cannot start any token{LOOK}",
         ),
         ("paper: a: b", f"toy.yaml:2: {YAML}mapping values are not allowed here{LOOK}"),
         (
@@ -346,17 +348,20 @@ def test_settings_come_last_and_are_noted_where_they_change_something() -> None:
             "encoder.backbone=resnet5",
             "--set encoder.backbone=resnet5: backbone 'resnet5' is unknown; did you mean 'resnet50'?",
         ),
-        (
-            "encoder.backbone=resnet_tiny",
-            "--set encoder.backbone=resnet_tiny: there are no ImageNet weights for resnet_tiny; "
-            "use weights: none",
-        ),
     ],
 )
 def test_a_mistake_in_a_setting_is_one_line(written: Written, setting: str, message: str) -> None:
     written(HEAD)
     with refused(message):
         load("toy.yaml", settings=[setting])
+
+
+def test_options_that_do_not_fit_together_are_told_at_the_setting_that_broke_them() -> None:
+    message = r"^--set encoder\.backbone=resnet_tiny: [^\n]*weights: none$"
+    with pytest.raises(RecipeError, match=message):
+        load("source_only", settings=["encoder.backbone=resnet_tiny"])
+    fitting = ["encoder.backbone=resnet_tiny", "encoder.weights=none"]
+    assert load("source_only", settings=fitting).encoder.backbone == "resnet_tiny"
 
 
 # ---- profiles --------------------------------------------------------------------------------------

@@ -1,10 +1,11 @@
-"""The command line: one command per job; errors in one line; exit codes 0 (done), 1 (failed or interrupted), 2 (bad input)."""
+"""The command line: one command per job; errors in one line; exit codes 0 (done), 1 (interrupted), 2 (bad input)."""
 
 from __future__ import annotations
 
 import errno
 import shlex
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -13,7 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from uda_reid import __version__
@@ -34,6 +42,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Draw the built-in scenes.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+QUIET_SECONDS = 20.0
+"""Without a terminal, long work says where it is this often."""
 screen = Console(stderr=True, highlight=False)
 
 
@@ -67,13 +77,21 @@ class RichReporter:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.bars: Progress | None = None
+        self.spoken = time.monotonic()
 
     def log(self, message: str) -> None:
         """Print one line above the bars."""
+        self.spoken = time.monotonic()
         self.console.print(message, markup=False, soft_wrap=True)
 
     def progress(self, items: Iterable[T], description: str, total: int | None) -> Iterable[T]:
-        """Show a bar while `items` pass; nested bars stand below one another."""
+        """Show a bar while `items` pass, nested bars below one another; without a terminal, a line now and then."""
+        if not self.console.is_terminal:
+            for done, item in enumerate(items):
+                if time.monotonic() - self.spoken > QUIET_SECONDS:
+                    self.log(f"... {description}, {done}{f' of {total}' if total else ''}")
+                yield item
+            return
         outermost = self.bars is None
         if self.bars is None:
             columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -92,19 +110,37 @@ class RichReporter:
                 self.bars = None
 
 
-Source = Annotated[str, typer.Option("--src", help="Source: a built-in scene, a known data set, or a folder.")]
-TargetName = Annotated[str, typer.Option("--tgt", help="Target: the same choices; its training labels are never read.")]
-RecipeName = Annotated[str, typer.Option("--recipe", "-r", help="A shipped recipe (see `list recipes`) or a YAML file.")]
-Data = Annotated[Path, typer.Option("--data", envvar="UDA_REID_DATA", help="Folder that holds the data sets.")]
+Source = Annotated[
+    str, typer.Option("--src", help="Source: a built-in scene, a known data set, or a folder.")
+]
+TargetName = Annotated[
+    str, typer.Option("--tgt", help="Target: the same choices; its training labels are never read.")
+]
+RecipeName = Annotated[
+    str, typer.Option("--recipe", "-r", help="A shipped recipe (see `list recipes`) or a YAML file.")
+]
+Data = Annotated[
+    Path, typer.Option("--data", envvar="UDA_REID_DATA", help="Folder that holds the data sets.")
+]
 Out = Annotated[Path, typer.Option("--out", help="Folder for runs and source models.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Root of every random stream.")]
-ProfileOption = Annotated[Profile | None, typer.Option("--profile", help="Schedule (default: chosen by the domains).")]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="Change one option: adapt.lr=1e-4, pretrain.epochs=5.")]
+ProfileOption = Annotated[
+    Profile | None, typer.Option("--profile", help="Schedule (default: chosen by the domains).")
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="Change one option: adapt.lr=1e-4, pretrain.epochs=5.")
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-PrecisionOption = Annotated[Precision, typer.Option("--precision", help="fp32, or bf16 for the forward passes.")]
+PrecisionOption = Annotated[
+    Precision, typer.Option("--precision", help="fp32, or bf16 for the forward passes.")
+]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0: all cores.")]
-Weights = Annotated[Path | None, typer.Option("--weights", help="Folder with weights files, looked into first.")]
-Protocol = Annotated[str, typer.Option("--protocol", help="market, cross-camera, any-camera, single-gallery-shot, auto.")]
+Weights = Annotated[
+    Path | None, typer.Option("--weights", help="Folder with weights files, looked into first.")
+]
+Protocol = Annotated[
+    str, typer.Option("--protocol", help="market, cross-camera, any-camera, single-gallery-shot, auto.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the record as JSON instead of tables.")]
 
 
@@ -132,7 +168,9 @@ def adapt(
     seed: Seed = 0,
     profile: ProfileOption = None,
     set_: Settings = None,
-    bound: Annotated[bool, typer.Option("--bound", help="Also train the supervised bound, with target labels.")] = False,
+    bound: Annotated[
+        bool, typer.Option("--bound", help="Also train the supervised bound, with target labels.")
+    ] = False,
     protocol: Protocol = "auto",
     device: Device = "auto",
     precision: PrecisionOption = Precision.fp32,
@@ -158,7 +196,10 @@ def adapt(
         return
     output = Console(highlight=False)
     if finished:
-        output.print(f"This run was finished before; these are its numbers (remove {folder} to run it again).", soft_wrap=True)
+        output.print(
+            f"This run was finished before; these are its numbers (remove {folder} to run it again).",
+            soft_wrap=True,
+        )
     output.print(show(record))
     output.print(f"run: {folder}\nmodel: {folder / 'adapted.safetensors'}", soft_wrap=True)
 
@@ -206,7 +247,13 @@ def evaluate(
     from uda_reid.report import Row, scores_json, scores_table
 
     scores = score_checkpoint(
-        checkpoint, tgt, data=data, protocol=protocol, device=device, threads=threads, reporter=RichReporter(screen)
+        checkpoint,
+        tgt,
+        data=data,
+        protocol=protocol,
+        device=device,
+        threads=threads,
+        reporter=RichReporter(screen),
     )
     if json:
         typer.echo(scores_json(scores), nl=False)
@@ -216,7 +263,9 @@ def evaluate(
 
 
 @app.command("list", epilog="Example: `uda-reid list recipes`")
-def list_(kind: Annotated[Kind | None, typer.Argument(help="What to list (default: everything).")] = None) -> None:
+def list_(
+    kind: Annotated[Kind | None, typer.Argument(help="What to list (default: everything).")] = None,
+) -> None:
     """List the data sets, recipes, strategies and encoders that can be named."""
     output = Console(highlight=False)
     for what in [kind] if kind else list(Kind):
@@ -244,7 +293,7 @@ def _known(kind: Kind) -> dict[str, str]:
     from uda_reid.data.layouts import DATASETS
     from uda_reid.data.scenes import SCENES
 
-    scenes = {name: "built-in scene, drawn on first use" for name in SCENES}
+    scenes = dict.fromkeys(SCENES, "built-in scene, drawn on first use")
     return {**scenes, **{name: str(known) for name, known in DATASETS.items()}}
 
 
@@ -252,9 +301,43 @@ def _known(kind: Kind) -> dict[str, str]:
 def draw(
     scene: Annotated[str, typer.Argument(help="plaza, campus or station.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to draw into; it must not exist or be empty.")],
+    identities: Annotated[int, typer.Option("--identities", min=2, help="People in the training set.")] = 100,
+    test_identities: Annotated[
+        int, typer.Option("--test-identities", min=2, help="People to search for.")
+    ] = 60,
+    cameras: Annotated[int, typer.Option("--cameras", min=2, help="Cameras of the network.")] = 5,
+    images: Annotated[
+        int, typer.Option("--images", min=1, help="Most images of a person in one camera.")
+    ] = 3,
+    height: Annotated[int, typer.Option("--height", min=32, help="Rows of an image.")] = 128,
+    width: Annotated[int, typer.Option("--width", min=16, help="Columns of an image.")] = 64,
+    jobs: Annotated[int, typer.Option("--jobs", min=0, help="Processes; 0: one per core.")] = 0,
     seed: Seed = 0,
 ) -> None:
     """Draw a built-in scene as a data set in Market-1501's layout, with annotations."""
+    import os
+
+    from pydantic import ValidationError
+
+    from uda_reid.data.scenes import Drawing
+    from uda_reid.data.scenes import draw as draw_scene
+    from uda_reid.errors import RecipeError
+
+    try:
+        options = Drawing(
+            train_identities=identities, test_identities=test_identities, cameras=cameras, most_images=images,
+            height=height, width=width, seed=seed,
+        )  # fmt: skip
+    except ValidationError as error:
+        problem = error.errors()[0]
+        option = ".".join(map(str, problem["loc"])).replace("_", "-")
+        raise RecipeError(f"--{option} {problem['input']}: {problem['msg'].lower()}") from error
+    reporter = RichReporter(screen)
+    with _resumable():
+        folder = draw_scene(
+            scene, out, options, processes=jobs or os.cpu_count() or 1, progress=reporter.progress
+        )
+    typer.echo(f"drawn: {folder}")
 
 
 def _job(**values: Any) -> Job:
@@ -275,12 +358,16 @@ def _resumable() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        raise Interrupted("interrupted; the same command goes on from the last finished epoch or round") from error
+        raise Interrupted(
+            "interrupted; the same command goes on from the last finished epoch or round"
+        ) from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
         place = error.filename or "a file"
-        raise UdaReidError(f"{place}: {error.strerror}; what was finished is kept, the same command goes on") from error
+        raise UdaReidError(
+            f"{place}: {error.strerror}; what was finished is kept, the same command goes on"
+        ) from error
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ class Evaluator:
 
     Args:
         domain: the domain; its query and gallery splits are searched with and in.
-        protocol: a name from `ops.ranking.PROTOCOLS` or `single-gallery-shot`; "auto" is `market` where cameras are
+        protocol: a name from `ops.protocols.PROTOCOLS` or `single-gallery-shot`; "auto" is `market` where cameras are
             known, else `any-camera`.
         run: the surroundings.
 
@@ -51,7 +51,9 @@ class Evaluator:
         for part in ("query", "gallery"):
             split: Split = getattr(self.domain, part)
             if not len(split):
-                raise DataError(f"{self.domain.root}: no {part} images, so nothing can be scored on {self.domain.name}")
+                raise DataError(
+                    f"{self.domain.root}: no {part} images, so nothing can be scored on {self.domain.name}"
+                )
             object.__setattr__(self, part, Photographs(split, name=f"{self.domain.name} {part}"))
         if self.protocol == "auto":
             known_cameras = self.domain.query.cams is not None and self.domain.gallery.cams is not None
@@ -116,4 +118,3 @@ class Evaluator:
 def evaluate(encoder: Encoder, domain: Domain, *, protocol: str = "auto", run: Run = QUIET) -> Scores:
     """Return how well `encoder` retrieves the identities of `domain` (see `Evaluator`)."""
     return Evaluator(domain, protocol, run).score(encoder)
-

@@ -76,9 +76,8 @@ def build(
         RecipeError: an option is unknown, not of its field's type, out of range, or missing; one line.
     """
     known, place = names(schema), prefix.rstrip(".: ")
-    for name, value in given.items():
-        if name not in known:
-            raise RecipeError(f"{value.where}: unknown option; {suggest(name, [*known, *also])}")
+    for name in (option for option in given if option not in known):
+        raise RecipeError(f"{given[name].where}: unknown option; {suggest(name, [*known, *also])}")
     try:
         hints, adapter = get_type_hints(schema), TypeAdapter(schema)
     except (PydanticUserError, NameError, TypeError) as error:

@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -20,15 +20,15 @@ from uda_reid import __version__
 from uda_reid.data.images import Photographs, unlabelled
 from uda_reid.data.layouts import listing, read
 from uda_reid.data.scenes import SCENES, ensure
-from uda_reid.errors import CheckpointError, DataError, RecipeError
+from uda_reid.errors import CheckpointError, DataError
 from uda_reid.evaluate import Evaluator
 from uda_reid.ops.quality import audit
 from uda_reid.pretrain import pretrain, validate
-from uda_reid.recipe import Recipe, choose_profile, load, resolved, to_yaml
-from uda_reid.report import BOUND, SOURCE_ONLY, Record, Row, write, write_text
+from uda_reid.recipe import choose_profile, load, resolved, to_yaml
+from uda_reid.report import BOUND, SOURCE_ONLY, Record, Row, write
 from uda_reid.report import read as read_record
 from uda_reid.run import Reporter, Run, Silent
-from uda_reid.training.checkpoint import CheckpointFolder, load_encoder, save_encoder
+from uda_reid.training.checkpoint import CheckpointFolder, load_encoder, replace_file, save_encoder
 from uda_reid.training.devices import environment, pick_device, use_threads
 from uda_reid.types import Domain, Encoder, Scores, Source
 
@@ -78,18 +78,12 @@ def open_domain(name: str, data: Path, *, reporter: Reporter | None = None) -> D
     """Return a domain by name: a folder or known data set, or a built-in scene, drawn where it is not there yet."""
     reporter = reporter or Silent()
     if name in SCENES and not (data / name).is_dir():
-        return read(name, _scene(name, reporter))
-    domain = read(name, data)
+        folder = ensure(name, processes=min(os.cpu_count() or 1, 8), progress=reporter.progress)
+        return replace(read(folder.name, folder.parent), name=name)
+    domain = read(name, data, others=SCENES)
     for note in domain.notes:
         reporter.log(f"{domain.name}: {note}")
     return domain
-
-
-def _scene(name: str, reporter: Reporter) -> Path:
-    folder = ensure(
-        name, processes=min(os.cpu_count() or 1, 8), progress=lambda items, text, total: reporter.progress(items, text, total)
-    )
-    return folder.parent if folder.name == name else folder
 
 
 class Prepared:
@@ -159,10 +153,7 @@ def one(job: Job, *, reporter: Reporter | None = None) -> tuple[Record, Path, bo
     with _alone(folder):
         found = folder / "record.json"
         finished = found.is_file()
-        if finished:
-            record = read_record(found)
-        else:
-            record = _work(prepared, folder)
+        record = read_record(found) if finished else _work(prepared, folder)
         if job.bound and record.row(BOUND) is None:
             evaluator = Evaluator(prepared.target, job.protocol, prepared.run(folder / "state"))
             record = record.with_row(_bound(prepared, evaluator))
@@ -173,8 +164,10 @@ def one(job: Job, *, reporter: Reporter | None = None) -> tuple[Record, Path, bo
 def _work(prepared: Prepared, folder: Path) -> Record:
     job, recipe, target = prepared.job, prepared.recipe, prepared.target
     reporter = Logged(prepared.reporter, folder / "log.txt")
-    write_text(folder / "recipe.yaml", to_yaml(recipe))
-    reporter.log(f"{recipe.name}: {prepared.source.name} -> {target.name}, profile {recipe.profile}, seed {job.seed}")
+    replace_file(folder / "recipe.yaml", to_yaml(recipe).encode())
+    reporter.log(
+        f"{recipe.name}: {prepared.source.name} -> {target.name}, profile {recipe.profile}, seed {job.seed}"
+    )
     for note in recipe.notes:
         reporter.log(f"note: {note}")
     clock = Clock()
@@ -204,13 +197,16 @@ def _work(prepared: Prepared, folder: Path) -> Record:
         seed=job.seed,
         profile=recipe.profile,
         recipe=resolved(recipe),
-        rows=rows if recipe.strategy_name != "source_only" else (replace(rows[0], facts=rows[1].facts), rows[1]),
+        rows=rows,
         validation=validation,
         history=tuple(result.history),
         curve=curve,
         seconds=clock.seconds,
         environment=environment(prepared.device),
-        notes=(*recipe.notes, *(f"{domain.name}: {note}" for domain in (prepared.source, target) for note in domain.notes)),
+        notes=(
+            *recipe.notes,
+            *(f"{domain.name}: {note}" for domain in (prepared.source, target) for note in domain.notes),
+        ),
     )
     write(record, folder / "record.json")
     for leftover in ("state", "probes"):
@@ -286,7 +282,10 @@ def check_images(prepared: Prepared, evaluator: Evaluator) -> None:
         DataError: an image cannot be decoded.
     """
     size = prepared.recipe.encoder.height, prepared.recipe.encoder.width
-    train = [Photographs(domain.train, name=f"{domain.name} train") for domain in (prepared.source, prepared.target)]
+    train = [
+        Photographs(domain.train, name=f"{domain.name} train")
+        for domain in (prepared.source, prepared.target)
+    ]
     for images in (*train, evaluator.query, evaluator.gallery):
         images.preload(*size, progress=prepared.reporter.progress)
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -22,14 +22,14 @@ from uda_reid.ops.losses import batch_hard_triplet, identification
 from uda_reid.ops.ranking import rank
 from uda_reid.run import QUIET, Run
 from uda_reid.training.features import extract
-from uda_reid.training.loop import Batches, train
+from uda_reid.training.loop import Batches, Stateful, train
 from uda_reid.types import Batch, Domain, Ids, Source
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Pretrain:
     """How the source model is trained; the defaults are the strong baseline of Luo et al. 2019 (1903.07071).
 
@@ -43,7 +43,9 @@ class Pretrain:
     lr: Annotated[float, Field(gt=0)] = 3.5e-4  # section 3.1
     momentum: Fraction = 0.9  # sgd only
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4  # their reference code
-    epochs: Annotated[int, Field(ge=0)] = 60  # 120 in the paper, for ids x 4 images an epoch; ours see every image
+    epochs: Annotated[int, Field(ge=0)] = (
+        60  # 120 in the paper, for ids x 4 images an epoch; ours see every image
+    )
     warmup: Annotated[int, Field(ge=0)] = 10  # section 3.1: epochs of linear warm-up
     schedule: Literal["constant", "step", "cosine"] = "step"
     milestones: tuple[Positive, ...] = (30, 50)  # step only: the rate is divided by 10 after these epochs
@@ -55,11 +57,15 @@ class Pretrain:
     validation: Fraction = 0.1  # share of the identities held out of training, to choose and to check by
 
 
+DEFAULT = Pretrain()
+RESNET50 = EncoderSpec()
+
+
 def pretrain(
     domain: Domain,
-    options: Pretrain = Pretrain(),
+    options: Pretrain = DEFAULT,
     *,
-    encoder: EncoderSpec = EncoderSpec(),
+    encoder: EncoderSpec = RESNET50,
     weights_folders: Sequence[Path] = (),
     run: Run = QUIET,
 ) -> Source:
@@ -86,11 +92,29 @@ def pretrain(
     if classes < 2:
         raise DataError(f"{domain.root}: {classes} identity to train on; identification needs at least 2")
     model = build(encoder, seed=run.seed_for("pretrain/encoder"), weights_folders=weights_folders)
+    run.log(
+        f"{encoder.backbone}: {model.load_report}"
+        if model.load_report
+        else f"{encoder.backbone}: random weights"
+    )
     classifier = Classifier(
-        model.dim, classes, dropout=options.dropout, std=options.head_std, generator=run.stream("pretrain/classifier")
+        model.dim,
+        classes,
+        dropout=options.dropout,
+        std=options.head_std,
+        generator=run.stream("pretrain/classifier"),
     )
     cams = None if domain.train.cams is None else torch.from_numpy(domain.train.cams)
-    source = Source(domain.name, images, pids, cams, torch.zeros(len(pids), dtype=torch.int64), validation, model, classifier)
+    source = Source(
+        domain.name,
+        images,
+        pids,
+        cams,
+        torch.zeros(len(pids), dtype=torch.int64),
+        validation,
+        model,
+        classifier,
+    )
     _fit(source, model, options, run)
     return source
 
@@ -101,7 +125,9 @@ def _renumber(pids: Ids, share: float, run: Run) -> tuple[Tensor, Tensor]:
     order = torch.randperm(len(identities), generator=run.stream("pretrain/validation")).numpy()
     held_out = np.sort(order[: int(share * len(identities))])
     number = np.empty(len(identities), dtype=np.int64)
-    number[np.concatenate([np.setdiff1d(np.arange(len(identities)), held_out), held_out])] = np.arange(len(identities))
+    number[np.concatenate([np.setdiff1d(np.arange(len(identities)), held_out), held_out])] = np.arange(
+        len(identities)
+    )
     renumbered = torch.from_numpy(number[labels])
     return renumbered, torch.nonzero(renumbered >= len(identities) - len(held_out)).flatten()
 
@@ -120,7 +146,11 @@ def _fit(source: Source, model: Embedder, options: Pretrain, run: Run) -> None:
         if triplet:
             identities = max(options.batch // options.instances, 2)
             plan = identity_balanced(
-                source.pids[rows], identities=identities, instances=options.instances, generator=generator, rows=rows
+                source.pids,
+                identities=identities,
+                instances=options.instances,
+                generator=generator,
+                rows=rows,
             )
         else:
             plan = shuffled(rows, options.batch, generator)
@@ -149,7 +179,7 @@ def _fit(source: Source, model: Embedder, options: Pretrain, run: Run) -> None:
         accuracy = (logits.detach().argmax(1) == batch.labels).float().mean()
         return {**terms, "accuracy": accuracy}
 
-    parts = {"encoder": model, "classifier": classifier, "optimizer": optimizer}
+    parts: dict[str, Stateful] = {"encoder": model, "classifier": classifier, "optimizer": optimizer}
     history = train(step, batches, epochs=options.epochs, parts=parts, name="pretrain", run=run)
     if history:
         run.log(f"{source.name}: " + ", ".join(f"{name} {value:.3f}" for name, value in history[-1].items()))
@@ -192,7 +222,9 @@ def validate(source: Source, *, run: Run = QUIET) -> Mapping[str, float]:
     rows = source.validation
     if not len(rows):
         return {}
-    features = extract(source.encoder, source.images, rows=rows, run=run, description=f"{source.name} validation")
+    features = extract(
+        source.encoder, source.images, rows=rows, run=run, description=f"{source.name} validation"
+    )
     pids = source.pids[rows].numpy() + 1
     # Without cameras every image is a camera of its own: that leaves out the query itself and nothing else.
     cams = np.arange(len(rows)) if source.cams is None else source.cams[rows].numpy()

@@ -161,16 +161,9 @@ def load(
         cap = None if "clusters" in given["adapt"] else target_images
         recipe = _shorten(recipe, asked, short[asked], cap)
     recipe = _override(recipe, given, shown)
-    clusters, origin = getattr(recipe.strategy, "clusters", None), f"{shown}: adapt.clusters"
-    for options in (given["adapt"], file.sections["adapt"]):
-        if "clusters" in options:
-            origin = options["clusters"].where
-            break
-    if target_images is not None and type(clusters) is int and clusters > target_images:
-        raise RecipeError(
-            f"{origin}: {clusters} clusters are more than the target's {target_images} training images; "
-            "set fewer (--set adapt.clusters=...) or take --profile small"
-        )
+    nowhere = Given(None, f"{shown}: adapt.clusters")
+    origin = given["adapt"].get("clusters") or file.sections["adapt"].get("clusters", nowhere)
+    _check_clusters(recipe.strategy, target_images, origin.where)
     return recipe
 
 
@@ -231,7 +224,8 @@ def _compose(path: Path, shown: str) -> yaml.Node | None:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
                 reason = f"a recipe has no references (*{event.anchor}); write the value out"
-                raise RecipeError(f"{shown}:{event.start_mark.line + 1}: {reason}")
+                line = event.start_mark.line + 1 if event.start_mark else 1
+                raise RecipeError(f"{shown}:{line}: {reason}")
         return yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -358,6 +352,15 @@ def _shorten(recipe: Recipe, profile: Profile, strategy: Strategy, images: int |
         profile=profile,
         notes=(*recipe.notes, *notes),
     )
+
+
+def _check_clusters(strategy: Strategy, images: int | None, where: str) -> None:
+    clusters = getattr(strategy, "clusters", None)
+    if images is not None and type(clusters) is int and clusters > images:
+        raise RecipeError(
+            f"{where}: {clusters} clusters are more than the target's {images} training images; "
+            "set fewer (--set adapt.clusters=...) or take --profile small"
+        )
 
 
 def _override(recipe: Recipe, given: Mapping[str, Mapping[str, Given]], shown: str) -> Recipe:

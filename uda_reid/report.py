@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from uda_reid.errors import CheckpointError
+from uda_reid.training.checkpoint import replace_file
 from uda_reid.types import Scores
 
 SOURCE_ONLY, BOUND = "source-only", "supervised bound"
@@ -95,7 +94,9 @@ def gap_closed(record: Record) -> float | None:
     start, bound = record.row(SOURCE_ONLY), record.row(BOUND)
     if start is None or bound is None or bound.scores.mean_ap - start.scores.mean_ap < 0.02:
         return None
-    return (record.adapted.scores.mean_ap - start.scores.mean_ap) / (bound.scores.mean_ap - start.scores.mean_ap)
+    return (record.adapted.scores.mean_ap - start.scores.mean_ap) / (
+        bound.scores.mean_ap - start.scores.mean_ap
+    )
 
 
 def to_json(record: Record) -> str:
@@ -110,27 +111,7 @@ def scores_json(scores: Scores) -> str:
 
 def write(record: Record, path: Path) -> None:
     """Write the record as JSON, whole or not at all."""
-    write_text(path, to_json(record))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace the file at `path` by `text`, whole or not at all.
-
-    Raises:
-        CheckpointError: the disk is full or the folder cannot be written.
-    """
-    try:
-        with NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8") as file:
-            try:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-                Path(file.name).replace(path)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written ({error.strerror}); free some space or choose another --out") from error
+    replace_file(path, to_json(record).encode())
 
 
 def read(path: Path) -> Record:
@@ -143,12 +124,12 @@ def read(path: Path) -> Record:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data.pop("format") != FORMAT:
             raise ValueError("another format")
-        rows = tuple(
-            Row(row["name"], _scores(row["scores"]), row["facts"]) for row in data.pop("rows")
-        )
+        rows = tuple(Row(row["name"], _scores(row["scores"]), row["facts"]) for row in data.pop("rows"))
         values = {field.name: data[field.name] for field in fields(Record) if field.name != "rows"}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: is not a record of this version of uda_reid ({error}); run with a new --out") from error
+        raise CheckpointError(
+            f"{path}: is not a record of this version of uda_reid ({error}); run with a new --out"
+        ) from error
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     return Record(rows=rows, **values)
 
@@ -176,7 +157,9 @@ def _plain(value: Any) -> Any:
 
 def show(record: Record) -> RenderableType:
     """Return the table of a run with its gain and its supervision ledger, for a terminal."""
-    return Group(_scores_table(record), Text(_gain(record), style="bold"), _ledger(record), _footnotes(record))
+    return Group(
+        _scores_table(record), Text(_gain(record), style="bold"), _ledger(record), _footnotes(record)
+    )
 
 
 def _percent(value: float) -> str:
@@ -191,7 +174,12 @@ def scores_table(title: str, rows: Sequence[Row]) -> Table:
         table.add_column(column, justify="right")
     for row in rows:
         scores = row.scores
-        values = [scores.mean_ap, *(scores.cmc[rank] for rank in (1, 5, 10)), scores.mean_inp, scores.mean_ap_step]
+        values = [
+            scores.mean_ap,
+            *(scores.cmc[rank] for rank in (1, 5, 10)),
+            scores.mean_inp,
+            scores.mean_ap_step,
+        ]
         table.add_row(row.name, *map(_percent, values), str(scores.counted), str(scores.skipped))
     return table
 
@@ -238,6 +226,8 @@ def _footnotes(record: Record) -> Text:
     lines.append(f"protocol {scores.protocol}; skipped queries have no valid match and are in no mean")
     tied = max(row.scores.ties for row in record.rows)
     if tied:
-        lines.append(f"{tied} queries have equal distances that touch a match; ties are broken by gallery order")
+        lines.append(
+            f"{tied} queries have equal distances that touch a match; ties are broken by gallery order"
+        )
     lines.extend(f"note: {note}" for note in record.notes)
     return Text("\n".join(lines), style="dim")

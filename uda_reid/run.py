@@ -117,7 +117,10 @@ class Run:
         """Inside, torch's global random numbers (dropout, say) are the stream called `name`; outside they are untouched."""
         devices = range(torch.cuda.device_count()) if torch.device(self.device).type == "cuda" else []
         with torch.random.fork_rng(devices=list(devices)):
-            torch.manual_seed(self.seed_for(name))
+            torch.default_generator.manual_seed(self.seed_for(name))
+            for device in devices:
+                with torch.cuda.device(device):
+                    torch.cuda.manual_seed(self.seed_for(name))
             yield
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -164,7 +167,8 @@ class Run:
         """
         if not bool(torch.isfinite(loss)):
             raise UdaReidError(
-                f"the loss became {float(loss.detach())}; lower the learning rate (--set adapt.lr=... or pretrain.lr=...)"
+                f"the loss became {float(loss.detach())}; lower the learning rate"
+                " (--set adapt.lr=... or --set pretrain.lr=...)"
             )
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)

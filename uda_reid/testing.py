@@ -29,7 +29,9 @@ class ConformanceError(UdaReidError):
     """A strategy broke a promise; the message names it."""
 
 
-def tiny_domain(folder: Path, *, name: str = "tiny", identities: int = 6, images: int = 4, seed: int = 0) -> Domain:
+def tiny_domain(
+    folder: Path, *, name: str = "tiny", identities: int = 6, images: int = 4, seed: int = 0
+) -> Domain:
     """Draw a domain of coloured noise into `folder` and return it; identities differ by colour, two cameras by light."""
     numbers = np.random.default_rng([seed, *name.encode()])
     folder.mkdir(parents=True, exist_ok=True)
@@ -45,7 +47,9 @@ def tiny_domain(folder: Path, *, name: str = "tiny", identities: int = 6, images
                 picture[HEIGHT // 2 :] += colour[1]
                 path = folder / f"{split}_{pid:04d}_c{cam}_{number}.png"
                 Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(path)
-                paths.append(path), pids.append(pid), cams.append(cam)
+                paths.append(path)
+                pids.append(pid)
+                cams.append(cam)
         splits[split] = Split(tuple(paths), np.array(pids), np.array(cams))
     return Domain(name, folder, splits["train"], splits["query"], splits["gallery"])
 
@@ -67,7 +71,11 @@ def fingerprint(module: nn.Module) -> str:
 
 
 def check_strategy(
-    strategy: Strategy, *, without_training: Strategy | None = None, cameras: bool = False, random_draws: bool = True
+    strategy: Strategy,
+    *,
+    without_training: Strategy | None = None,
+    cameras: bool = False,
+    random_draws: bool = True,
 ) -> None:
     """Check that a strategy keeps its promises, on tiny images, in seconds.
 
@@ -92,14 +100,21 @@ def check_strategy(
         before = fingerprint(source.encoder), fingerprint(source.classifier), _global_states()
         first = adapt(strategy, domain, 0)
         after = fingerprint(source.encoder), fingerprint(source.classifier), _global_states()
-        for was, now, what in zip(before, after, ("encoder", "classifier", "global random states"), strict=True):
+        for was, now, what in zip(
+            before, after, ("encoder", "classifier", "global random states"), strict=True
+        ):
             _promise(was == now, f"the caller's {what} changed during adapt")
         _promise(first.encoder is not source.encoder, "the result's encoder is the caller's own module")
         _check_result(first)
         weights = fingerprint(first.encoder)
-        _promise(fingerprint(adapt(strategy, domain, 0).encoder) == weights, "the same seed gave other weights")
+        _promise(
+            fingerprint(adapt(strategy, domain, 0).encoder) == weights, "the same seed gave other weights"
+        )
         if random_draws:
-            _promise(fingerprint(adapt(strategy, domain, 1).encoder) != weights, "another seed gave the same weights")
+            _promise(
+                fingerprint(adapt(strategy, domain, 1).encoder) != weights,
+                "another seed gave the same weights",
+            )
         permuted = replace(domain, train=replace(domain.train, pids=domain.train.pids[::-1].copy()))
         _promise(
             fingerprint(adapt(strategy, permuted, 0).encoder) == weights,

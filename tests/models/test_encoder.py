@@ -55,6 +55,11 @@ def test_encoder_computes_what_torchvision_does(name: str) -> None:
         torch.testing.assert_close(encoder(pictures()), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_backbones_describe_themselves() -> None:
+    assert str(BACKBONES["resnet50"]) == "embeddings of 2048 numbers; ImageNet weights of torchvision"
+    assert str(BACKBONES["resnet_tiny"]) == "embeddings of 160 numbers; no ImageNet weights"
+
+
 def test_resnet_tiny_fits_three_megabytes() -> None:
     encoder = build(spec())
     assert encoder.dim == 160
@@ -163,7 +168,9 @@ def test_spec_refuses_unknown_weights() -> None:
 
 
 def test_spec_refuses_imagenet_weights_that_nobody_made() -> None:
-    with pytest.raises(RecipeError, match="no ImageNet weights for resnet_tiny; use weights: none"):
+    with pytest.raises(
+        RecipeError, match="weights 'imagenet' do not exist for resnet_tiny; use weights: none"
+    ):
         spec(weights="imagenet")
 
 

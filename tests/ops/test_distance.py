@@ -8,7 +8,13 @@ from torch import Tensor
 
 from tests import oracles
 from uda_reid.errors import DataError
-from uda_reid.ops.distance import check_features, cosine_blocks, cosine_distances, normalise, squared_distances
+from uda_reid.ops.distance import (
+    check_features,
+    cosine_blocks,
+    cosine_distances,
+    normalise,
+    squared_distances,
+)
 
 
 def draw(rows: int, columns: int = 5, seed: int = 0) -> Tensor:
@@ -21,7 +27,10 @@ def test_cosine_distances_equal_the_loops_and_sklearn(rows: int, columns: int, d
     loops = torch.tensor([[oracles.cosine_distance(x, y) for y in b.tolist()] for x in a.tolist()])
     torch.testing.assert_close(cosine_distances(a, b), loops, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(
-        cosine_distances(a, b).double(), torch.from_numpy(sklearn_cosine(a.double(), b.double())), atol=1e-6, rtol=1e-5
+        cosine_distances(a, b).double(),
+        torch.from_numpy(sklearn_cosine(a.double(), b.double())),
+        atol=1e-6,
+        rtol=1e-5,
     )
 
 
@@ -43,7 +52,9 @@ def test_distances_are_float32_and_never_negative() -> None:
 
 def test_cosine_distance_does_not_depend_on_the_length_of_a_row() -> None:
     a, b = draw(3), draw(4, seed=1)
-    torch.testing.assert_close(cosine_distances(a * 1000, b / 1000), cosine_distances(a, b), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        cosine_distances(a * 1000, b / 1000), cosine_distances(a, b), atol=1e-6, rtol=0
+    )
 
 
 def test_squared_distances_pass_gradients_to_both_sides() -> None:
@@ -93,7 +104,10 @@ def test_check_features_accepts_good_features() -> None:
         (torch.zeros(2, 3, dtype=torch.int64), r"torch.int64 given"),
         (torch.zeros(0, 3), r"shape \(0, 3\) is empty"),
         (torch.zeros(3, 0), r"shape \(3, 0\) is empty"),
-        (torch.tensor([[0.0], [1.0], [float("nan")], [float("inf")]]), r"row 2 holds NaN or infinity \(2 of 4 rows"),
+        (
+            torch.tensor([[0.0], [1.0], [float("nan")], [float("inf")]]),
+            r"row 2 holds NaN or infinity \(2 of 4 rows",
+        ),
         (torch.tensor([[0.0, -float("inf")], [1.0, 0.0]]), r"row 0 holds NaN or infinity \(1 of 2 rows"),
     ],
 )

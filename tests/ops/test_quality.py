@@ -122,7 +122,12 @@ def test_audit_of_one_cluster_finds_everything_and_says_nothing() -> None:
 
 def test_audit_of_singletons_has_no_pairs_and_no_warning() -> None:
     report = audit(np.arange(60), np.arange(60) // 2)
-    assert (report["ari"], report["pair_precision"], report["pair_recall"], report["pair_f1"]) == (0.0, 0.0, 0.0, 0.0)
+    assert (report["ari"], report["pair_precision"], report["pair_recall"], report["pair_f1"]) == (
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+    )
     assert 0.8 < report["nmi"] < 1.0
     assert report["clusters"] == 60
 

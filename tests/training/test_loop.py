@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from uda_reid.run import Run
-from uda_reid.training.loop import Batches, train
+from uda_reid.training.loop import Batches, Stateful, train
 from uda_reid.types import Batch
 
 
@@ -47,7 +47,7 @@ def trained(run: Run, *, epochs: int = 4, name: str = "test") -> tuple[nn.Module
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
 
     def batches(epoch: int) -> Batches:
-        rows = torch.randperm(12, generator=run.stream(f"rows/{epoch}")).split(4)
+        rows = torch.split(torch.randperm(12, generator=run.stream(f"rows/{epoch}")), 4)
         return Batches(
             Noise(), torch.arange(12) % 3, rows, size=(4, 2), augmentation="none", name=f"{epoch}", run=run
         )
@@ -57,7 +57,7 @@ def trained(run: Run, *, epochs: int = 4, name: str = "test") -> tuple[nn.Module
         run.step(loss, optimizer)
         return {"loss": loss}
 
-    parts = {"model": model, "optimizer": optimizer}
+    parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer}
     return model, train(step, batches, epochs=epochs, parts=parts, name=name, run=run, slot="slot")
 
 

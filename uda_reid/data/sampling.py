@@ -13,8 +13,8 @@ from uda_reid.errors import DataError
 def shuffled(rows: Tensor, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Yield one epoch of batches in random order.
 
-    The last batch is filled up from the beginning of the permutation, so that no batch is smaller than the others (a
-    batch of one row cannot pass batch norm).
+    The last batch is filled up from the beginning of the permutation, so that no batch is smaller than the
+    others (a batch of one row cannot pass batch norm).
 
     Args:
         rows: (n,) int64.
@@ -34,14 +34,14 @@ def shuffled(rows: Tensor, batch: int, generator: torch.Generator) -> Iterator[T
     order = rows[torch.randperm(len(rows), generator=generator)]
     size = min(batch, len(rows))
     short = -len(rows) % size
-    return iter(torch.cat([order, order[:short]]).split(size))
+    return iter(torch.split(torch.cat([order, order[:short]]), size))
 
 
 def endless(rows: Tensor, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Yield batches for ever: the stream of rows is one random permutation after the other.
 
-    A batch may reach from one permutation into the next, so every batch is full; with fewer rows than `batch` it holds
-    rows more than once.
+    A batch may reach from one permutation into the next, so every batch is full; with fewer rows than `batch`
+    it holds rows more than once.
 
     Args:
         rows: (n,) int64.
@@ -77,10 +77,10 @@ def identity_balanced(
 ) -> Iterator[Tensor]:
     """Yield one epoch of batches with several rows of each of several identities.
 
-    Identities, and the rows within an identity, are dealt like cards: none comes again before all others have come,
-    and none twice in a batch while there are enough. An identity with fewer rows than `instances` repeats them evenly.
-    With n rows of I identities and P = min(identities, I), an epoch has max(round(n / (P * instances)), ceil(I / P))
-    batches: about as many rows as there are, and every identity at least once.
+    Identities, and the rows within an identity, are dealt like cards: none comes again before all others have
+    come, and none twice in a batch while there are enough. An identity with fewer rows than `instances`
+    repeats them evenly. With n rows of I identities, P = min(identities, I) and K = instances, an epoch has
+    max(round(n / (P * K)), ceil(I / P)) batches: about n rows, and every identity at least once.
 
     Args:
         labels: (N,) int64 identity of every row of the data set; rows with a negative label are left out.
@@ -93,22 +93,18 @@ def identity_balanced(
         Tensors of P * K rows, int64, the rows of one identity side by side.
 
     Raises:
-        DataError: there are fewer than 2 identities, or a batch of fewer than 2 identities or no instance is asked for.
+        DataError: there are fewer than 2 identities, or fewer than 2 x 1 rows per batch are asked for.
 
     Source:
         The P x K batches of Hermans et al. 2017, section 2.
     """
     if identities < 2 or instances < 1:
-        raise DataError(
-            f"a batch of {identities} identities x {instances} rows is too small; use at least 2 x 1"
-        )
+        raise DataError(f"a batch of {identities} identities x {instances} rows is too small; use at least 2 x 1")
     rows = torch.arange(len(labels)) if rows is None else rows
     rows = rows[labels[rows] >= 0]
-    known = labels[rows].unique().tolist()
+    known = torch.unique(labels[rows]).tolist()
     if len(known) < 2:
-        raise DataError(
-            f"batches need rows of at least 2 identities, and there is {len(known)}; use more images"
-        )
+        raise DataError(f"batches need rows of at least 2 identities, and there is {len(known)}; use more images")
     return _dealt(rows, labels[rows], min(identities, len(known)), instances, generator)
 
 
@@ -116,18 +112,16 @@ def _dealt(
     rows: Tensor, labels: Tensor, identities: int, instances: int, generator: torch.Generator
 ) -> Iterator[Tensor]:
     order = labels.argsort(stable=True)
-    counts = labels.unique(return_counts=True)[1].tolist()
-    decks = [_Deck(part.tolist(), generator) for part in rows[order].split(counts)]
+    counts = torch.unique(labels, return_counts=True)[1].tolist()
+    decks = [_Deck(part.tolist(), generator) for part in torch.split(rows[order], counts)]
     people = _Deck(list(range(len(decks))), generator)
     batches = max(round(len(rows) / (identities * instances)), -(-len(decks) // identities))
     for _ in range(batches):
-        yield torch.tensor(
-            [row for person in people.deal(identities) for row in decks[person].deal(instances)]
-        )
+        yield torch.tensor([row for person in people.deal(identities) for row in decks[person].deal(instances)])
 
 
 class _Deck:
-    """Cards dealt in random order, reshuffled when used up; a hand repeats a card only when there are too few."""
+    """Cards dealt in random order, reshuffled when used up; a hand repeats one only if there are too few."""
 
     def __init__(self, cards: list[int], generator: torch.Generator) -> None:
         self._cards = cards

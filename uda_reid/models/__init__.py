@@ -1,0 +1,1 @@
+"""Encoders and what sits on them while training."""

@@ -37,7 +37,7 @@ class Backbone:
     Args:
         make: returns the trunk with fresh weights: named blocks in a row, (B, 3, H, W) to (B, width, h, w).
         width: channels that leave the trunk.
-        last_stage: which of the trunk's blocks is the last to halve the map: `trunk[:last_stage]` and the rest.
+        last_stage: which of the trunk's blocks is the last one that halves the map.
         imagenet: whether torchvision publishes ImageNet weights under this name.
     """
 
@@ -45,6 +45,10 @@ class Backbone:
     width: int
     last_stage: int
     imagenet: bool = True
+
+    def __str__(self) -> str:
+        start = "ImageNet weights of torchvision" if self.imagenet else "no ImageNet weights"
+        return f"embeddings of {self.width} numbers; {start}"
 
 
 def _residual(name: str) -> Callable[[], nn.Sequential]:
@@ -122,9 +126,7 @@ class EncoderSpec:
     width: Pixels = 128
     pooling: Literal["average", "gem"] = "average"
     neck: Literal["none", "batchnorm"] = "batchnorm"  # section 3.5
-    dim: Annotated[int, Field(ge=0)] = (
-        0  # of the embedding; 0: the trunk's own width, else a projection to it
-    )
+    dim: Annotated[int, Field(ge=0)] = 0  # of the embedding, by a projection; 0: as wide as the trunk
     last_stride: Literal[1, 2] = 1  # section 3.4
     weights: str = "imagenet"  # "imagenet", "none", or a .safetensors or .pth file
 
@@ -139,7 +141,7 @@ class EncoderSpec:
                 f"use imagenet, none or a file ending in {', '.join(SUFFIXES)}"
             )
         if self.weights == "imagenet" and not BACKBONES[self.backbone].imagenet:
-            raise RecipeError(f"there are no ImageNet weights for {self.backbone}; use weights: none")
+            raise RecipeError(f"weights 'imagenet' do not exist for {self.backbone}; use weights: none")
 
 
 @plain_dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -12,9 +12,8 @@ from torch import Tensor
 
 from uda_reid.errors import DataError, RecipeError
 
-_BLOCK = (
-    1 << 20
-)  # entries of a distance block: 4 MB, small enough to stay in cache until its minima are taken
+# Entries of a distance block: 4 MB, small enough to stay in cache until its minima are taken.
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -48,10 +47,10 @@ def kmeans(
 ) -> KMeans:
     """Cluster features by Lloyd's algorithm from greedy k-means++ seeds.
 
-    Distances are float32 products of centred features, in blocks; centroids and inertia are summed in float64. A
-    sample as near to two centroids belongs to the one with the lower number. A cluster that becomes empty takes over
-    the sample farthest from its centroid. With equal generators and thread counts the result is the same to the bit,
-    and scaling all features by a power of two changes no label.
+    Distances are float32 products of centred features, in blocks; centroids and inertia are summed in
+    float64. A sample as near to two centroids belongs to the one with the lower number. A cluster that
+    becomes empty takes over the sample farthest from its centroid. With equal generators and thread counts
+    the result is the same to the bit, and scaling all features by a power of two changes no label.
 
     Args:
         features: (N, D) floating, finite; clustered as they are, so normalise them before if that is wanted.
@@ -59,9 +58,9 @@ def kmeans(
         generator: a CPU generator; every start seeds itself from it in turn.
         starts: how many times to start anew; the lowest inertia is kept.
         iterations: the most times that the centroids are moved in one start.
-        tolerance: stop when the centroids' squared movement is at most this share of the features' mean variance; 0
-            goes on until no label changes.
-        backend: `torch`, or `faiss` for its Lloyd iterations from the same seeds.
+        tolerance: stop when the centroids' squared movement is at most this share of the features' mean
+            variance; 0 goes on until no label changes.
+        backend: `torch`, or `faiss`: up to 20 iterations by faiss from the same seeds, the rest by torch.
 
     Returns:
         The clustering, on the device of `features`.
@@ -87,14 +86,9 @@ def kmeans(
     norms = _norms(points)
     lloyd = _lloyd if backend == "torch" else _lloyd_faiss
     allowed = tolerance * float(norms.double().mean()) / points.shape[1]
-    best: KMeans | None = None
-    for _ in range(starts):
-        seeds = points[_seeds(points, norms, clusters, generator)]
-        found = lloyd(points, norms, seeds, iterations, allowed)
-        if best is None or found.inertia < best.inertia:
-            best = found
-    if best is None:
-        raise RecipeError("k-means needs at least 1 start")
+    seeds = (points[_seeds(points, norms, clusters, generator)] for _ in range(starts))
+    found = (lloyd(points, norms, start, iterations, allowed) for start in seeds)
+    best = min(found, key=lambda result: result.inertia)
     centroids = (best.centroids.double() * scale + centre).float()
     return KMeans(centroids, best.labels, best.inertia * scale**2, best.iterations, best.converged)
 
@@ -102,8 +96,8 @@ def kmeans(
 def kmeans_plusplus(features: Tensor, clusters: int, *, generator: torch.Generator) -> Tensor:
     """Choose samples as the first centroids of k-means: far apart, but likelier where there are many.
 
-    Each next sample is the best of 2 + ln K candidates that are drawn in proportion to their squared distance to the
-    samples chosen so far: the one that leaves the lowest sum of squared distances.
+    Each next sample is the best of 2 + ln K candidates that are drawn in proportion to their squared distance
+    to the samples chosen so far: the one that leaves the lowest sum of squared distances.
 
     Args:
         features: (N, D) floating, finite.
@@ -160,13 +154,10 @@ def nearest_samples(features: Tensor, centroids: Tensor) -> Tensor:
 
 def _check(features: Tensor, clusters: int) -> None:
     if features.dim() != 2 or 0 in features.shape or not features.is_floating_point():
-        raise DataError(
-            f"features must be a floating (N, D) matrix, not {tuple(features.shape)} {features.dtype}"
-        )
+        raise DataError(f"features must be a floating (N, D) matrix, not {tuple(features.shape)} {features.dtype}")
     if clusters < 1 or clusters > len(features):
-        raise DataError(
-            f"cannot make {clusters:,} clusters of {len(features):,} samples; choose from 1 to {len(features):,} clusters"
-        )
+        most = f"{len(features):,}"
+        raise DataError(f"cannot make {clusters:,} clusters of {most} samples; choose from 1 to {most} clusters")
     if not bool(torch.isfinite(features.sum(dtype=torch.float64))):
         raise DataError("the features hold NaN or infinite values; the model that made them has diverged")
 
@@ -174,12 +165,13 @@ def _check(features: Tensor, clusters: int) -> None:
 def _centred(features: Tensor) -> tuple[Tensor, Tensor, float]:
     """Return float32 points around 0 of size about 1, and what undoes that: points * scale + centre.
 
-    Centring keeps the float32 products from cancelling, the scale from overflowing; a power of two rounds nothing.
+    Centring keeps the float32 products from cancelling, the scale keeps them from overflowing; being a power
+    of two, it rounds nothing.
     """
+    features = features.detach()
     centre = features.mean(0, dtype=torch.float64)
-    points = (
-        (features - centre).float() if features.dtype == torch.float64 else features.float() - centre.float()
-    )
+    exact = features.dtype == torch.float64  # others are spared the float64 copy
+    points = (features - centre).float() if exact else features.float() - centre.float()
     largest = float(points.abs().max())
     scale = 2.0 ** math.frexp(largest)[1] if largest > 0 else 1.0
     return points.div_(scale), centre, scale
@@ -202,15 +194,15 @@ def _seeds(points: Tensor, norms: Tensor, clusters: int, generator: torch.Genera
     nearest = _to(points, norms, torch.tensor([first], device=points.device))[0]
     nearest[first] = 0
     for _ in range(1, clusters):
-        draws = torch.rand(candidates, generator=generator, dtype=torch.float64).to(points.device)
-        mass = nearest.cumsum(0, dtype=torch.float64)
+        draws = torch.rand(candidates, generator=generator, dtype=torch.float64)
+        mass = nearest.cpu().cumsum(0, dtype=torch.float64)  # on a GPU, running sums differ from run to run
         if float(mass[-1]) == 0:  # only copies of chosen samples are left
             free = torch.ones(len(points), dtype=torch.bool)
             free[chosen] = False
-            return torch.tensor(
-                [*chosen, *torch.nonzero(free).flatten().tolist()][:clusters], device=points.device
-            )
+            chosen += torch.nonzero(free).flatten().tolist()[: clusters - len(chosen)]
+            break
         drawn = torch.searchsorted(mass, draws * mass[-1], right=True).clamp_(max=len(points) - 1)
+        drawn = drawn.to(points.device)
         left = torch.minimum(_to(points, norms, drawn), nearest)
         best = int(left.sum(1, dtype=torch.float64).argmin())
         chosen.append(int(drawn[best]))
@@ -239,29 +231,20 @@ def _lloyd(points: Tensor, norms: Tensor, centroids: Tensor, iterations: int, al
 
 
 def _lloyd_faiss(points: Tensor, norms: Tensor, centroids: Tensor, iterations: int, allowed: float) -> KMeans:
-    """Let faiss iterate ten times, look whether that changed anything, and go on: faiss itself never stops early."""
-    faiss = _faiss()
-    labels = _assign(points, norms, centroids)
-    converged, done = False, 0
-    while not converged and done < iterations:
-        steps = min(10, iterations - done)
-        machine = faiss.Kmeans(
-            points.shape[1],
-            len(centroids),
-            niter=steps,
-            min_points_per_centroid=1,
-            max_points_per_centroid=len(
-                points
-            ),  # every sample counts; the default would draw 256 per cluster
-        )
+    """Iterate with faiss, then go on with `_lloyd`: faiss neither stops early nor keeps to the means."""
+    steps = min(20, iterations - 1)
+    machine = _faiss().Kmeans(
+        points.shape[1],
+        len(centroids),
+        niter=steps,
+        min_points_per_centroid=1,
+        max_points_per_centroid=len(points),  # every sample counts; the default would draw 256 per cluster
+    )
+    if steps:
         machine.train(points.cpu().numpy(), init_centroids=centroids.cpu().numpy())
-        moved = torch.from_numpy(machine.centroids).to(points.device)
-        shift = float((moved - centroids).double().square().sum())
-        centroids = moved
-        previous, labels = labels, _assign(points, norms, centroids)
-        converged = torch.equal(previous, labels) or shift <= allowed
-        done += steps
-    return KMeans(centroids, labels, _inertia(points, centroids, labels), done, converged)
+        centroids = torch.from_numpy(machine.centroids).to(points.device)
+    found = _lloyd(points, norms, centroids, iterations - steps, allowed)
+    return replace(found, iterations=found.iterations + steps)
 
 
 def _faiss() -> Any:
@@ -277,10 +260,7 @@ def _faiss() -> Any:
 def _assign(points: Tensor, norms: Tensor, centroids: Tensor) -> Tensor:
     """Return (N,) int64: each point's nearest centroid, no centroid without a point."""
     lengths = centroids.square().sum(1)
-    parts = [
-        torch.addmm(lengths, block, centroids.T, alpha=-2).min(1)
-        for _, block in _blocks(points, len(centroids))
-    ]
+    parts = [torch.addmm(lengths, block, centroids.T, alpha=-2).min(1) for _, block in _blocks(points, len(centroids))]
     labels = torch.cat([part.indices for part in parts])
     counts = labels.bincount(minlength=len(centroids))
     empty = torch.nonzero(counts == 0).flatten().tolist()
@@ -295,12 +275,12 @@ def _assign(points: Tensor, norms: Tensor, centroids: Tensor) -> Tensor:
 
 
 def _means(points: Tensor, labels: Tensor, clusters: int) -> Tensor:
-    """Return (clusters, D) float32 means, summed in float64 and in row order, hence alike on every run and device."""
+    """Return (clusters, D) float32 means, summed in float64 and in row order: alike on every run."""
     order = labels.argsort(stable=True)
     counts = labels.bincount(minlength=clusters)
     sums = [
         torch.segment_reduce(part[order].double(), "sum", lengths=counts, unsafe=True)
-        for part in points.split(256, dim=1)  # bounds the float64 copy
+        for part in torch.split(points, 256, dim=1)  # bounds the float64 copy
     ]
     return (torch.cat(sums, dim=1) / counts[:, None]).float()
 

@@ -12,8 +12,8 @@ from uda_reid.errors import DataError, RecipeError
 def identification(logits: Tensor, labels: Tensor, *, smoothing: float = 0.0) -> Tensor:
     """Return the mean cross entropy between softmax(logits) and the labels.
 
-    With C classes and smoothing e, a row with label y costs -(1 - e) log p_y - (e / C) sum_k log p_k: the true class
-    weighs 1 - e + e / C, each other class e / C.
+    With C classes and smoothing e, a row with label y costs -(1 - e) log p_y - (e / C) sum_k log p_k: the
+    true class weighs 1 - e + e / C, each other class e / C.
 
     Args:
         logits: (B, C) floating.
@@ -38,18 +38,16 @@ def identification(logits: Tensor, labels: Tensor, *, smoothing: float = 0.0) ->
     _check_batch(logits, labels, "logits")
     outside = labels[(labels < 0) | (labels >= logits.shape[1])]
     if len(outside):
-        raise DataError(
-            f"label {int(outside[0])} is outside the {logits.shape[1]} classes; number labels from 0"
-        )
+        raise DataError(f"label {int(outside[0])} is outside the {logits.shape[1]} classes; number labels from 0")
     return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
 
 
 def batch_hard_triplet(embeddings: Tensor, labels: Tensor, *, margin: float | None = 0.3) -> Tensor:
     """Return the mean over anchors of how much nearer the hardest negative is than the hardest positive.
 
-    For an anchor a, with D the Euclidean (not squared) distance, d = max over positives p of D(a, p) minus min over
-    negatives n of D(a, n); the anchor costs max(0, margin + d), or ln(1 + exp(d)) without a margin. An anchor is no
-    positive of its own. Anchors without any positive or without any negative are left out.
+    For an anchor a, with D the Euclidean (not squared) distance, d = max over positives p of D(a, p) minus
+    min over negatives n of D(a, n); the anchor costs max(0, margin + d), or ln(1 + exp(d)) without a margin.
+    An anchor is no positive of its own. Anchors without any positive or without any negative are left out.
 
     Args:
         embeddings: (B, D) floating, not normalised.
@@ -82,7 +80,7 @@ def batch_hard_triplet(embeddings: Tensor, labels: Tensor, *, margin: float | No
 
 
 def _hardest(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the anchors that have both, their farthest positives and their nearest negatives, as row numbers."""
+    """Return rows: anchors that have both, their farthest positives, their nearest negatives."""
     distances = torch.cdist(embeddings, embeddings, compute_mode="donot_use_mm_for_euclid_dist")
     same = labels[:, None] == labels[None, :]
     positive = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
@@ -93,9 +91,10 @@ def _hardest(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 
 def _distance(embeddings: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    # Only the mined pairs are differentiated, as differences of rows: exact where a Gram matrix would cancel, and the
-    # norm's gradient at zero distance is zero, not NaN.
-    return torch.linalg.vector_norm(embeddings[first] - embeddings[second], dim=1)
+    # Only the mined pairs are differentiated, as differences of rows: exact where a Gram matrix would cancel,
+    # and the norm's gradient at zero distance is zero, not NaN.
+    distances: Tensor = torch.linalg.vector_norm(embeddings[first] - embeddings[second], dim=1)
+    return distances
 
 
 def _check_batch(values: Tensor, labels: Tensor, what: str) -> None:

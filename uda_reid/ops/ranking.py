@@ -201,8 +201,10 @@ class _Matches(NamedTuple):
 def _rank(distance_blocks: Iterable[Tensor], labels: Labels) -> Ranking:
     queries, start, found = len(labels.query_pids), 0, []
     for distances in distance_blocks:
-        stop = start + len(distances)
         _check_block(distances, start, labels)
+        if len(distances) == 0:
+            continue
+        stop = start + len(distances)
         good, removed = labels.masks(slice(start, stop))
         matches = _count(distances.to(good.device).contiguous(), good, removed)
         found.append(matches._replace(query=matches.query + start))

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -23,21 +23,23 @@ from uda_reid.ops.distance import normalise
 from uda_reid.ops.losses import identification
 from uda_reid.run import QUIET, Run
 from uda_reid.training.features import extract
-from uda_reid.training.loop import Batches, train
+from uda_reid.training.loop import Batches, Stateful, train
 from uda_reid.types import AdaptationResult, Batch, Encoder, Source, Target
 
 Count = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class PUL:
     """Progressive unsupervised learning."""
 
     clusters: Count = 700  # code: 700 for Duke, 750 for Market and CUHK03, close to the true 702/751/767
     threshold: float = 0.85  # code: LAMBDA, the least cosine to a centre, strictly greater
     rounds: Annotated[int, Field(ge=0)] = 25  # code
-    tolerance: Share = 0.01  # text: stop once the reliable set is stable; its size changed by less than this. 0: never
+    tolerance: Share = (
+        0.01  # text: stop once the reliable set is stable; its size changed by less than this. 0: never
+    )
     select: Literal["any", "own"] = "any"  # code: near any centre; text: near the centre of its own cluster
     restart: Literal["initial", "previous"] = "initial"  # code: every round fine-tunes the source model anew
     starts: Count = 1  # k-means restarts; code: 10, scikit-learn's default then
@@ -88,10 +90,14 @@ class PUL:
         Returns:
             The clusters, and (N,) bool: True where the image is trained on.
         """
-        clusters = kmeans(features, self.clusters, generator=run.stream(f"pul/kmeans/{number}"), starts=self.starts)
+        clusters = kmeans(
+            features, self.clusters, generator=run.stream(f"pul/kmeans/{number}"), starts=self.starts
+        )
         # A centre is the sample nearest to the centroid, of whatever cluster (code: a column-wise argmin).
         centres = features[nearest_samples(features, clusters.centroids)]
-        return clusters, reliable(features, centres, clusters.labels, threshold=self.threshold, select=self.select)
+        return clusters, reliable(
+            features, centres, clusters.labels, threshold=self.threshold, select=self.select
+        )
 
     def _stop(self, selected: int, history: list[dict[str, float]]) -> str:
         if selected < 2:
@@ -142,7 +148,7 @@ class PUL:
             run.step(loss, optimizer)
             return {"loss": loss, "accuracy": (logits.detach().argmax(1) == batch.labels).float().mean()}
 
-        parts = {"encoder": encoder, "head": head, "optimizer": optimizer}
+        parts: dict[str, Stateful] = {"encoder": encoder, "head": head, "optimizer": optimizer}
         trained = train(step, batches, epochs=self.epochs, parts=parts, name=name, run=run, slot="pul/round")
         encoder.eval()
         return encoder, trained[-1] if trained else {}

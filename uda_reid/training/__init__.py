@@ -1,0 +1,1 @@
+"""Loops, features and checkpoints: what every training shares."""

@@ -54,7 +54,7 @@ def save(path: Path, state: State, *, kind: str) -> None:
         data = safetensors.torch.save(tensors, metadata={KEY: header})
     except (SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: a tensor cannot be saved ({error})") from error
-    _replace(Path(path), data)
+    replace_file(Path(path), data)
 
 
 def load(path: Path, *, kind: str | None = None) -> dict[str, Any]:
@@ -165,8 +165,12 @@ def _decode(node: Any, tensors: Mapping[str, Tensor]) -> Any:
     raise ValueError(what)
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Put `data` at `path` in one step that also survives a power cut."""
+def replace_file(path: Path, data: bytes) -> None:
+    """Put `data` at `path` in one step: the old file or the new one, never half of either, even after a power cut.
+
+    Raises:
+        CheckpointError: the disk is full or the place cannot be written; the old file is as it was.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

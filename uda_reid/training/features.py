@@ -14,7 +14,12 @@ BATCH = 128
 
 
 def extract(
-    encoder: Encoder, images: Images, *, rows: Tensor | None = None, run: Run = QUIET, description: str = "features"
+    encoder: Encoder,
+    images: Images,
+    *,
+    rows: Tensor | None = None,
+    run: Run = QUIET,
+    description: str = "features",
 ) -> Tensor:
     """Return the test embeddings of `images`, computed in evaluation mode without augmentation.
 
@@ -37,7 +42,7 @@ def extract(
     found = []
     try:
         with torch.inference_mode(), run.autocast():
-            blocks = rows.split(BATCH)
+            blocks = torch.split(rows, BATCH)
             for block in run.progress(blocks, description, len(blocks)):
                 pictures = augment(images.read(block, *size).to(run.device), "none", generator)
                 found.append(run.gather(encoder(pictures)).float().cpu())

@@ -125,7 +125,8 @@ def _place(known: KnownDataset, root: Path) -> Path:
     train, query, gallery = known.folders
     raise DataError(
         f"{known.name} ({known.title}) is not in {root}{_absent(root)}: looked for "
-        f"{', '.join(known.places)}; one has to hold the folders {train}, {query} and {gallery}, or a {MANIFEST}; {known.origin}"
+        f"{', '.join(known.places)}; one has to hold the folders {train}, {query} and {gallery}, "
+        f"or a {MANIFEST}; {known.origin}"
     )
 
 

@@ -19,10 +19,8 @@ def images_in(folder: Path) -> tuple[Path, ...]:
     Raises:
         DataError: the folder cannot be read.
     """
-    found = (
-        entry.name for entry in _entries(folder) if entry.name.lower().endswith(SUFFIXES) and entry.is_file()
-    )
-    return tuple(folder / name for name in sorted(found))
+    files = (entry.name for entry in _entries(folder) if entry.is_file())
+    return tuple(folder / name for name in sorted(files) if name.lower().endswith(SUFFIXES))
 
 
 def folders_in(folder: Path) -> tuple[Path, ...]:

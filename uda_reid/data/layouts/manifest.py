@@ -17,7 +17,8 @@ def read_manifest(folder: Path) -> Parts:
     """Read the data set that `folder/manifest.csv` lists.
 
     The columns `path` (relative to the folder, or absolute) and `identity` are needed, `camera` and `split`
-    may be absent or blank throughout; other columns are ignored. For how labels are numbered, see `labels.arrange`.
+    may be absent or blank throughout; other columns are ignored. Labels are
+    numbered as in `labels.arrange`.
 
     Raises:
         DataError: a column is missing, a value is blank, out of range or given for some images only, a file

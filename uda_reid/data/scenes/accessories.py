@@ -128,6 +128,6 @@ def bags(outfit: Outfit) -> list[Mesh]:
     if outfit.bag in ("handbag", "shopping"):
         radii = triple(0.06, 0.15, 0.11) if outfit.bag == "handbag" else triple(0.08, 0.15, 0.19)
         place = triple(0.02 * sign, -0.02, -0.12 - float(radii[2]))
-        vertices, faces, _ = rounded_box(place, radii, sharpness=3.0 if outfit.bag == "shopping" else 5.0)
+        vertices, faces, _ = rounded_box(place, radii, sharpness=6.0)
         return [solid(vertices, faces, bound(len(vertices), {CARRIED: 1.0}), BAG, texture=vertices + wrist)]
     return []

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from uda_reid.data.scenes.body import Floats
 from uda_reid.data.scenes.wardrobe import Colour, Weights, pick, rgb
 
+Bytes = tuple[int, int, int]
 _OVER = 2  # panoramas are drawn at twice their size and averaged: PIL's lines are not anti-aliased
 
 
@@ -37,7 +38,7 @@ class Scenery:
     clutter: tuple[int, int]
 
 
-def _bytes(colour: Colour, factor: float = 1.0) -> tuple[int, int, int]:
+def _bytes(colour: Colour, factor: float = 1.0) -> Bytes:
     red, green, blue = (int(255 * min(max(value * factor, 0.0), 1.0)) for value in colour)
     return red, green, blue
 
@@ -49,7 +50,7 @@ def mottle(height: int, width: int, cells: int, rng: np.random.Generator) -> Flo
 
 
 def _ground(height: int, width: int, horizon: int, colour: Colour, tiled: bool, rng: np.random.Generator) -> Floats:
-    """Return a floor in perspective, (height - horizon, width, 3); the rows nearer than the horizon are farther away."""
+    """Return a floor in perspective, (height - horizon, width, 3)."""
     rows = height - horizon
     depth = 1.0 / (np.arange(rows) / height + 0.22)[:, None]
     across = (np.arange(width)[None] - width / 2) / height * depth
@@ -61,7 +62,8 @@ def _ground(height: int, width: int, horizon: int, colour: Colour, tiled: bool, 
         value = value + tone[(depth / size).astype(int) % 64, (across / size + 500).astype(int) % 64]
         seam = ((depth / size) % 1 < 0.07) | ((across / size) % 1 < 0.05)
         value = value - 0.12 * seam
-    return (value[..., None] * np.array(colour)).astype(np.float32)
+    floor: Floats = value[..., None] * np.array(colour)
+    return floor
 
 
 def _facade(draw: ImageDraw.ImageDraw, width: int, horizon: int, scenery: Scenery, rng: np.random.Generator) -> None:
@@ -78,7 +80,8 @@ def _facade(draw: ImageDraw.ImageDraw, width: int, horizon: int, scenery: Scener
                 draw.line((left, top + tall, left + 0.55 * step, top + tall), fill=_bytes(wall, 1.2), width=2)
         accent = rgb(pick(scenery.accents, rng))
         if rng.random() < 0.6:  # a shop front under an awning, or a door
-            draw.rectangle((place + 0.1 * broad, 0.62 * horizon, place + 0.9 * broad, 0.7 * horizon), fill=_bytes(accent))
+            awning = (place + 0.1 * broad, 0.62 * horizon, place + 0.9 * broad, 0.7 * horizon)
+            draw.rectangle(awning, fill=_bytes(accent))
             draw.rectangle((place + 0.14 * broad, 0.7 * horizon, place + 0.86 * broad, 0.98 * horizon),
                            fill=_bytes((0.2, 0.22, 0.24), rng.uniform(0.7, 1.6)))  # fmt: skip
         draw.rectangle((place + 0.4 * broad, 0.66 * horizon, place + 0.4 * broad + 0.4 * step, horizon),
@@ -91,12 +94,19 @@ def _hedge(draw: ImageDraw.ImageDraw, width: int, horizon: int, scenery: Scenery
     for _ in range(width // 90 + 2):
         left = rng.uniform(0, width)
         draw.rectangle((left, 0, left + horizon * rng.uniform(0.04, 0.09), horizon), fill=_bytes((0.25, 0.2, 0.16)))
-    for layer in range(3):
-        for _ in range(width // 5):
-            leaf = _bytes(rgb(pick(scenery.foliage, rng)), rng.uniform(0.5, 0.8) + 0.18 * layer)
-            radius = horizon * rng.uniform(0.03, 0.11)
-            column, row = rng.uniform(0, width), horizon * rng.choice([rng.uniform(0, 0.5), rng.uniform(0.68, 0.97)])
-            draw.ellipse((column - radius, row - 0.7 * radius, column + radius, row + 0.7 * radius), fill=leaf)
+
+
+def _leaves(pixels: Floats, scenery: Scenery, rng: np.random.Generator) -> None:
+    """Grow crowns above and bushes below on what stands behind, in place."""
+    height, width = pixels.shape[:2]
+    rows = np.linspace(0, 1, height)[:, None]
+    clumps = mottle(height, width, 5, rng) + 0.6 * mottle(height, width, 16, rng) + 0.4 * mottle(height, width, 45, rng)
+    grown = clumps > 1.3 - 2.4 * np.maximum(1 - rows / 0.55, (rows - 0.6) / 0.3)
+    palette = np.array([rgb(name) for name in scenery.foliage])
+    which = (mottle(height, width, 9, rng) + 0.5 * mottle(height, width, 40, rng)) * 0.5 + 0.5
+    colour = palette[np.clip(which * len(palette), 0, len(palette) - 1).astype(int)]
+    light = 0.78 + 0.3 * mottle(height, width, 60, rng) - 0.25 * mottle(height, width, 14, rng)
+    pixels[grown] = (colour * light[..., None])[grown]
 
 
 def _wall(draw: ImageDraw.ImageDraw, width: int, horizon: int, scenery: Scenery, rng: np.random.Generator) -> None:
@@ -123,9 +133,9 @@ def _hall(draw: ImageDraw.ImageDraw, width: int, horizon: int, scenery: Scenery,
                 draw.rectangle((column, row, column + panel * 0.2, row + tall * 0.12),
                                fill=_bytes(rgb(pick(scenery.accents, rng)), rng.uniform(0.6, 1.5)))  # fmt: skip
     draw.rectangle((0, horizon * 0.92, width, horizon), fill=_bytes(base, 0.55))
-    for left in np.arange(rng.uniform(0, panel), width, panel * 2.7):  # columns
-        draw.rectangle((left, 0, left + panel * 0.3, horizon), fill=_bytes(base, 0.72))
-        draw.rectangle((left + panel * 0.05, 0, left + panel * 0.12, horizon), fill=_bytes(base, 0.95))
+    for edge in np.arange(rng.uniform(0, panel), width, panel * 2.7):  # columns
+        draw.rectangle((edge, 0, edge + panel * 0.3, horizon), fill=_bytes(base, 0.72))
+        draw.rectangle((edge + panel * 0.05, 0, edge + panel * 0.12, horizon), fill=_bytes(base, 0.95))
 
 
 def _platform(draw: ImageDraw.ImageDraw, width: int, horizon: int, scenery: Scenery, rng: np.random.Generator) -> None:
@@ -137,7 +147,8 @@ def _platform(draw: ImageDraw.ImageDraw, width: int, horizon: int, scenery: Scen
     for number, left in enumerate(range(0, width, step)):
         if number % 3 == 2:
             draw.rectangle((left, 0.2 * horizon, left + 0.85 * step, 0.9 * horizon), fill=_bytes(accent, 0.75))
-            draw.line((left + 0.42 * step, 0.2 * horizon, left + 0.42 * step, 0.9 * horizon), fill=(20, 20, 20), width=3)
+            middle = left + 0.42 * step
+            draw.line((middle, 0.2 * horizon, middle, 0.9 * horizon), fill=(20, 20, 20), width=3)
         draw.rectangle((left + 0.1 * step, 0.26 * horizon, left + 0.72 * step, 0.55 * horizon),
                        fill=_bytes((0.1, 0.12, 0.15), rng.uniform(0.8, 2.2)))  # fmt: skip
     draw.rectangle((0, 0.9 * horizon, width, horizon), fill=(22, 22, 24))
@@ -152,29 +163,43 @@ _KINDS: dict[str, Callable[[ImageDraw.ImageDraw, int, int, Scenery, np.random.Ge
 }
 
 
-def _clutter(draw: ImageDraw.ImageDraw, width: int, height: int, horizon: int, scenery: Scenery, rng: np.random.Generator) -> None:
+def _thing(
+    draw: ImageDraw.ImageDraw, left: float, foot: float, size: float, colour: Bytes, rng: np.random.Generator
+) -> None:
+    """Draw a lamp post, a bench, a bicycle or a bin that stands at (left, foot)."""
+
+    def block(x0: float, y0: float, x1: float, y1: float, fill: Bytes) -> None:
+        draw.rectangle((left + x0 * size, foot - y0 * size, left + x1 * size, foot - y1 * size), fill=fill)
+
+    match int(rng.integers(4)):
+        case 0:
+            block(0, 4, 0.07, 0, (58, 60, 62))
+        case 1:
+            block(0, 0.4, 1.3, 0.3, colour)
+            block(0.1, 0.3, 0.17, 0, (40, 40, 42))
+            block(1.1, 0.3, 1.17, 0, (40, 40, 42))
+        case 2:
+            for wheel in (0.0, 0.75):
+                box = (left + wheel * size, foot - 0.5 * size, left + (wheel + 0.5) * size, foot)
+                draw.ellipse(box, outline=(30, 30, 32), width=max(2, int(0.04 * size)))
+            frame = [(0.25, 0.25), (0.55, 0.6), (1.0, 0.25), (0.55, 0.25), (0.45, 0.62)]
+            line = [(left + x * size, foot - y * size) for x, y in frame]
+            draw.line(line, fill=colour, width=max(2, int(0.06 * size)))
+        case _:
+            block(0, 0.8, 0.5, 0, colour)
+            block(0.35, 0.8, 0.5, 0, (35, 35, 36))
+
+
+def _clutter(canvas: Image.Image, horizon: int, scenery: Scenery, rng: np.random.Generator) -> None:
+    draw = ImageDraw.Draw(canvas)
+    width, height = canvas.size
     for _ in range(int(rng.integers(*scenery.clutter, endpoint=True))):
         left, foot = rng.uniform(0, width), rng.uniform(horizon, 0.5 * (horizon + height))
         size = height * rng.uniform(0.12, 0.3)
-        accent = _bytes(rgb(pick(scenery.accents, rng)), rng.uniform(0.5, 1.1))
+        colour = _bytes(rgb(pick(scenery.accents, rng)), rng.uniform(0.5, 1.1))
         shadow = (left - 0.1 * size, foot - 0.06 * size, left + 0.7 * size, foot + 0.06 * size)
         draw.ellipse(shadow, fill=_bytes(rgb(next(iter(scenery.floors))), 0.5))
-        match int(rng.integers(4)):
-            case 0:  # a lamp post
-                draw.rectangle((left, foot - 4 * size, left + 0.07 * size, foot), fill=(58, 60, 62))
-            case 1:  # a bench
-                draw.rectangle((left, foot - 0.4 * size, left + 1.3 * size, foot - 0.3 * size), fill=accent)
-                for leg in (0.1, 1.1):
-                    draw.rectangle((left + leg * size, foot - 0.3 * size, left + (leg + 0.07) * size, foot), fill=(40, 40, 42))
-            case 2:  # a bicycle
-                for wheel in (0.0, 0.75):
-                    box = (left + wheel * size, foot - 0.5 * size, left + (wheel + 0.5) * size, foot)
-                    draw.ellipse(box, outline=(30, 30, 32), width=max(2, int(0.04 * size)))
-                frame = [(0.25, 0.25), (0.55, 0.6), (1.0, 0.25), (0.55, 0.25), (0.45, 0.62)]
-                draw.line([(left + x * size, foot - y * size) for x, y in frame], fill=accent, width=max(2, int(0.06 * size)))
-            case _:  # a bin, a box, a stand
-                draw.rectangle((left, foot - 0.8 * size, left + 0.5 * size, foot), fill=accent)
-                draw.rectangle((left + 0.35 * size, foot - 0.8 * size, left + 0.5 * size, foot), fill=(35, 35, 36))
+        _thing(draw, left, foot, size, colour, rng)
 
 
 def panorama(scenery: Scenery, height: int, horizon: float, rng: np.random.Generator) -> Floats:
@@ -189,13 +214,16 @@ def panorama(scenery: Scenery, height: int, horizon: float, rng: np.random.Gener
     rows, columns = int(1.5 * height) * _OVER, 9 * height // 2 * _OVER
     line = int(rows * horizon)
     canvas = Image.new("RGB", (columns, rows))
-    _KINDS[pick(scenery.kinds, rng)](ImageDraw.Draw(canvas), columns, line, scenery, rng)
+    kind = pick(scenery.kinds, rng)
+    _KINDS[kind](ImageDraw.Draw(canvas), columns, line, scenery, rng)
     pixels = np.array(canvas, np.float32) / 255
     pixels[:line] *= (1 + 0.1 * mottle(line, columns, 3, rng) + 0.05 * mottle(line, columns, 40, rng))[..., None]
+    if kind == "hedge":
+        _leaves(pixels[:line], scenery, rng)
     pixels[line:] = _ground(rows, columns, line, rgb(pick(scenery.floors, rng)), rng.random() < scenery.tiles, rng)
     canvas = Image.fromarray((pixels.clip(0, 1) * 255).astype(np.uint8))
-    _clutter(ImageDraw.Draw(canvas), columns, rows, line, scenery, rng)
+    _clutter(canvas, line, scenery, rng)
     canvas = canvas.filter(ImageFilter.GaussianBlur(0.4 * _OVER)).reduce(_OVER)
     pixels = np.asarray(canvas, np.float32) / 255
-    light = 1 + 0.14 * mottle(*pixels.shape[:2], 2, rng)
+    light = 1 + 0.14 * mottle(pixels.shape[0], pixels.shape[1], 2, rng)
     return (pixels * light[..., None]).clip(0, 1).astype(np.float32)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from uda_reid.shipped import shipped
 
-Floats = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.floating[Any]]
+Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 
 HEAD, TORSO, UPPER_ARM, FOREARM, HAND, THIGH, SHIN, FOOT = 0, 2, 3, 4, 5, 6, 7, 8
@@ -156,8 +158,11 @@ def skin(vertices: Floats, weights: Floats, matrices: Floats) -> Floats:
     Returns:
         (V, 3) float32 posed positions.
     """
-    blended = (weights @ matrices.reshape(len(matrices), 12)).reshape(-1, 3, 4)
-    return np.einsum("vij,vj->vi", blended[:, :, :3], vertices) + blended[:, :, 3]
+    # Not a matrix product: how BLAS adds up depends on the number of threads, and pictures must not.
+    flat = np.ascontiguousarray(matrices.reshape(len(matrices), 12).T)
+    blended = np.einsum("vb,kb->vk", weights, flat).reshape(-1, 3, 4)
+    posed: Floats = np.einsum("vij,vj->vi", blended[:, :, :3], vertices) + blended[:, :, 3]
+    return posed
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,13 +194,15 @@ def limb(shape: int, kind: str, side: str) -> Floats:
     """Return the three joints of an arm (shoulder, elbow, wrist) or a leg (hip, knee, ankle), (3, 3) float32."""
     names = ("upperarm01", "lowerarm01", "wrist") if kind == "arm" else ("upperleg01", "lowerleg01", "foot")
     pack = body_pack()
-    return pack.heads[shape][[pack.bone[f"{name}.{side}"] for name in names]]
+    joints: Floats = pack.heads[shape][[pack.bone[f"{name}.{side}"] for name in names]]
+    return joints
 
 
 def along(joints: Floats, places: Floats) -> Floats:
     """Return points at places 0 to 2 along three joints (1 is the middle joint), (n, 3) float32."""
     first, second = np.clip(places, None, 1.0)[:, None], np.clip(places - 1, 0, None)[:, None]
-    return joints[0] + first * (joints[1] - joints[0]) + second * (joints[2] - joints[1])
+    points: Floats = joints[0] + first * (joints[1] - joints[0]) + second * (joints[2] - joints[1])
+    return points
 
 
 def _limb_radii(shape: int, kind: str, regions: tuple[int, int]) -> Floats:
@@ -215,7 +222,8 @@ def _limb_radii(shape: int, kind: str, regions: tuple[int, int]) -> Floats:
 
 def _smooth(values: list[float]) -> Floats:
     padded = np.pad(np.array(values, np.float32), 1, mode="edge")
-    return (0.25 * padded[:-2] + 0.5 * padded[1:-1] + 0.25 * padded[2:]).astype(np.float32)
+    smooth: Floats = 0.25 * padded[:-2] + 0.5 * padded[1:-1] + 0.25 * padded[2:]
+    return smooth
 
 
 @lru_cache(maxsize=16)

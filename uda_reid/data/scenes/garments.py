@@ -30,6 +30,7 @@ from uda_reid.data.scenes.shapes import (
     UPPER,
     Mesh,
     bound,
+    grid_faces,
     join,
     loft,
     rounded_box,
@@ -38,6 +39,7 @@ from uda_reid.data.scenes.shapes import (
     triple,
 )
 from uda_reid.data.scenes.wardrobe import Cloth, Outfit
+
 
 def materials(outfit: Outfit) -> list[Cloth]:
     """Return the material table of a dressed person: one cloth per row, `SKIN` to `BAG`."""
@@ -53,7 +55,7 @@ def materials(outfit: Outfit) -> list[Cloth]:
         Cloth(outfit.skin, wrinkle=0.0),
         upper,
         sleeves,
-        replace(outfit.lower if outfit.legs != "dress" else outfit.top, strap="none"),
+        replace(outfit.top if outfit.legs == "dress" else outfit.lower, strap="none"),
         Cloth(outfit.shoes, wrinkle=0.1),
         Cloth(outfit.hair_colour, pattern="strands", wrinkle=0.3),
         hat,
@@ -95,7 +97,8 @@ def _trunk(
     body = np.stack([np.interp(heights, size.heights, part) for part in (size.half_width, size.front, size.back)], 1)
     hip = float(limb(shape, "leg", "L")[0, 2])
     # Below the hip the resting legs stand apart; a garment must not follow them outwards.
-    body[:, 0] = np.where(heights < hip, np.minimum(body[:, 0], np.interp(hip, size.heights, size.half_width) + 0.02), body[:, 0])
+    widest = np.interp(hip, size.heights, size.half_width) + 0.02
+    body[:, 0] = np.where(heights < hip, np.minimum(body[:, 0], widest), body[:, 0])
     radii = body + ease + flare * np.clip((hip + 0.12 - heights) / 0.5, 0, None)[:, None] * triple(1.0, 1.0, 1.0)
     for row in range(len(heights) - 2, -1, -1):
         radii[row] = np.maximum(radii[row], hang * radii[row + 1] + (1 - hang) * radii[row])
@@ -127,12 +130,7 @@ def _shirt(outfit: Outfit) -> Mesh:
     collar = rim * triple(0.9, 0.9, 1) + triple(0, -0.002, 0.03 if outfit.coat != "none" else 0.012)
     vertices = np.concatenate([mid, rim, collar])
     start = len(body.vertices) - 20
-    rows = np.arange(start, start + 80).reshape(4, 20)
-    here, above = rows[:-1], rows[1:]
-    right, right_above = np.roll(here, -1, 1), np.roll(above, -1, 1)
-    faces = np.concatenate(
-        [np.stack([here, right, right_above], -1).reshape(-1, 3), np.stack([here, right_above, above], -1).reshape(-1, 3)]
-    )
+    faces = grid_faces(4, 20, True) + start
     chest = bound(60, {pack.bone["spine02"]: 1.0})
     grown = np.concatenate([body.vertices, vertices])
     texture = grown - triple(0, 0, shoulder)
@@ -162,7 +160,11 @@ def _tube(shape: int, kind: str, side: str, places: Floats, radii: Floats, mater
     anchor = pack.bone[f"shoulder01.{side}"] if kind == "arm" else 0
     weights = bound(
         len(vertices),
-        {anchor: root, pack.bone[f"{names[0]}.{side}"]: (1 - root) * (1 - lower), pack.bone[f"{names[1]}.{side}"]: lower},
+        {
+            anchor: root,
+            pack.bone[f"{names[0]}.{side}"]: (1 - root) * (1 - lower),
+            pack.bone[f"{names[1]}.{side}"]: lower,
+        },
     )
     texture = vertices - np.repeat(centres, around, 0)
     texture[:, 2] = -place * float(np.linalg.norm(joints[1] - joints[0]))
@@ -213,6 +215,10 @@ def _skin(outfit: Outfit) -> Mesh:
     number = np.cumsum(shown) - 1
     faces = number[pack.faces[shown[pack.faces].all(1)]]
     vertices = rest[shown]
+    for side_of in (1.0, -1.0):  # the pack's hands are spread wide; a walker's are half closed
+        fingers = (region[shown] == HAND) & (vertices[:, 0] * side_of > 0)
+        wrist = limb(outfit.shape, "arm", "L" if side_of > 0 else "R")[2]
+        vertices[fingers] = wrist + 0.78 * (vertices[fingers] - wrist)
     side, height = np.abs(vertices[:, 0]), vertices[:, 2] - size.skull[0, 2]
     face = (region[shown] == HEAD) & (vertices[:, 1] < size.skull[0, 1] - 0.4 * size.skull[1, 1])
     tone = np.where((region[shown] == HEAD) & (height < -1.05 * size.skull[1, 2]), 0.8, 1.0)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
-from uda_reid.data.scenes.body import Floats, Ints
+from uda_reid.data.scenes.body import Bools, Floats, Ints
 from uda_reid.data.scenes.shapes import Mesh
 from uda_reid.data.scenes.wardrobe import Cloth
 
@@ -75,7 +74,8 @@ def vertex_normals(vertices: Floats, faces: Ints) -> Floats:
     flat = faces.T.ravel()
     for axis in range(3):
         summed[:, axis] = np.bincount(flat, np.tile(normal[:, axis], 3), len(vertices))
-    return summed / np.maximum(np.linalg.norm(summed, axis=1, keepdims=True), 1e-9)
+    unit: Floats = summed / np.maximum(np.linalg.norm(summed, axis=1, keepdims=True), 1e-9)
+    return unit
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +85,23 @@ class Hits:
     pixel: Ints
     face: Ints
     corner: Floats
+
+
+def _candidates(corner: Floats, height: int, width: int) -> tuple[Ints, Ints, Ints]:
+    """Return face, column and row of every pixel in the bounding box of a face that is seen from the front."""
+    flat = corner[:, :, :2]
+    one, two = flat[:, 1] - flat[:, 0], flat[:, 2] - flat[:, 0]
+    area = one[:, 0] * two[:, 1] - two[:, 0] * one[:, 1]
+    least, most = (reduce(choose, (flat[:, 0], flat[:, 1], flat[:, 2])) for choose in (np.minimum, np.maximum))
+    low = np.maximum(np.ceil(least - 0.5), 0).astype(np.int64)
+    high = np.minimum(np.floor(most - 0.5), (width - 1, height - 1)).astype(np.int64)
+    size = np.maximum(high - low + 1, 0)
+    room = size[:, 0] * size[:, 1]
+    seen = np.flatnonzero((area < -1e-6) & (room > 0))
+    face = np.repeat(seen, room[seen])
+    place = np.arange(len(face)) - np.repeat(np.cumsum(room[seen]) - room[seen], room[seen])
+    down = place // size[face, 0]
+    return face, low[face, 0] + place - down * size[face, 0], low[face, 1] + down
 
 
 def rasterise(points: Floats, faces: Ints, height: int, width: int) -> Hits:
@@ -97,33 +114,21 @@ def rasterise(points: Floats, faces: Ints, height: int, width: int) -> Hits:
         width: columns of the picture.
     """
     corner = points[faces]
-    (x0, y0), (x1, y1), (x2, y2) = (corner[:, k, :2].T for k in range(3))
-    area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
-    low = np.ceil(corner[:, :, :2].min(1) - 0.5).clip(0).astype(np.int64)
-    high = np.floor(corner[:, :, :2].max(1) - 0.5).clip(None, [width - 1, height - 1]).astype(np.int64)
-    size = (high - low + 1).clip(0)
-    seen = np.flatnonzero((area < -1e-6) & (size.prod(1) > 0))
-    count = size[seen].prod(1)
-    slot = np.repeat(np.arange(len(seen)), count)
-    place = np.arange(len(slot)) - np.repeat(np.cumsum(count) - count, count)
-    wide = size[seen, 0].astype(np.int32)[slot]
-    down = place.astype(np.int32) // wide
-    column = low[seen, 0][slot] + place - down * wide
-    row = low[seen, 1][slot] + down
-    # Barycentric coordinates are affine in column and row: three numbers per corner and face.
-    px, py = (column + 0.5).astype(np.float32), (row + 0.5).astype(np.float32)
-    scale = 1 / area[seen]
-    first = np.stack([(y2 - y0)[seen] * scale, (x0 - x2)[seen] * scale], 1)
-    second = np.stack([(y0 - y1)[seen] * scale, (x1 - x0)[seen] * scale], 1)
-    px -= x0[seen][slot]
-    py -= y0[seen][slot]
-    b1 = first[slot, 0] * px + first[slot, 1] * py
-    b2 = second[slot, 0] * px + second[slot, 1] * py
+    face, column, row = _candidates(corner, height, width)
+    # Barycentric coordinates are affine in column and row; the gradients belong to the face.
+    x, y = corner[:, :, 0], corner[:, :, 1]
+    area = (x[:, 1] - x[:, 0]) * (y[:, 2] - y[:, 0]) - (x[:, 2] - x[:, 0]) * (y[:, 1] - y[:, 0])
+    area[area == 0] = 1
+    first = np.stack([y[:, 2] - y[:, 0], x[:, 0] - x[:, 2]], 1) / area[:, None]
+    second = np.stack([y[:, 0] - y[:, 1], x[:, 1] - x[:, 0]], 1) / area[:, None]
+    px = (column + 0.5).astype(np.float32) - x[face, 0]
+    py = (row + 0.5).astype(np.float32) - y[face, 0]
+    b1 = first[face, 0] * px + first[face, 1] * py
+    b2 = second[face, 0] * px + second[face, 1] * py
     inside = np.flatnonzero((b1 >= -1e-4) & (b2 >= -1e-4) & (b1 + b2 <= 1 + 1e-4))
-    b1, b2, slot = b1[inside], b2[inside], slot[inside]
-    face = seen[slot]
-    z0, z1, z2 = corner[face, 0, 2], corner[face, 1, 2], corner[face, 2, 2]
-    depth = z0 + b1 * (z1 - z0) + b2 * (z2 - z0)
+    b1, b2, face = b1[inside], b2[inside], face[inside]
+    z = corner[:, :, 2]
+    depth = z[face, 0] + b1 * (z[face, 1] - z[face, 0]) + b2 * (z[face, 2] - z[face, 0])
     nearest = np.full(height * width, _FAR)
     pixel = (row[inside] * width + column[inside]).astype(np.int64)
     np.minimum.at(nearest, pixel, ((depth * 1e5).astype(np.int64) << 24) | np.arange(len(inside)))
@@ -140,53 +145,58 @@ def _folds() -> Floats:
     total = np.zeros((256, 256), np.float32)
     for cells, share in ((8, 0.6), (18, 0.3)):
         grid = rng.random((cells, cells // 2)).astype(np.float32)  # wider than high: folds run across the limbs
-        grid = np.concatenate([np.concatenate([grid, grid[:, ::-1]], 1), np.concatenate([grid, grid[:, ::-1]], 1)[::-1]])
+        mirrored = np.concatenate([grid, grid[:, ::-1]], 1)  # mirrored, so that the tile has no seam
+        grid = np.concatenate([mirrored, mirrored[::-1]])
         total += share * np.asarray(Image.fromarray(grid).resize((256, 256), Image.Resampling.BICUBIC))
     total -= total.mean()
-    return (total / np.abs(total).max()).astype(np.float32)
+    tile: Floats = total / np.abs(total).max()
+    return tile
 
 
-def _pattern(cloth: Cloth, place: Floats, bumps: Floats) -> npt.NDArray[np.bool_]:
+def _pattern(cloth: Cloth, place: Floats) -> Bools:
     """Return where the pattern's second colour shows, (n,) bool."""
     across, depth, height = place.T
     front = depth < 0
+    shown: Bools = np.zeros(len(place), bool)
     match cloth.pattern:
         case "hoops":
-            return np.sin(height * cloth.scale) > 0.1
+            shown = np.sin(height * cloth.scale) > 0.1
         case "stripes":
-            return np.sin(across * 1.6 * cloth.scale) > 0.3
+            shown = np.sin(across * 1.6 * cloth.scale) > 0.3
         case "check":
-            return (np.sin(height * cloth.scale) > 0.35) ^ (np.sin(across * cloth.scale) > 0.35)
+            shown = (np.sin(height * cloth.scale) > 0.35) ^ (np.sin(across * cloth.scale) > 0.35)
         case "block":
-            return height < -0.28
+            shown = height < -0.28
         case "print":
-            return front & (np.abs(across) < 0.085) & (np.abs(height + 0.17) < 0.075)
+            shown = front & (np.abs(across) < 0.085) & (np.abs(height + 0.17) < 0.075)
         case "open":
-            return front & (np.abs(across) < 0.03 + 0.12 * np.clip(-height, 0, 0.5))
+            shown = front & (np.abs(across) < 0.03 + 0.12 * np.clip(-height, 0, 0.5))
         case "speckle":
-            return bumps > 0.12
+            first = np.sin(95 * across + 3 * np.sin(40 * height) + 60 * depth)
+            shown = first * np.sin(100 * height + 3 * np.sin(37 * across)) > 0.2
         case "strands":
-            return np.sin(across * 220 + 9 * depth * 40) > 0.75
-    return np.zeros(len(place), bool)
+            shown = np.sin(across * 220 + 9 * depth * 40) > 0.75
+    return shown
 
 
-def _strap(cloth: Cloth, place: Floats) -> npt.NDArray[np.bool_]:
+def _strap(cloth: Cloth, place: Floats) -> Bools:
     across, depth, height = place.T
     if cloth.strap == "both":
-        return (depth < 0.03) & (np.abs(np.abs(across) - 0.105) < 0.022) & (height > -0.27)
+        both: Bools = (depth < 0.03) & (np.abs(np.abs(across) - 0.105) < 0.022) & (height > -0.27)
+        return both
     sign = 1 if cloth.strap == "left" else -1
     line = sign * across * 0.8 + (height + 0.27) * 0.6
-    return (np.abs(line) < 0.022) & (height > -0.5)
+    one: Bools = (np.abs(line) < 0.022) & (height > -0.5)
+    return one
 
 
-def paint(cloths: Sequence[Cloth], material: Ints, place: Floats, bumps: Floats) -> Floats:
+def paint(cloths: Sequence[Cloth], material: Ints, place: Floats) -> Floats:
     """Return the unlit colour of surface points.
 
     Args:
         cloths: the material table.
         material: (n,) int64 row of the table.
         place: (n, 3) float32 place in the cloth, metres.
-        bumps: (n,) float32 in [-1, 1], the folds at these points.
 
     Returns:
         (n, 3) float32 colours.
@@ -197,9 +207,9 @@ def paint(cloths: Sequence[Cloth], material: Ints, place: Floats, bumps: Floats)
             continue
         rows = np.flatnonzero(material == number)
         if cloth.pattern == "strands":
-            colour[rows[_pattern(cloth, place[rows], bumps[rows])]] *= 1.5
+            colour[rows[_pattern(cloth, place[rows])]] *= 1.5
         else:
-            colour[rows[_pattern(cloth, place[rows], bumps[rows])]] = cloth.second
+            colour[rows[_pattern(cloth, place[rows])]] = cloth.second
         if cloth.strap != "none":
             colour[rows[_strap(cloth, place[rows])]] = cloth.strap_colour
     return colour
@@ -217,12 +227,13 @@ def shade(hits: Hits, mesh: Mesh, posed: Floats, cloths: Sequence[Cloth], light:
     row = (place[:, 2] * 250).astype(np.int64) % 256
     bumps = _folds()[row, column]
     wrinkle = np.array([cloth.wrinkle for cloth in cloths], np.float32)[material]
-    normal[:, 2] += 0.35 * wrinkle * bumps
+    normal[:, 2] += 0.2 * wrinkle * bumps
     normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-6)
     direct = np.clip(0.12 + 0.88 * (normal @ light.direction), 0, None)[:, None] * light.sun
     above = (0.5 + 0.5 * normal[:, 2:3]) * light.sky + (0.5 - 0.5 * normal[:, 2:3]) * light.ground
-    fold = 1 + 0.1 * wrinkle * bumps
-    return paint(cloths, material, place, bumps) * (direct + above) * (tone * fold)[:, None]
+    fold = 1 + 0.07 * wrinkle * bumps
+    lit: Floats = paint(cloths, material, place) * (direct + above) * (tone * fold)[:, None]
+    return lit
 
 
 def cover(hits: Hits, colours: Floats, height: int, width: int, oversampling: int) -> Floats:
@@ -230,4 +241,6 @@ def cover(hits: Hits, colours: Floats, height: int, width: int, oversampling: in
     buffer = np.zeros((height * oversampling * width * oversampling, 4), np.float32)
     buffer[hits.pixel, :3] = colours
     buffer[hits.pixel, 3] = 1
-    return buffer.reshape(height, oversampling, width, oversampling, 4).mean((1, 3))
+    cells = buffer.reshape(height, oversampling, width, oversampling, 4)
+    summed = sum(cells[:, row, :, column] for row in range(oversampling) for column in range(oversampling))
+    return np.asarray(summed / oversampling**2, np.float32)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from uda_reid.data.scenes.body import CARRIED, Floats, Ints
-
 
 SKIN, UPPER, SLEEVES, LOWER, SHOES, HAIR, HAT, BAG = range(8)
 """Rows of the material table."""
@@ -79,15 +78,17 @@ def join(meshes: Sequence[Mesh]) -> Mesh:
     )
 
 
-def bound(count: int, shares: dict[int, Floats | float]) -> Floats:
+def bound(count: int, shares: Mapping[int, Floats | float]) -> Floats:
     """Return (count, 37) float32 skin weights from each bone's share per vertex; rows are scaled to sum to 1."""
     weights = np.zeros((count, CARRIED + 1), np.float32)
     for bone, share in shares.items():
         weights[:, bone] += share
-    return weights / weights.sum(1, keepdims=True)
+    weights /= weights.sum(1, keepdims=True)
+    return weights
 
 
-def _grid_faces(rings: int, around: int, outward: bool) -> Ints:
+def grid_faces(rings: int, around: int, outward: bool) -> Ints:
+    """Return the faces of rings of vertices, each ring joined to the next."""
     corner = np.arange(rings * around).reshape(rings, around)
     here, above = corner[:-1], corner[1:]
     right, right_above = np.roll(here, -1, 1), np.roll(above, -1, 1)
@@ -119,10 +120,11 @@ def loft(
     first = np.sign(np.cos(angle)) * np.abs(np.cos(angle)) ** (2 / roundness)
     second = np.sign(np.sin(angle)) * np.abs(np.sin(angle)) ** (2 / roundness)
     reach = np.where(second < 0, radii[:, 1:2], radii[:, 2:3]) * second
-    vertices = centres[:, None] + (radii[:, :1] * first)[..., None] * across[:, None] + reach[..., None] * depth[:, None]
+    vertices = centres[:, None] + (radii[:, :1] * first)[..., None] * across[:, None]
+    vertices = vertices + reach[..., None] * depth[:, None]
     middle = rings // 2
     outward = float(np.cross(across[middle], depth[middle]) @ (centres[-1] - centres[0])) > 0
-    return vertices.reshape(-1, 3).astype(np.float32), _grid_faces(rings, around, outward)
+    return vertices.reshape(-1, 3).astype(np.float32), grid_faces(rings, around, outward)
 
 
 def ball(centre: Floats, radii: Floats, *, rings: int = 10, around: int = 16) -> tuple[Floats, Ints, Floats]:
@@ -133,12 +135,12 @@ def ball(centre: Floats, radii: Floats, *, rings: int = 10, around: int = 16) ->
     height = np.broadcast_to(-np.cos(polar)[:, None], (rings, around))
     directions = np.stack([flat * np.cos(turn), flat * np.sin(turn), height], -1)
     directions = directions.reshape(-1, 3).astype(np.float32)
-    return centre + directions * radii, _grid_faces(rings, around, True), directions
+    return centre + directions * radii, grid_faces(rings, around, True), directions
 
 
-def rounded_box(centre: Floats, radii: Floats, *, sharpness: float = 4.0) -> tuple[Floats, Ints, Floats]:
+def rounded_box(centre: Floats, radii: Floats, *, sharpness: float = 5.0) -> tuple[Floats, Ints, Floats]:
     """Return a box with soft edges: vertices, faces, and every vertex's place in the cube [-1, 1]^3."""
-    _, faces, directions = ball(np.zeros(3, np.float32), np.ones(3, np.float32), rings=8, around=16)
+    _, faces, directions = ball(np.zeros(3, np.float32), np.ones(3, np.float32), rings=10, around=20)
     stretch = (np.abs(directions) ** sharpness).sum(1, keepdims=True) ** (1 / sharpness)
     cube = (directions / stretch).astype(np.float32)
     return (centre + cube * radii).astype(np.float32), faces, cube

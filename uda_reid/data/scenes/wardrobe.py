@@ -14,8 +14,12 @@ Colour = tuple[float, float, float]
 Weights = Mapping[str, float]
 """What there is to choose from, and how often it is chosen."""
 
-SKINS = {"#f0c8ae": 3.0, "#dcae90": 3.0, "#c08a66": 2.0, "#8d5a3c": 1.2, "#5b3a28": 1.0}
+SKINS = {"#d8ae94": 3.0, "#c4977a": 3.0, "#a87858": 2.0, "#7d5036": 1.2, "#503324": 1.0}
 HAIRS = {"#14100e": 5.0, "#2a1b12": 3.0, "#4a2f1b": 2.0, "#8a6236": 1.2, "#c8a063": 0.7, "#8d8a86": 1.0, "#d2cfca": 0.4}
+
+HER_HAIR = {"short": 1.0, "bob": 2.0, "long": 3.5, "ponytail": 2.0, "bun": 1.0}
+HIS_HAIR = {"short": 8.0, "shaved": 1.2, "bob": 0.6, "ponytail": 0.3}
+_HEMS = {"trousers": (1.93, 1.97), "shorts": (0.55, 1.05), "skirt": (0.6, 1.5), "dress": (0.6, 1.6)}
 
 
 def rgb(text: str) -> Colour:
@@ -170,6 +174,33 @@ def _distinct(weights: Weights, colour: Colour, season: Season, rng: np.random.G
     return max(candidates, key=lambda other: sum(abs(a - b) for a, b in zip(other, colour, strict=True)))
 
 
+def _shirt(season: Season, rng: np.random.Generator) -> Cloth:
+    colour = shade(pick(season.tops, rng), season.jitter, rng)
+    return Cloth(
+        colour=colour,
+        second=_distinct(season.tops, colour, season, rng),
+        pattern=pick(season.patterns, rng),
+        scale=float(rng.choice([50.0, 75.0, 110.0])),
+        wrinkle=float(rng.uniform(0.4, 0.9)),
+    )
+
+
+def _coat(season: Season, under: Colour, rng: np.random.Generator) -> Cloth:
+    return Cloth(
+        shade(pick(season.coats, rng), season.jitter, rng),
+        second=under,
+        pattern="open" if rng.random() < 0.4 else "plain",
+        wrinkle=float(rng.uniform(0.4, 0.9)),
+    )
+
+
+def _legs(season: Season, female: bool, rng: np.random.Generator) -> str:
+    legs = pick(season.legs, rng)
+    if legs == "skirt":
+        legs = "trousers" if not female else "dress" if rng.random() < season.dress else legs
+    return legs
+
+
 def dress(season: Season, rng: np.random.Generator) -> Outfit:
     """Return one person of a season.
 
@@ -177,51 +208,35 @@ def dress(season: Season, rng: np.random.Generator) -> Outfit:
         season: what people wear here.
         rng: the identity's own generator; the same state gives the same person.
     """
+
+    def coloured(weights: Weights) -> Colour:
+        return shade(pick(weights, rng), season.jitter, rng)
+
     shape = int(rng.integers(16))
     female = shape >= MALE_SHAPES
-    colour = shade(pick(season.tops, rng), season.jitter, rng)
-    top = Cloth(
-        colour=colour,
-        second=_distinct(season.tops, colour, season, rng),
-        pattern=pick(season.patterns, rng),
-        scale=float(rng.choice([50.0, 75.0, 110.0])),
-        wrinkle=float(rng.uniform(0.4, 0.9)),
-    )
-    legs = pick(season.legs, rng)
-    legs = "trousers" if legs == "skirt" and not female else legs
-    legs = "dress" if legs == "skirt" and rng.random() < season.dress else legs
-    coat = pick(season.coat, rng)
-    outer = shade(pick(season.coats, rng), season.jitter, rng)
-    hair = {"short": 1.0, "bob": 2.0, "long": 3.5, "ponytail": 2.0, "bun": 1.0} if female else {
-        "short": 8.0, "shaved": 1.2, "bob": 0.6, "ponytail": 0.3
-    }  # fmt: skip
-    lengths = {"trousers": (1.93, 1.97), "shorts": (0.55, 1.05), "skirt": (0.6, 1.5), "dress": (0.6, 1.6)}
+    top, legs = _shirt(season, rng), _legs(season, female, rng)
+    straight = legs in ("trousers", "shorts")
     return Outfit(
         shape=shape,
         stature=float(rng.uniform(0.94, 1.06)),
         skin=shade(pick(SKINS, rng), 0.04, rng),
-        hair=pick(hair, rng),
+        hair=pick(HER_HAIR if female else HIS_HAIR, rng),
         hair_colour=shade(pick(HAIRS, rng), 0.08, rng),
         top=top,
         sleeve=pick(season.sleeves, rng),
         fit=float(rng.uniform(0.0, 0.6) if female else rng.uniform(0.4, 1.0)),
         hem=float(rng.uniform(0.0, 0.12)),
         legs=legs,
-        lower=Cloth(shade(pick(season.bottoms, rng), season.jitter, rng), wrinkle=float(rng.uniform(0.5, 0.9))),
-        lower_hem=float(rng.uniform(*lengths[legs])),
-        flare=float(rng.uniform(0.0, 0.03) if legs in ("trousers", "shorts") else rng.uniform(0.02, 0.16)),
-        coat=coat,
-        outer=Cloth(
-            outer,
-            second=colour,
-            pattern="open" if rng.random() < 0.4 else "plain",
-            wrinkle=float(rng.uniform(0.4, 0.9)),
-        ),
-        shoes=shade(pick(season.shoes, rng), season.jitter, rng),
+        lower=Cloth(coloured(season.bottoms), wrinkle=float(rng.uniform(0.1, 0.4))),
+        lower_hem=float(rng.uniform(*_HEMS[legs])),
+        flare=float(rng.uniform(0.0, 0.03) if straight else rng.uniform(0.02, 0.16)),
+        coat=pick(season.coat, rng),
+        outer=_coat(season, top.colour, rng),
+        shoes=coloured(season.shoes),
         bag=pick(season.bag, rng),
-        bag_colour=shade(pick(season.bags, rng), season.jitter, rng),
+        bag_colour=coloured(season.bags),
         bag_side="L" if rng.random() < 0.5 else "R",
         hat=pick(season.hat, rng),
-        hat_colour=shade(pick(season.tops, rng), season.jitter, rng),
+        hat_colour=coloured(season.tops),
         scarf=bool(rng.random() < season.scarf),
     )

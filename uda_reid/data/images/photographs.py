@@ -1,0 +1,249 @@
+"""Photographs by row number, and the door through which a target passes without its labels."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageFile, UnidentifiedImageError
+from torch import Tensor
+
+from uda_reid.errors import DataError
+from uda_reid.run import QUIET
+from uda_reid.types import Domain, Split, Target
+
+Pixels = npt.NDArray[np.uint8]
+Progress = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
+"""How `Run.progress` is called: items, description, total; gives the items back."""
+
+_CHUNK = 64  # rows decoded ahead of whoever consumes them
+
+
+@contextmanager
+def _strict_pillow() -> Iterator[None]:
+    """Silence Pillow's warnings and refuse truncated files, whatever the surrounding program has set.
+
+    Entered by the thread that starts the decoding threads, because several at once would mix up the filters.
+    """
+    tolerant = ImageFile.LOAD_TRUNCATED_IMAGES
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+        try:
+            yield
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = tolerant
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image"
+    if "truncated" in str(error).lower():
+        return "truncated"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _decode(path: Path, height: int, width: int) -> Pixels | DataError:
+    """Return one file as (3, height, width) uint8 RGB, or the error that says why it is not one."""
+    try:
+        with Image.open(path) as image:
+            rgb = image.convert("RGB")
+        if rgb.size != (width, height):
+            # Pillow widens the bilinear kernel when it shrinks: what other libraries call antialiasing.
+            rgb = rgb.resize((width, height), Image.Resampling.BILINEAR)
+        return np.asarray(rgb, dtype=np.uint8).transpose(2, 0, 1)
+    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and more
+        return DataError(f"{path}: cannot be decoded ({_reason(error)}): remove or replace it")
+
+
+class Photographs:
+    """The crops of a split, decoded on demand and kept while memory allows; an `Images`.
+
+    Args:
+        split: which files, in which order; identities and cameras are not kept.
+        name: what progress bars call them.
+        cache_bytes: memory for decoded images, in bytes, over all sizes that are asked for; a size whose N
+            images do not fit is decoded anew on every read.
+    """
+
+    def __init__(self, split: Split, *, name: str = "", cache_bytes: int = 4 << 30) -> None:
+        self.name = name
+        self._paths = split.paths
+        self._cache_bytes = cache_bytes
+        self._caches: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def read(self, rows: Tensor, height: int, width: int) -> Tensor:
+        """Return images resized bilinearly to one size, whatever their aspect ratio.
+
+        Args:
+            rows: (B,) int64 in [0, N), repeats allowed.
+            height: pixels, at least 1.
+            width: pixels, at least 1.
+
+        Returns:
+            (B, 3, height, width) uint8 RGB on the CPU, in the order of `rows`; the caller owns it.
+
+        Raises:
+            DataError: a row is out of range, a size is not positive, or a file is missing or damaged.
+        """
+        rows = self._checked(rows, height, width)
+        cache = self._cache(height, width)
+        if cache is None:
+            images = torch.empty((len(rows), 3, height, width), dtype=torch.uint8)
+            for slot, pixels in enumerate(self._decoded(rows.tolist(), height, width)):
+                images.numpy()[slot] = _or_raise(pixels)
+            return images
+        kept, known = cache
+        missing = torch.unique(rows[~known[rows]]).tolist()
+        for row, pixels in zip(missing, self._decoded(missing, height, width), strict=True):
+            kept.numpy()[row] = _or_raise(pixels)
+            known[row] = True
+        return kept[rows]
+
+    def preload(self, height: int, width: int, progress: Progress = QUIET.progress) -> None:
+        """Decode every file once, so that damaged ones are found before hours of training.
+
+        Where the images do not fit into the cache, they are only checked.
+
+        Args:
+            height: pixels.
+            width: pixels.
+            progress: shows how many have passed, as `Run.progress` does.
+
+        Raises:
+            DataError: at least one file cannot be decoded; the first is named, the others counted.
+        """
+        self._checked(torch.empty(0, dtype=torch.int64), height, width)
+        cache = self._cache(height, width)
+        rows = range(len(self)) if cache is None else torch.nonzero(~cache[1]).flatten().tolist()
+        failures: list[DataError] = []
+        decoded = progress(self._decoded(list(rows), height, width), f"decoding {self.name}".strip(), len(rows))
+        for row, pixels in zip(rows, decoded, strict=True):
+            if isinstance(pixels, DataError):
+                failures.append(pixels)
+            elif cache is not None:
+                cache[0].numpy()[row] = pixels
+                cache[1][row] = True
+        if failures:
+            verb = "is" if len(failures) == 1 else "are"
+            raise DataError(f"{failures[0]}; {len(failures):,} of {len(self):,} images {verb} unreadable")
+
+    def _checked(self, rows: Tensor, height: int, width: int) -> Tensor:
+        if height < 1 or width < 1:
+            raise DataError(f"images cannot be {height} x {width} pixels; height and width must be at least 1")
+        if rows.dtype != torch.int64 or rows.dim() != 1:
+            raise DataError(f"rows must be a (B,) int64 tensor, not {tuple(rows.shape)} {rows.dtype}")
+        rows = rows.cpu()
+        outside = rows[(rows < 0) | (rows >= len(self))]
+        if len(outside):
+            raise DataError(f"row {int(outside[0])} is out of range: there are {len(self):,} images, counted from 0")
+        return rows
+
+    def _cache(self, height: int, width: int) -> tuple[Tensor, Tensor] | None:
+        """Return the kept pixels of one size and which rows are filled in, or None where they do not fit."""
+        if (height, width) not in self._caches:
+            used = sum(pixels.numel() for pixels, _ in self._caches.values())
+            if used + len(self) * 3 * height * width > self._cache_bytes:
+                return None
+            pixels = torch.empty((len(self), 3, height, width), dtype=torch.uint8)
+            self._caches[height, width] = pixels, torch.zeros(len(self), dtype=torch.bool)
+        return self._caches[height, width]
+
+    def _decoded(self, rows: list[int], height: int, width: int) -> Iterator[Pixels | DataError]:
+        """Yield each row's pixels or its error, in order; threads work ahead (Pillow releases the GIL)."""
+        decode = partial(_decode, height=height, width=width)
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+            spread = pool.map if len(rows) >= 16 else map  # for a few files, starting threads takes longer
+            for start in range(0, len(rows), _CHUNK):
+                paths = [self._paths[row] for row in rows[start : start + _CHUNK]]
+                with _strict_pillow():
+                    decoded = list(spread(decode, paths))
+                yield from decoded
+
+
+def _or_raise(pixels: Pixels | DataError) -> Pixels:
+    if isinstance(pixels, DataError):
+        raise pixels
+    return pixels
+
+
+def images_of(split: Split, *, name: str = "", cache_bytes: int = 4 << 30) -> Photographs:
+    """Return a split's crops by row number.
+
+    Args:
+        split: which files, in which order.
+        name: what progress bars call them.
+        cache_bytes: memory for decoded images, in bytes.
+
+    Returns:
+        N images.
+    """
+    return Photographs(split, name=name, cache_bytes=cache_bytes)
+
+
+class _Sealed:
+    """Images without a way back to their files: the photographs live in closures, not in attributes."""
+
+    __slots__ = ("_length", "_preload", "_read")
+
+    def __init__(self, photographs: Photographs) -> None:
+        def read(rows: Tensor, height: int, width: int) -> Tensor:
+            return photographs.read(rows, height, width)
+
+        def preload(height: int, width: int, progress: Progress) -> None:
+            photographs.preload(height, width, progress)
+
+        self._length = len(photographs)
+        self._read = read
+        self._preload = preload
+
+    def __len__(self) -> int:
+        return self._length
+
+    def read(self, rows: Tensor, height: int, width: int) -> Tensor:
+        """Return images as `Photographs.read` does."""
+        return self._read(rows, height, width)
+
+    def preload(self, height: int, width: int, progress: Progress = QUIET.progress) -> None:
+        """Decode every file once, as `Photographs.preload` does."""
+        self._preload(height, width, progress)
+
+
+def unlabelled(domain: Domain, *, cameras: bool = False, cache_bytes: int = 4 << 30) -> Target:
+    """Return a domain's training images without identities and file names: all that a strategy may see.
+
+    Args:
+        domain: the domain to adapt to.
+        cameras: hand out the camera numbers too; only for a strategy that declares that it needs them.
+        cache_bytes: memory for decoded images, in bytes.
+
+    Returns:
+        The images in the order of `domain.train`; `cams` (N,) int64 where asked for, else None. The images
+        also have `preload(height, width, progress)`.
+
+    Raises:
+        DataError: cameras are asked for and the domain has none.
+    """
+    cams = None
+    if cameras:
+        if domain.train.cams is None:
+            raise DataError(
+                f"{domain.name}: the strategy needs camera numbers and this domain has none; "
+                "give them in its manifest or choose a strategy that does without"
+            )
+        cams = torch.from_numpy(domain.train.cams.astype(np.int64))
+    return Target(domain.name, _Sealed(Photographs(domain.train, name=domain.name, cache_bytes=cache_bytes)), cams)

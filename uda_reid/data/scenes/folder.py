@@ -1,0 +1,179 @@
+"""Draws a world into a folder in Market-1501 layout: all of it or nothing."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from filelock import FileLock
+from PIL import Image
+
+from uda_reid.data.scenes.depict import COLUMNS
+from uda_reid.data.scenes.plan import DISTRACTOR, GALLERY, QUERY, TRAIN, Drawing, plan
+from uda_reid.data.scenes.workers import draw_all
+from uda_reid.data.scenes.world import VERSION
+from uda_reid.data.scenes.worlds import SCENES
+from uda_reid.errors import DataError
+
+Progress = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
+
+
+def _silent(items: Iterable[Any], description: str, total: int | None) -> Iterable[Any]:
+    return items
+
+
+def _known(name: str) -> None:
+    if name not in SCENES:
+        near = difflib.get_close_matches(name, SCENES, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(SCENES)}"
+        raise DataError(f"unknown built-in scene {name!r}; {hint}")
+
+
+@contextmanager
+def _all_or_nothing(out: Path) -> Iterator[Path]:
+    """Give a temporary sibling of `out` that takes its place when the block ends well and vanishes otherwise."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    except OSError as error:
+        raise DataError(f"cannot write to {out.parent}: {error.strerror or error}; choose another folder") from error
+    try:
+        part.chmod(0o777 & ~_umask())
+        yield part
+        if out.is_dir():
+            out.rmdir()
+        part.rename(out)
+    except OSError as error:
+        raise DataError(f"could not draw into {out}: {error.strerror or error}; nothing was kept") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def draw(
+    name: str, out: str | Path, options: Drawing | None = None, *, processes: int = 1, progress: Progress = _silent
+) -> Path:
+    """Draw a world into a new folder: Market-1501 layout, `annotations.csv` and `scene.json`.
+
+    Args:
+        name: `plaza`, `campus` or `station`.
+        out: the folder to make; it must not exist, or be empty.
+        options: what to draw (default: `Drawing()`).
+        processes: how many processes draw; the pictures do not depend on it.
+        progress: wraps the pictures' numbers as (items, description, total).
+
+    Returns:
+        The folder.
+
+    Raises:
+        DataError: the name is unknown, the folder has something in it, or it cannot be written.
+    """
+    options, out = options or Drawing(), Path(out)
+    _known(name)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} exists and is not empty; remove it or choose another folder")
+    items = plan(name, options)
+    with _all_or_nothing(out) as part:
+        for split in (TRAIN, QUERY, GALLERY):
+            (part / split).mkdir()
+        with (
+            closing(draw_all(name, options, part, items, processes=processes)) as chunks,
+            (part / "annotations.csv").open("w", newline="", encoding="utf-8") as file,
+        ):
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            rows = (row for chunk in chunks for row in chunk)
+            writer.writerows(progress(rows, f"drawing {name}", len(items)))
+        facts = {"name": name, "version": VERSION, "options": asdict(options)}
+        (part / "scene.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    return out
+
+
+def ensure(
+    name: str, *, seed: int = 0, cache: str | Path | None = None, processes: int = 1, progress: Progress = _silent
+) -> Path:
+    """Return the folder of a world's default drawing, drawn on first use.
+
+    Args:
+        name: `plaza`, `campus` or `station`.
+        seed: seed of the drawing.
+        cache: folder to keep drawings in (default: `UDA_REID_CACHE`, or the user's cache folder).
+        processes: how many processes draw.
+        progress: as in `draw`.
+
+    Raises:
+        DataError: the name is unknown or the cache cannot be written.
+    """
+    _known(name)
+    where = Path(cache or os.environ.get("UDA_REID_CACHE") or platformdirs.user_cache_dir("uda_reid")) / "scenes"
+    folder = where / f"{name}-v{VERSION}-seed{seed}"
+    if (folder / "scene.json").is_file():
+        return folder
+    try:
+        where.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(where / f".{folder.name}.lock")
+        with lock:
+            if not (folder / "scene.json").is_file():
+                draw(name, folder, Drawing(seed=seed), processes=processes, progress=progress)
+    except OSError as error:
+        raise DataError(f"cannot write to {where}: {error.strerror or error}; set UDA_REID_CACHE") from error
+    return folder
+
+
+def sheet(folder: str | Path, *, columns: int = 5, rows: int = 4, split: str = TRAIN) -> Image.Image:
+    """Return a contact sheet of a drawn folder: one identity per row, its images from all cameras side by side.
+
+    Args:
+        folder: a folder that `draw` made.
+        columns: images per identity.
+        rows: identities.
+        split: which folder of images to show.
+
+    Raises:
+        DataError: the folder holds no drawing.
+    """
+    try:
+        with (Path(folder) / "annotations.csv").open(newline="", encoding="utf-8") as file:
+            entries = [row for row in csv.DictReader(file) if row["split"] == split and int(row["pid"]) > DISTRACTOR]
+    except OSError as error:
+        raise DataError(f"{folder} holds no drawn scene ({error.strerror}); make one with `draw`") from error
+    people: dict[str, list[Mapping[str, str]]] = {}
+    for entry in entries:
+        people.setdefault(entry["pid"], []).append(entry)
+    shown = [_spread(own, columns) for own in list(people.values())[:rows]]
+    if not shown:
+        raise DataError(f"{folder} has no identity in {split!r} to show")
+    with Image.open(Path(folder) / split / shown[0][0]["file"]) as first:
+        width, height = first.size
+    page = Image.new("RGB", (columns * (width + 2) - 2, len(shown) * (height + 2) - 2), "white")
+    for down, own in enumerate(shown):
+        for across, row in enumerate(own):
+            with Image.open(Path(folder) / split / row["file"]) as image:
+                page.paste(image.convert("RGB"), (across * (width + 2), down * (height + 2)))
+    return page
+
+
+def _spread(own: list[Mapping[str, str]], columns: int) -> list[Mapping[str, str]]:
+    """Return up to `columns` images, first one of every camera, then more."""
+    seen: dict[str, int] = {}
+    order = []
+    for row in own:
+        seen[row["cam"]] = seen.get(row["cam"], 0) + 1
+        order.append((seen[row["cam"]], row["cam"], row))
+    chosen = sorted(order, key=lambda entry: entry[:2])[:columns]
+    return [row for _, _, row in sorted(chosen, key=lambda entry: (entry[1], entry[0]))]
