@@ -159,7 +159,7 @@ def test_corrupt_image_is_named_before_any_training(job: Job) -> None:
     broken = job.data / "beta" / "train_0003_c1_0.png"
     broken.write_bytes(broken.read_bytes()[:100])
     with pytest.raises(
-        DataError, match=r"train_0003_c1_0.png: cannot be decoded .*1 of 24 image is unreadable"
+        DataError, match=r"train_0003_c1_0.png: cannot be decoded .*1 of 24 images is unreadable"
     ):
         one(job)
     assert not (job.out / "sources").exists()

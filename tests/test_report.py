@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import math
 from dataclasses import replace
@@ -32,7 +33,7 @@ RECORD = Record(
 
 
 def printed(record: Record) -> str:
-    console = Console(width=160, record=True, quiet=True)
+    console = Console(width=160, record=True, file=io.StringIO())
     console.print(show(record))
     return console.export_text()
 
