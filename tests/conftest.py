@@ -26,9 +26,7 @@ def write_manifest(folder: Path, *, seed: int) -> None:
         rows = csv.writer(file)
         rows.writerow(["path", "identity", "camera", "split"])
         for name in ("train", "query", "gallery"):
-            rows.writerows(
-                (sample.path.name, sample.pid, sample.cam, name) for sample in getattr(domain, name)
-            )
+            rows.writerows((sample.path.name, sample.pid, sample.cam, name) for sample in getattr(domain, name))
 
 
 @pytest.fixture

@@ -55,9 +55,7 @@ def trapezoid_average_precision(relevance: Sequence[int]) -> float:
 
 def step_average_precision(relevance: Sequence[int]) -> float:
     """The mean, over the relevant places, of the share of relevant entries up to there."""
-    precisions = [
-        sum(relevance[:place]) / place for place in range(1, len(relevance) + 1) if relevance[place - 1]
-    ]
+    precisions = [sum(relevance[:place]) / place for place in range(1, len(relevance) + 1) if relevance[place - 1]]
     return sum(precisions) / len(precisions)
 
 
@@ -106,9 +104,7 @@ def normalised_mutual_information(clusters: Sequence[int], pids: Sequence[int]) 
     def share(cluster: int | None, pid: int | None) -> float:
         return sum((cluster in (None, c)) and (pid in (None, p)) for c, p in rows) / len(rows)
 
-    mutual = sum(
-        share(c, p) * math.log(share(c, p) / (share(c, None) * share(None, p))) for c, p in set(rows)
-    )
+    mutual = sum(share(c, p) * math.log(share(c, p) / (share(c, None) * share(None, p))) for c, p in set(rows))
     entropies = [
         -sum(share(c, None) * math.log(share(c, None)) for c in set(clusters)),
         -sum(share(None, p) * math.log(share(None, p)) for p in set(pids)),

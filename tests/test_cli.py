@@ -9,9 +9,7 @@ import pytest
 from uda_reid import __version__, cli
 
 
-def run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str
-) -> tuple[int, str, str]:
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", ["uda-reid", *words])
     with pytest.raises(SystemExit) as stop:
         cli.main()
@@ -33,7 +31,7 @@ def test_adapt_prints_the_table_the_gain_and_the_ledger(
     code, out, err = run(monkeypatch, capsys, "adapt", "--src", "alpha", "--tgt", "beta", *base)
     assert code == 0, err
     for text in (
-        "source-only", "mAP (step)", "rank-10", "mINP", "queries", "skipped", "supervision ledger", "gain:",
+        "source-only", "mAP step", "rank-10", "mINP", "queries", "skipped", "supervision ledger", "gain:",
         "protocol market", "trapezoid average precision", "adapted.safetensors", "camera ids used",
     ):  # fmt: skip
         assert text in out, text

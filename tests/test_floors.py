@@ -25,8 +25,8 @@ FLOORS = {
     "data": 4,
     "models": 4,
     "training": 5,
-    "evaluate": 6,
-    "pretrain": 6.5,
+    "evaluation": 6,
+    "pretraining": 6.5,
     "strategies": 7,
     "recipe": 8,
     "report": 8,
@@ -70,9 +70,7 @@ def imports(path: Path) -> list[str]:
             assert node.level == 0, f"{path}: relative import"
             module = node.module or ""
             submodules = [f"{module}.{alias.name}" for alias in node.names]
-            is_file = [
-                (PACKAGE.parent / Path(*name.split("."))).with_suffix(".py").is_file() for name in submodules
-            ]
+            is_file = [(PACKAGE.parent / Path(*name.split("."))).with_suffix(".py").is_file() for name in submodules]
             found += [name if exists else module for name, exists in zip(submodules, is_file, strict=True)]
     return found
 
@@ -115,9 +113,7 @@ def test_file_imports_third_parties_through_their_doors(path: Path) -> None:
 def test_every_floor_is_lived_on() -> None:
     names = {module_name(path) for path in FILES}
     for name in FLOORS:
-        assert any(module == name or module.startswith(f"{name}.") for module in names), (
-            f"no file on {name!r}"
-        )
+        assert any(module == name or module.startswith(f"{name}.") for module in names), f"no file on {name!r}"
 
 
 def test_every_test_file_mirrors_a_module() -> None:

@@ -195,9 +195,7 @@ def test_build_names_types_that_it_cannot_read() -> None:
         pass
 
     schema = dataclasses.make_dataclass("Odd", [("value", Foreign)])
-    with pytest.raises(
-        RecipeError, match=r"^there: adapt: the types of Odd's fields cannot be read from text \(.*\)$"
-    ):
+    with pytest.raises(RecipeError, match=r"^there: adapt: the types of Odd's fields cannot be read from text \(.*\)$"):
         build(schema, {}, prefix="there: adapt.")
 
 

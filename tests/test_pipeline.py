@@ -158,9 +158,7 @@ def test_two_processes_on_one_run_do_not_meet(job: Job) -> None:
 def test_corrupt_image_is_named_before_any_training(job: Job) -> None:
     broken = job.data / "beta" / "train_0003_c1_0.png"
     broken.write_bytes(broken.read_bytes()[:100])
-    with pytest.raises(
-        DataError, match=r"train_0003_c1_0.png: cannot be decoded .*1 of 24 images is unreadable"
-    ):
+    with pytest.raises(DataError, match=r"train_0003_c1_0.png: cannot be decoded .*1 of 24 images is unreadable"):
         one(job)
     assert not (job.out / "sources").exists()
 
@@ -176,7 +174,7 @@ def test_changed_data_make_another_run(job: Job) -> None:
 
 def test_out_that_cannot_be_a_folder_is_refused(job: Job, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="file.* cannot be created .*; choose another --out"):
+    with pytest.raises(DataError, match=r"file.* cannot be created .*; choose another --out"):
         one(replace(job, out=tmp_path / "file"))
 
 

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from uda_reid.errors import RecipeError
 from uda_reid.models.encoder import EncoderSpec
-from uda_reid.pretrain import Pretrain
+from uda_reid.pretraining import Pretrain
 from uda_reid.recipe import SHARED, Profile, choose_profile, load, recipes, resolved, to_yaml
 from uda_reid.run import QUIET, Run
 from uda_reid.shipped import shipped
@@ -161,8 +161,7 @@ def test_yaml_trap_whole_numbers_are_decimal(written: Written) -> None:
         ),
         (
             "adapt: {milestones: [30, x]}",
-            "toy.yaml:2: adapt.milestones: [30, x] is not a list, "
-            "each of it a whole number; the default is [30, 50]",
+            "toy.yaml:2: adapt.milestones: [30, x] is not a list, each of it a whole number; the default is [30, 50]",
         ),
         (
             "adapt:\n  lr: 1\n  rounds: 2\n  lr: 3",
@@ -203,13 +202,11 @@ def test_yaml_trap_whole_numbers_are_decimal(written: Written) -> None:
         ),
         (
             "adapt: {<<: x}",
-            "toy.yaml:2: adapt.<<: unknown option; known are "
-            + ", ".join(f.name for f in dataclasses.fields(Toy)),
+            "toy.yaml:2: adapt.<<: unknown option; known are " + ", ".join(f.name for f in dataclasses.fields(Toy)),
         ),
         (
             "adapt: {lr: 1",
-            f"toy.yaml:3: {YAML}while parsing a flow mapping, "
-            f"expected ',' or '}}', but got '<stream end>'{LOOK}",
+            f"toy.yaml:3: {YAML}while parsing a flow mapping, expected ',' or '}}', but got '<stream end>'{LOOK}",
         ),
         (
             "\tadapt: 1",
@@ -254,8 +251,7 @@ def test_every_section_is_checked_in_every_profile(written: Written, profile: st
         ),
         (
             "strategy: toys.methods:NoDataclass\n",
-            "toy.yaml:1: strategy: toys.methods:NoDataclass is not a dataclass, "
-            "and its fields are what a recipe sets",
+            "toy.yaml:1: strategy: toys.methods:NoDataclass is not a dataclass, and its fields are what a recipe sets",
         ),
     ],
 )
@@ -267,9 +263,7 @@ def test_a_file_without_a_strategy_is_refused_in_one_line(written: Written, text
 
 def test_a_file_that_is_no_text_is_refused_in_one_line(written: Written) -> None:
     written("").write_bytes(b"\xff\xfe\x00strategy")
-    with pytest.raises(
-        RecipeError, match=r"^toy\.yaml: cannot be read: .*utf-8.*; a recipe is a YAML file in UTF-8$"
-    ):
+    with pytest.raises(RecipeError, match=r"^toy\.yaml: cannot be read: .*utf-8.*; a recipe is a YAML file in UTF-8$"):
         load("toy.yaml")
     written("strategy: \x00\n")
     with pytest.raises(
@@ -288,8 +282,7 @@ def test_a_file_that_is_no_text_is_refused_in_one_line(written: Written) -> None
         ("xyz", "recipe 'xyz' is unknown; known are {}; or give the path of a YAML file"),
         (
             "a/pul.yml",
-            "recipe file a/pul.yml does not exist; did you mean 'pul'? Known are {}; "
-            "or give the path of a YAML file",
+            "recipe file a/pul.yml does not exist; did you mean 'pul'? Known are {}; or give the path of a YAML file",
         ),
         (".", "recipe '.' is unknown; known are {}; or give the path of a YAML file"),
     ],
@@ -398,9 +391,7 @@ def test_short_profiles_start_every_recipe_from_one_source_model(profile: Profil
         recipe = load(name, profile=profile)
         assert (recipe.encoder, recipe.pretrain) == SHARED[profile]
         assert recipe.profile == profile
-        assert (
-            f"encoder and pretrain are those of profile {profile}, the same for every recipe" in recipe.notes
-        )
+        assert f"encoder and pretrain are those of profile {profile}, the same for every recipe" in recipe.notes
 
 
 def test_a_profile_changes_what_its_section_says(written: Written) -> None:
@@ -414,9 +405,7 @@ def test_a_profile_changes_what_its_section_says(written: Written) -> None:
     ("images", "clusters"), [(None, 700), (8_000, 700), (5_600, 700), (5_599, 699), (96, 12), (23, 2), (2, 2)]
 )
 @pytest.mark.parametrize("profile", SHARED)
-def test_short_profiles_have_at_most_one_cluster_per_8_images(
-    profile: str, images: int | None, clusters: int
-) -> None:
+def test_short_profiles_have_at_most_one_cluster_per_8_images(profile: str, images: int | None, clusters: int) -> None:
     recipe = load("pul", profile=profile, target_images=images)
     assert isinstance(recipe.strategy, PUL)
     assert recipe.strategy.clusters == clusters
@@ -499,9 +488,7 @@ def test_a_resolved_recipe_takes_settings_and_is_still_bounded(tmp_path: Path) -
     changed = load(path, settings=["adapt.rounds=2"])
     assert isinstance(changed.strategy, PUL)
     assert (changed.name, changed.strategy.rounds, changed.strategy.clusters) == ("pul", 2, 50)
-    with pytest.raises(
-        RecipeError, match=r"adapt\.clusters: 50 clusters are more than the target's 20 training"
-    ):
+    with pytest.raises(RecipeError, match=r"adapt\.clusters: 50 clusters are more than the target's 20 training"):
         load(path, target_images=20)
 
 
@@ -509,9 +496,7 @@ def test_a_resolved_recipe_takes_settings_and_is_still_bounded(tmp_path: Path) -
 
 
 def test_the_list_of_recipes_has_one_line_each() -> None:
-    assert recipes() == {
-        path.stem: recipes()[path.stem] for path in sorted(shipped("recipes").glob("*.yaml"))
-    }
+    assert recipes() == {path.stem: recipes()[path.stem] for path in sorted(shipped("recipes").glob("*.yaml"))}
     assert {"ide", "pul", "source_only"} <= set(recipes())
     assert all(line and "\n" not in line for line in recipes().values())
 

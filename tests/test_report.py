@@ -26,7 +26,10 @@ def scores(mean_ap: float) -> Scores:
 RECORD = Record(
     command="uda-reid adapt", version="0", source="alpha", target="beta", seed=0, profile="paper",
     recipe={"name": "pul", "adapt": {"clusters": 5}},
-    rows=(Row(SOURCE_ONLY, scores(0.2), {"camera ids used": False}), Row("pul", scores(0.25), {"number of clusters given": 5})),
+    rows=(
+        Row(SOURCE_ONLY, scores(0.2), {"camera ids used": False}),
+        Row("pul", scores(0.25), {"number of clusters given": 5}),
+    ),
     validation={"mean_ap": 0.5}, history=({"selected": 3.0},), curve=({"step": 1.0, "mean_ap": 0.25},),
     seconds={"adapt": 1.5}, environment={"threads": 2}, notes=("something unusual",),
 )  # fmt: skip
@@ -80,7 +83,7 @@ def test_foreign_and_broken_records_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     for text in ("", "{}", "[1]", '{"format": 99}', to_json(RECORD)[:200]):
         path.write_text(text)
-        with pytest.raises(CheckpointError, match="record.json: is not a record of this version"):
+        with pytest.raises(CheckpointError, match=r"record\.json: is not a record of this version"):
             read(path)
 
 

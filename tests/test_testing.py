@@ -22,9 +22,7 @@ class Jitter:
     breaks: str = ""
 
     def adapt(self, source: Source, target: Target, *, run: Run = QUIET) -> AdaptationResult:
-        encoder = (
-            source.encoder if self.breaks in ("caller", "same module") else copy.deepcopy(source.encoder)
-        )
+        encoder = source.encoder if self.breaks in ("caller", "same module") else copy.deepcopy(source.encoder)
         noise = torch.rand(1, generator=run.stream("jitter"))
         if self.breaks == "global":
             np.random.rand()  # noqa: NPY002

@@ -110,34 +110,22 @@ class RichReporter:
                 self.bars = None
 
 
-Source = Annotated[
-    str, typer.Option("--src", help="Source: a built-in scene, a known data set, or a folder.")
-]
-TargetName = Annotated[
-    str, typer.Option("--tgt", help="Target: the same choices; its training labels are never read.")
-]
+Source = Annotated[str, typer.Option("--src", help="Source: a built-in scene, a known data set, or a folder.")]
+TargetName = Annotated[str, typer.Option("--tgt", help="Target: the same choices; its training labels are never read.")]
 RecipeName = Annotated[
     str, typer.Option("--recipe", "-r", help="A shipped recipe (see `list recipes`) or a YAML file.")
 ]
-Data = Annotated[
-    Path, typer.Option("--data", envvar="UDA_REID_DATA", help="Folder that holds the data sets.")
-]
+Data = Annotated[Path, typer.Option("--data", envvar="UDA_REID_DATA", help="Folder that holds the data sets.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder for runs and source models.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Root of every random stream.")]
-ProfileOption = Annotated[
-    Profile | None, typer.Option("--profile", help="Schedule (default: chosen by the domains).")
-]
+ProfileOption = Annotated[Profile | None, typer.Option("--profile", help="Schedule (default: chosen by the domains).")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Change one option: adapt.lr=1e-4, pretrain.epochs=5.")
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-PrecisionOption = Annotated[
-    Precision, typer.Option("--precision", help="fp32, or bf16 for the forward passes.")
-]
+PrecisionOption = Annotated[Precision, typer.Option("--precision", help="fp32, or bf16 for the forward passes.")]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0: all cores.")]
-Weights = Annotated[
-    Path | None, typer.Option("--weights", help="Folder with weights files, looked into first.")
-]
+Weights = Annotated[Path | None, typer.Option("--weights", help="Folder with weights files, looked into first.")]
 Protocol = Annotated[
     str, typer.Option("--protocol", help="market, cross-camera, any-camera, single-gallery-shot, auto.")
 ]
@@ -186,8 +174,8 @@ def adapt(
     from uda_reid.report import show, to_json
 
     job = _job(
-        recipe=recipe, source=src, target=tgt, data=data, out=out, seed=seed, profile=profile, settings=set_, bound=bound,
-        protocol=protocol, device=device, precision=precision, threads=threads, weights=weights,
+        recipe=recipe, source=src, target=tgt, data=data, out=out, seed=seed, profile=profile, settings=set_,
+        bound=bound, protocol=protocol, device=device, precision=precision, threads=threads, weights=weights,
     )  # fmt: skip
     with _resumable():
         record, folder, finished = one(job, reporter=RichReporter(screen))
@@ -302,13 +290,9 @@ def draw(
     scene: Annotated[str, typer.Argument(help="plaza, campus or station.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to draw into; it must not exist or be empty.")],
     identities: Annotated[int, typer.Option("--identities", min=2, help="People in the training set.")] = 100,
-    test_identities: Annotated[
-        int, typer.Option("--test-identities", min=2, help="People to search for.")
-    ] = 60,
+    test_identities: Annotated[int, typer.Option("--test-identities", min=2, help="People to search for.")] = 60,
     cameras: Annotated[int, typer.Option("--cameras", min=2, help="Cameras of the network.")] = 5,
-    images: Annotated[
-        int, typer.Option("--images", min=1, help="Most images of a person in one camera.")
-    ] = 3,
+    images: Annotated[int, typer.Option("--images", min=1, help="Most images of a person in one camera.")] = 3,
     height: Annotated[int, typer.Option("--height", min=32, help="Rows of an image.")] = 128,
     width: Annotated[int, typer.Option("--width", min=16, help="Columns of an image.")] = 64,
     jobs: Annotated[int, typer.Option("--jobs", min=0, help="Processes; 0: one per core.")] = 0,
@@ -334,9 +318,7 @@ def draw(
         raise RecipeError(f"--{option} {problem['input']}: {problem['msg'].lower()}") from error
     reporter = RichReporter(screen)
     with _resumable():
-        folder = draw_scene(
-            scene, out, options, processes=jobs or os.cpu_count() or 1, progress=reporter.progress
-        )
+        folder = draw_scene(scene, out, options, processes=jobs or os.cpu_count() or 1, progress=reporter.progress)
     typer.echo(f"drawn: {folder}")
 
 
@@ -358,16 +340,12 @@ def _resumable() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        raise Interrupted(
-            "interrupted; the same command goes on from the last finished epoch or round"
-        ) from error
+        raise Interrupted("interrupted; the same command goes on from the last finished epoch or round") from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
         place = error.filename or "a file"
-        raise UdaReidError(
-            f"{place}: {error.strerror}; what was finished is kept, the same command goes on"
-        ) from error
+        raise UdaReidError(f"{place}: {error.strerror}; what was finished is kept, the same command goes on") from error
 
 
 def main() -> None:

@@ -21,9 +21,9 @@ from uda_reid.data.images import Photographs, unlabelled
 from uda_reid.data.layouts import listing, read
 from uda_reid.data.scenes import SCENES, ensure
 from uda_reid.errors import CheckpointError, DataError
-from uda_reid.evaluate import Evaluator
+from uda_reid.evaluation import Evaluator
 from uda_reid.ops.quality import audit
-from uda_reid.pretrain import pretrain, validate
+from uda_reid.pretraining import pretrain, validate
 from uda_reid.recipe import choose_profile, load, resolved, to_yaml
 from uda_reid.report import BOUND, SOURCE_ONLY, Record, Row, write
 from uda_reid.report import read as read_record
@@ -53,7 +53,7 @@ class Job:
         threads: CPU threads; 0 takes all cores. Weights repeat bit by bit only for the same number.
         weights: folder with weights files, looked into before the usual places.
         bound: also train and score the supervised bound.
-        protocol: evaluation protocol (`evaluate.Evaluator`).
+        protocol: evaluation protocol (`evaluation.Evaluator`).
         command: the command line, for the record.
     """
 
@@ -165,9 +165,7 @@ def _work(prepared: Prepared, folder: Path) -> Record:
     job, recipe, target = prepared.job, prepared.recipe, prepared.target
     reporter = Logged(prepared.reporter, folder / "log.txt")
     replace_file(folder / "recipe.yaml", to_yaml(recipe).encode())
-    reporter.log(
-        f"{recipe.name}: {prepared.source.name} -> {target.name}, profile {recipe.profile}, seed {job.seed}"
-    )
+    reporter.log(f"{recipe.name}: {prepared.source.name} -> {target.name}, profile {recipe.profile}, seed {job.seed}")
     for note in recipe.notes:
         reporter.log(f"note: {note}")
     clock = Clock()
@@ -282,10 +280,7 @@ def check_images(prepared: Prepared, evaluator: Evaluator) -> None:
         DataError: an image cannot be decoded.
     """
     size = prepared.recipe.encoder.height, prepared.recipe.encoder.width
-    train = [
-        Photographs(domain.train, name=f"{domain.name} train")
-        for domain in (prepared.source, prepared.target)
-    ]
+    train = [Photographs(domain.train, name=f"{domain.name} train") for domain in (prepared.source, prepared.target)]
     for images in (*train, evaluator.query, evaluator.gallery):
         images.preload(*size, progress=prepared.reporter.progress)
 
@@ -316,9 +311,7 @@ def _snapshots(folder: Path) -> Any:
     return keep
 
 
-def _audit(
-    folder: Path, encoder: Encoder, evaluator: Evaluator, reporter: Reporter
-) -> tuple[Mapping[str, float], ...]:
+def _audit(folder: Path, encoder: Encoder, evaluator: Evaluator, reporter: Reporter) -> tuple[Mapping[str, float], ...]:
     """Score the snapshots of the probe on the target's test labels, now that adaptation is over."""
     curve: list[Mapping[str, float]] = []
     pids = evaluator.domain.train.pids
@@ -386,5 +379,7 @@ def _alone(folder: Path) -> Iterator[None]:
         with FileLock(folder / ".lock", timeout=0):
             yield
     except Timeout as error:
-        message = f"{folder}: another process is working on this very run; wait for it, or choose another --out or --seed"
+        message = (
+            f"{folder}: another process is working on this very run; wait for it, or choose another --out or --seed"
+        )
         raise CheckpointError(message) from error

@@ -17,7 +17,7 @@ import yaml
 from uda_reid.errors import RecipeError
 from uda_reid.models.encoder import EncoderSpec
 from uda_reid.options import Given, Raw, build, names, null, one_line, parse_settings, spell, suggest
-from uda_reid.pretrain import Pretrain
+from uda_reid.pretraining import Pretrain
 from uda_reid.shipped import shipped
 from uda_reid.strategies import find
 from uda_reid.types import Strategy
@@ -32,8 +32,8 @@ SHARED: Mapping[str, tuple[EncoderSpec, Pretrain]] = {
         Pretrain(epochs=10, warmup=1, milestones=(6, 9), batch=32),
     ),
     "scenes": (
-        EncoderSpec(backbone="resnet_tiny", height=64, width=32, neck="none", weights="none"),
-        Pretrain(epochs=30, warmup=3, milestones=(20, 26), batch=32),
+        EncoderSpec(backbone="resnet_tiny", height=64, width=32, weights="none"),
+        Pretrain(lr=2e-3, epochs=30, warmup=3, schedule="cosine", batch=32),
     ),
 }
 """Encoder and pretraining of the short profiles, for every recipe: all strategies start from one model."""

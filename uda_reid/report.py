@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -24,7 +25,7 @@ FORMAT = 1
 
 DEFINITIONS = {
     "mAP": "mean over counted queries of the trapezoid average precision (Market-1501 code)",
-    "mAP (step)": "the same by the step rule (torchreid, fast-reid, OpenUnReID); never lower than the trapezoid",
+    "mAP step": "the same by the step rule (torchreid, fast-reid, OpenUnReID); never lower than the trapezoid",
     "rank-k": "share of counted queries with a match among the first k images that are not removed (CMC)",
     "mINP": "mean inverse negative penalty: matches / rank of the last match",
 }
@@ -90,13 +91,11 @@ class Record:
 
 
 def gap_closed(record: Record) -> float | None:
-    """Return (adapted - source-only) / (bound - source-only) in mAP, or None where the denominator is under 2 points."""
+    """Return (adapted - source-only) / (bound - source-only) in mAP; None where the denominator is under 2 points."""
     start, bound = record.row(SOURCE_ONLY), record.row(BOUND)
     if start is None or bound is None or bound.scores.mean_ap - start.scores.mean_ap < 0.02:
         return None
-    return (record.adapted.scores.mean_ap - start.scores.mean_ap) / (
-        bound.scores.mean_ap - start.scores.mean_ap
-    )
+    return (record.adapted.scores.mean_ap - start.scores.mean_ap) / (bound.scores.mean_ap - start.scores.mean_ap)
 
 
 def to_json(record: Record) -> str:
@@ -157,9 +156,7 @@ def _plain(value: Any) -> Any:
 
 def show(record: Record) -> RenderableType:
     """Return the table of a run with its gain and its supervision ledger, for a terminal."""
-    return Group(
-        _scores_table(record), Text(_gain(record), style="bold"), _ledger(record), _footnotes(record)
-    )
+    return Group(_scores_table(record), Text(_gain(record), style="bold"), _ledger(record), _footnotes(record))
 
 
 def _percent(value: float) -> str:
@@ -168,10 +165,10 @@ def _percent(value: float) -> str:
 
 def scores_table(title: str, rows: Sequence[Row]) -> Table:
     """Return a table of rows, in percent."""
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("model")
-    for column in ("mAP", "rank-1", "rank-5", "rank-10", "mINP", "mAP (step)", "queries", "skipped"):
-        table.add_column(column, justify="right")
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("model", no_wrap=True)
+    for column in ("mAP", "rank-1", "rank-5", "rank-10", "mINP", "mAP step", "queries", "skipped"):
+        table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         scores = row.scores
         values = [
@@ -205,7 +202,9 @@ def _gain(record: Record) -> str:
 
 
 def _ledger(record: Record) -> Table:
-    table = Table(title="supervision ledger", title_justify="left", title_style="bold", show_header=True)
+    table = Table(
+        title="supervision ledger", title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     table.add_column("")
     for row in record.rows:
         table.add_column(row.name)
@@ -226,8 +225,6 @@ def _footnotes(record: Record) -> Text:
     lines.append(f"protocol {scores.protocol}; skipped queries have no valid match and are in no mean")
     tied = max(row.scores.ties for row in record.rows)
     if tied:
-        lines.append(
-            f"{tied} queries have equal distances that touch a match; ties are broken by gallery order"
-        )
+        lines.append(f"{tied} queries have equal distances that touch a match; ties are broken by gallery order")
     lines.extend(f"note: {note}" for note in record.notes)
     return Text("\n".join(lines), style="dim")

@@ -114,7 +114,7 @@ class Run:
 
     @contextmanager
     def randomness(self, name: str) -> Iterator[None]:
-        """Inside, torch's global random numbers (dropout, say) are the stream called `name`; outside they are untouched."""
+        """Inside, torch's global random numbers (dropout, say) are the stream `name`; outside they are untouched."""
         devices = range(torch.cuda.device_count()) if torch.device(self.device).type == "cuda" else []
         with torch.random.fork_rng(devices=list(devices)):
             torch.default_generator.manual_seed(self.seed_for(name))

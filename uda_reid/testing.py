@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from uda_reid.data.images import unlabelled
 from uda_reid.errors import UdaReidError
 from uda_reid.models.encoder import EncoderSpec
-from uda_reid.pretrain import Pretrain, pretrain
+from uda_reid.pretraining import Pretrain, pretrain
 from uda_reid.run import Run
 from uda_reid.training.features import extract
 from uda_reid.types import AdaptationResult, Domain, Source, Split, Strategy
@@ -29,10 +29,8 @@ class ConformanceError(UdaReidError):
     """A strategy broke a promise; the message names it."""
 
 
-def tiny_domain(
-    folder: Path, *, name: str = "tiny", identities: int = 6, images: int = 4, seed: int = 0
-) -> Domain:
-    """Draw a domain of coloured noise into `folder` and return it; identities differ by colour, two cameras by light."""
+def tiny_domain(folder: Path, *, name: str = "tiny", identities: int = 6, images: int = 4, seed: int = 0) -> Domain:
+    """Draw a domain of coloured noise into `folder`: identities differ by colour, two cameras by light."""
     numbers = np.random.default_rng([seed, *name.encode()])
     folder.mkdir(parents=True, exist_ok=True)
     splits = {}
@@ -100,16 +98,12 @@ def check_strategy(
         before = fingerprint(source.encoder), fingerprint(source.classifier), _global_states()
         first = adapt(strategy, domain, 0)
         after = fingerprint(source.encoder), fingerprint(source.classifier), _global_states()
-        for was, now, what in zip(
-            before, after, ("encoder", "classifier", "global random states"), strict=True
-        ):
+        for was, now, what in zip(before, after, ("encoder", "classifier", "global random states"), strict=True):
             _promise(was == now, f"the caller's {what} changed during adapt")
         _promise(first.encoder is not source.encoder, "the result's encoder is the caller's own module")
         _check_result(first)
         weights = fingerprint(first.encoder)
-        _promise(
-            fingerprint(adapt(strategy, domain, 0).encoder) == weights, "the same seed gave other weights"
-        )
+        _promise(fingerprint(adapt(strategy, domain, 0).encoder) == weights, "the same seed gave other weights")
         if random_draws:
             _promise(
                 fingerprint(adapt(strategy, domain, 1).encoder) != weights,

@@ -49,9 +49,7 @@ def market(
     return folder
 
 
-def manifest(
-    folder: Path, text: str, *, images: Iterable[str] = ("a.jpg", "b.jpg", "c.jpg", "d.jpg")
-) -> Path:
+def manifest(folder: Path, text: str, *, images: Iterable[str] = ("a.jpg", "b.jpg", "c.jpg", "d.jpg")) -> Path:
     touch(folder, images)
     (folder / "manifest.csv").write_text(text, encoding="utf-8")
     return folder
@@ -137,9 +135,7 @@ def test_missing_known_dataset_says_where_it_was_looked_for_and_where_it_comes_f
 )
 def test_unknown_name_suggests_a_known_one(typed: str, meant: str, tmp_path: Path) -> None:
     market(tmp_path / "Shop")
-    with pytest.raises(
-        DataError, match=f"'{typed}' is no known data set.*did you mean '{meant}'.*market, duke"
-    ):
+    with pytest.raises(DataError, match=f"'{typed}' is no known data set.*did you mean '{meant}'.*market, duke"):
         read(typed, tmp_path, others=("plaza", "campus"))
 
 
@@ -329,9 +325,7 @@ def test_manifest_that_counts_from_zero_is_shifted(tmp_path: Path) -> None:
 
 
 def test_manifest_keeps_distractors_in_the_gallery(tmp_path: Path) -> None:
-    manifest(
-        tmp_path, "path,identity,split\na.jpg,1,train\nb.jpg,2,query\nc.jpg,2,gallery\nd.jpg,0,gallery\n"
-    )
+    manifest(tmp_path, "path,identity,split\na.jpg,1,train\nb.jpg,2,query\nc.jpg,2,gallery\nd.jpg,0,gallery\n")
     domain = read(str(tmp_path), tmp_path)
     assert (domain.train.pids.tolist(), domain.gallery.pids.tolist()) == ([1], [2, 0])
 
@@ -340,8 +334,7 @@ def test_manifest_keeps_distractors_in_the_gallery(tmp_path: Path) -> None:
 def test_manifest_without_cameras_has_none(column: str, cell: str, tmp_path: Path) -> None:
     manifest(
         tmp_path,
-        f"path,identity{column}\n"
-        + "".join(f"{n}.jpg,{i}{cell}\n" for n, i in zip("abcd", "1122", strict=True)),
+        f"path,identity{column}\n" + "".join(f"{n}.jpg,{i}{cell}\n" for n, i in zip("abcd", "1122", strict=True)),
     )
     domain = read(str(tmp_path), tmp_path)
     assert domain.train.cams is None and domain.gallery.cams is None
@@ -532,8 +525,7 @@ def divided_by_hand(pids: Ids, cams: Ids | None) -> list[str]:
         mine = [other for other in range(len(pids)) if pids[other] == pid]
         for query in (other for other in mine if answer[other] == "query"):
             if not any(
-                answer[other] == "gallery" and (cams is None or cameras[other] != cameras[query])
-                for other in mine
+                answer[other] == "gallery" and (cams is None or cameras[other] != cameras[query]) for other in mine
             ):
                 answer[row] = "gallery"
                 break

@@ -105,9 +105,7 @@ def test_embeddings_are_float32_under_autocast() -> None:
 def test_gem_is_the_average_at_one_and_the_maximum_at_infinity() -> None:
     maps = torch.rand(2, 5, 4, 3, generator=torch.Generator().manual_seed(0)) + 0.1
     torch.testing.assert_close(GeM(p=1.0)(maps), AveragePooling()(maps))
-    torch.testing.assert_close(
-        GeM(p=500.0)(maps / maps.amax()) * maps.amax(), maps.amax((2, 3)), rtol=0.01, atol=0
-    )
+    torch.testing.assert_close(GeM(p=500.0)(maps / maps.amax()) * maps.amax(), maps.amax((2, 3)), rtol=0.01, atol=0)
     cubes = [[sum(float(v) ** 3 for v in m.flatten()) / 12 for m in picture] for picture in maps]
     torch.testing.assert_close(GeM()(maps), torch.tensor(cubes) ** (1 / 3))
 
@@ -168,9 +166,7 @@ def test_spec_refuses_unknown_weights() -> None:
 
 
 def test_spec_refuses_imagenet_weights_that_nobody_made() -> None:
-    with pytest.raises(
-        RecipeError, match="weights 'imagenet' do not exist for resnet_tiny; use weights: none"
-    ):
+    with pytest.raises(RecipeError, match="weights 'imagenet' do not exist for resnet_tiny; use weights: none"):
         spec(weights="imagenet")
 
 
@@ -207,9 +203,7 @@ def test_shared_imagenet_weights_load_in_full() -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
 @pytest.mark.parametrize("prefix", ["", "module.", "backbone."])
-def test_weights_of_torchvision_and_its_descendants_load_in_full(
-    name: str, prefix: str, tmp_path: Path
-) -> None:
+def test_weights_of_torchvision_and_its_descendants_load_in_full(name: str, prefix: str, tmp_path: Path) -> None:
     network = torchvision.models.get_model(name, weights=None)
     path = tmp_path / "weights.pth"
     torch.save({"state_dict": {prefix + key: value for key, value in network.state_dict().items()}}, path)
@@ -233,9 +227,7 @@ def test_load_report_lists_the_keys_that_did_not_match(tmp_path: Path) -> None:
     assert report.unexpected == ("layer9.weight",)
     assert report.wrong_shape == ("layer1.0.conv1.weight",)
     assert report.loaded == len(weights) - 2
-    assert "1 missing: trunk.layer2.0.conv1.weight; 1 unexpected: layer9.weight; 1 of another shape" in str(
-        report
-    )
+    assert "1 missing: trunk.layer2.0.conv1.weight; 1 unexpected: layer9.weight; 1 of another shape" in str(report)
     fresh = build(spec()).state_dict()["trunk.layer1.0.conv1.weight"]
     assert torch.equal(encoder.state_dict()["trunk.layer1.0.conv1.weight"], fresh)
     assert torch.equal(encoder.trunk.get_parameter("conv1.weight"), weights["conv1.weight"])
@@ -244,18 +236,14 @@ def test_load_report_lists_the_keys_that_did_not_match(tmp_path: Path) -> None:
 def test_imagenet_file_of_another_network_is_refused(tmp_path: Path) -> None:
     network = torchvision.models.resnet18(weights=None)
     safetensors.torch.save_file(network.state_dict(), tmp_path / "resnet34_imagenet.safetensors")
-    with pytest.raises(
-        CheckpointError, match=r"does not hold resnet34: missing or of another shape are trunk"
-    ):
+    with pytest.raises(CheckpointError, match=r"does not hold resnet34: missing or of another shape are trunk"):
         build(spec(backbone="resnet34", weights="imagenet"), weights_folders=[tmp_path])
 
 
 def test_weights_in_which_nothing_matches_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     safetensors.torch.save_file({"embedding.table": torch.zeros(3)}, path)
-    with pytest.raises(
-        CheckpointError, match=r"none of its 1 tensors fits resnet_tiny; they are called embedding"
-    ):
+    with pytest.raises(CheckpointError, match=r"none of its 1 tensors fits resnet_tiny; they are called embedding"):
         build(spec(weights=str(path)))
 
 
@@ -284,9 +272,7 @@ def test_truncated_weights_file_is_refused(name: str, share: float, tmp_path: Pa
         build(spec(weights=str(path)))
 
 
-def test_unreachable_imagenet_weights_are_said_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreachable_imagenet_weights_are_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*_: object, **__: object) -> None:
         raise OSError("no route\nto host")
 
@@ -299,9 +285,7 @@ def test_unreachable_imagenet_weights_are_said_in_one_line(
     assert str(tmp_path / "cache") in message and "no route to host" in message and "weights: none" in message
 
 
-def test_imagenet_weights_are_found_in_the_cache_of_torch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_imagenet_weights_are_found_in_the_cache_of_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     cached = tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
     cached.parent.mkdir(parents=True)

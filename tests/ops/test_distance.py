@@ -52,9 +52,7 @@ def test_distances_are_float32_and_never_negative() -> None:
 
 def test_cosine_distance_does_not_depend_on_the_length_of_a_row() -> None:
     a, b = draw(3), draw(4, seed=1)
-    torch.testing.assert_close(
-        cosine_distances(a * 1000, b / 1000), cosine_distances(a, b), atol=1e-6, rtol=0
-    )
+    torch.testing.assert_close(cosine_distances(a * 1000, b / 1000), cosine_distances(a, b), atol=1e-6, rtol=0)
 
 
 def test_squared_distances_pass_gradients_to_both_sides() -> None:

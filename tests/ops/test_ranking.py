@@ -79,9 +79,7 @@ def one_query(relevance: list[int], distances: list[float] | None = None) -> Ran
     if distances is None:
         distances = [0.1 * place for place in range(len(relevance))]
     pids = [{1: 5, 0: 0, -1: -1}[kind] for kind in relevance]
-    return rank_distances(
-        [torch.tensor([distances])], query_pids=[5], gallery_pids=pids, protocol="any-camera"
-    )
+    return rank_distances([torch.tensor([distances])], query_pids=[5], gallery_pids=pids, protocol="any-camera")
 
 
 def assert_identical(a: Ranking, b: Ranking) -> None:
@@ -148,13 +146,10 @@ def test_tied_says_whether_another_order_of_equal_distances_changes_the_average_
         found = []
         for sign in (-1, 1):  # the matches first among equal distances, then last
             key = [
-                (search.distances[query][g], sign * (search.gallery_pids[g] == search.query_pids[query]))
-                for g in rows
+                (search.distances[query][g], sign * (search.gallery_pids[g] == search.query_pids[query])) for g in rows
             ]
             order = sorted(range(len(rows)), key=key.__getitem__)
-            found.append(
-                oracles.trapezoid_average_precision([search.relevance(query)[place] for place in order])
-            )
+            found.append(oracles.trapezoid_average_precision([search.relevance(query)[place] for place in order]))
         assert ranking.tied[query] == (abs(found[0] - found[1]) > 1e-12)
     assert ranking.ties == ranking.tied.sum()
 
@@ -278,9 +273,7 @@ def test_any_camera_gives_the_same_with_and_without_cameras() -> None:
     distances = [torch.arange(4.0)[None]]
     labels: dict[str, Any] = {"query_pids": [1], "gallery_pids": [2, 1, 0, 1]}
     bare = rank_distances(distances, **labels, protocol="any-camera")
-    told = rank_distances(
-        distances, **labels, query_cams=[1], gallery_cams=[1, 1, 2, 2], protocol="any-camera"
-    )
+    told = rank_distances(distances, **labels, query_cams=[1], gallery_cams=[1, 1, 2, 2], protocol="any-camera")
     assert_identical(bare, told)
 
 
@@ -351,9 +344,7 @@ def test_queries_without_a_match_are_counted_and_in_no_mean() -> None:
 def test_means_without_any_valid_query_are_refused() -> None:
     ranking = rank_distances([torch.ones(2, 1)], query_pids=[1, 2], gallery_pids=[3], protocol="any-camera")
     assert ranking.counted == 0
-    with pytest.raises(
-        DataError, match="none of the 2 queries has a match in the gallery under protocol 'any-camera'"
-    ):
+    with pytest.raises(DataError, match="none of the 2 queries has a match in the gallery under protocol 'any-camera'"):
         ranking.cmc()
     with pytest.raises(DataError, match="none of the 2 queries"):
         ranking.mean(ranking.average_precision)

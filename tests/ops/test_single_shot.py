@@ -78,9 +78,7 @@ def test_single_gallery_shot_averages_to_the_mean_over_all_draws() -> None:
     firsts = oracle_firsts(query, gallery, labels, "any-camera", [list(kept) for kept in product(*images)])
     expected = {rank: np.mean([[first < rank for first in row] for row in firsts]) for rank in (1, 2, 3)}
     assert len({first for row in firsts for first in row}) > 2
-    found = single_gallery_shot(
-        query, gallery, **labels, protocol="any-camera", ranks=(1, 2, 3), repeats=3000
-    )
+    found = single_gallery_shot(query, gallery, **labels, protocol="any-camera", ranks=(1, 2, 3), repeats=3000)
     assert found.cmc == pytest.approx(expected, abs=0.03)
 
 
@@ -132,9 +130,7 @@ def test_same_seed_equal_other_seed_different_and_global_state_untouched() -> No
 
 def test_more_repeats_keep_the_first_ones() -> None:
     query, gallery, labels = draw_search(2)
-    few, many = (
-        single_gallery_shot(query, gallery, **labels, repeats=repeats).by_repeat for repeats in (3, 12)
-    )
+    few, many = (single_gallery_shot(query, gallery, **labels, repeats=repeats).by_repeat for repeats in (3, 12))
     np.testing.assert_array_equal(few, many[:3])
 
 

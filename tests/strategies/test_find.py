@@ -69,9 +69,7 @@ def test_built_in_names_cannot_be_taken_over(package: str, monkeypatch: pytest.M
     assert find("pul").__name__ == "PUL"
 
 
-def test_one_name_offered_twice_does_not_depend_on_the_order(
-    package: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_name_offered_twice_does_not_depend_on_the_order(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     points = [("theirs", f"{package}.methods:{name}") for name in ("Mine", "Other")]
     offer(monkeypatch, *points)
     first = find("theirs")
@@ -102,22 +100,17 @@ def test_one_name_offered_twice_does_not_depend_on_the_order(
         ),
         (
             "their_reid.broken:Mine",
-            "importing their_reid.broken failed (RuntimeError: needs a GPU); "
-            "install or mend the package that holds it",
+            "importing their_reid.broken failed (RuntimeError: needs a GPU); install or mend the package that holds it",
         ),
     ],
 )
-def test_find_refuses_in_one_line(
-    package: str, monkeypatch: pytest.MonkeyPatch, name: str, message: str
-) -> None:
+def test_find_refuses_in_one_line(package: str, monkeypatch: pytest.MonkeyPatch, name: str, message: str) -> None:
     offer(monkeypatch)
     with pytest.raises(RecipeError, match=f"^strategy {re.escape(repr(name))}:? {re.escape(message)}$"):
         find(name)
 
 
-def test_a_built_in_that_cannot_be_imported_keeps_its_traceback(
-    package: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_built_in_that_cannot_be_imported_keeps_its_traceback(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uda_reid.strategies, "BUILT_IN", {"ours": f"{package}.broken:Mine"})
     with pytest.raises(RuntimeError, match="needs\na GPU"):
         find("ours")

@@ -97,7 +97,9 @@ def test_zero_learning_rate_keeps_the_selection_constant(source: Source, target:
     for module in still.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.0
-    result = replace(QUICK, lr=0.0, rounds=3, select="own", threshold=0.99).adapt(replace(source, encoder=still), target)
+    result = replace(QUICK, lr=0.0, rounds=3, select="own", threshold=0.99).adapt(
+        replace(source, encoder=still), target
+    )
     before, after = extract(still, target.images), extract(result.encoder, target.images)
     assert torch.equal(before, after)
     strategy = replace(QUICK, select="own", threshold=0.99)
@@ -193,7 +195,7 @@ def test_probe_receives_a_snapshot_of_every_round(source: Source, target: Target
 def test_pul_refuses_options_out_of_range() -> None:
     for option in ({"clusters": 0}, {"select": "some"}, {"batch": 1}, {"dropout": 1.0}, {"rounds": -1}):
         with pytest.raises(ValidationError, match=next(iter(option))):
-            PUL(**option)  # type: ignore[arg-type]
+            PUL(**option)
 
 
 def test_more_clusters_than_images_is_refused(source: Source, target: Target) -> None:

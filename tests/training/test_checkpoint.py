@@ -208,9 +208,7 @@ def test_failed_write_keeps_the_old_file_and_no_temporary_one(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os if broken == "fsync" else Path, broken, fail)
-    with pytest.raises(
-        CheckpointError, match=r"state\.safetensors cannot be written \(No space left on device\)"
-    ):
+    with pytest.raises(CheckpointError, match=r"state\.safetensors cannot be written \(No space left on device\)"):
         save(path, {"x": torch.zeros(300)}, kind="test")
     assert path.read_bytes() == old
     assert list(tmp_path.iterdir()) == [path]

@@ -29,7 +29,9 @@ def test_features_are_in_row_order_and_equal_one_by_one(source: Source) -> None:
 
 def test_features_of_chosen_rows_are_those_rows(source: Source) -> None:
     rows = torch.tensor([5, 2, 2])
-    assert torch.allclose(extract(source.encoder, source.images, rows=rows), extract(source.encoder, source.images)[rows], atol=1e-6)
+    assert torch.allclose(
+        extract(source.encoder, source.images, rows=rows), extract(source.encoder, source.images)[rows], atol=1e-6
+    )
 
 
 def test_features_need_no_more_than_a_block_at_a_time(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:

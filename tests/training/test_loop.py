@@ -48,9 +48,7 @@ def trained(run: Run, *, epochs: int = 4, name: str = "test") -> tuple[nn.Module
 
     def batches(epoch: int) -> Batches:
         rows = torch.split(torch.randperm(12, generator=run.stream(f"rows/{epoch}")), 4)
-        return Batches(
-            Noise(), torch.arange(12) % 3, rows, size=(4, 2), augmentation="none", name=f"{epoch}", run=run
-        )
+        return Batches(Noise(), torch.arange(12) % 3, rows, size=(4, 2), augmentation="none", name=f"{epoch}", run=run)
 
     def step(batch: Batch) -> Mapping[str, Tensor]:
         loss = nn.functional.cross_entropy(model(batch.images), batch.labels)

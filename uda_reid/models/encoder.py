@@ -54,9 +54,7 @@ class Backbone:
 def _residual(name: str) -> Callable[[], nn.Sequential]:
     def make() -> nn.Sequential:
         children = models.get_model(name, weights=None).named_children()
-        return nn.Sequential(
-            OrderedDict((child, block) for child, block in children if child not in ("avgpool", "fc"))
-        )
+        return nn.Sequential(OrderedDict((child, block) for child, block in children if child not in ("avgpool", "fc")))
 
     return make
 
@@ -137,8 +135,7 @@ class EncoderSpec:
             raise RecipeError(f"backbone {self.backbone!r} is unknown; {remedy}")
         if self.weights not in ("imagenet", "none") and Path(self.weights).suffix not in SUFFIXES:
             raise RecipeError(
-                f"weights {self.weights!r} is unknown; "
-                f"use imagenet, none or a file ending in {', '.join(SUFFIXES)}"
+                f"weights {self.weights!r} is unknown; use imagenet, none or a file ending in {', '.join(SUFFIXES)}"
             )
         if self.weights == "imagenet" and not BACKBONES[self.backbone].imagenet:
             raise RecipeError(f"weights 'imagenet' do not exist for {self.backbone}; use weights: none")
@@ -370,8 +367,6 @@ def _fill(encoder: Embedder, weights: Mapping[str, Tensor], origin: str) -> Load
             for name in own
             if name.startswith("trunk.") and name not in placed and not name.endswith("num_batches_tracked")
         ),
-        unexpected=tuple(
-            key for name, key in placed.items() if name not in own and not name.startswith(CLASSIFIERS)
-        ),
+        unexpected=tuple(key for name, key in placed.items() if name not in own and not name.startswith(CLASSIFIERS)),
         wrong_shape=tuple(key for name, key in placed.items() if name in own and name not in fitting),
     )

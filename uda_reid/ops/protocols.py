@@ -81,9 +81,7 @@ def check_labels(
     for name, pids, lowest in (("query_pids", query, 1), ("gallery_pids", gallery, JUNK)):
         if int(pids.min()) < lowest:
             row = int((pids < lowest).nonzero()[0])
-            raise DataError(
-                f"{name}: identity {int(pids[row])} in row {row}; identities must be >= {lowest} here"
-            )
+            raise DataError(f"{name}: identity {int(pids[row])} in row {row}; identities must be >= {lowest} here")
     if protocol == "any-camera":
         cams = torch.zeros_like(query), torch.zeros_like(gallery)
     elif query_cams is None or gallery_cams is None:
@@ -95,18 +93,14 @@ def check_labels(
         cams = _ids(query_cams, "query_cams"), _ids(gallery_cams, "gallery_cams")
     for name, pids, cameras in (("query", query, cams[0]), ("gallery", gallery, cams[1])):
         if len(pids) != len(cameras):
-            raise DataError(
-                f"{len(pids)} {name}_pids but {len(cameras)} {name}_cams; they must be equally many"
-            )
+            raise DataError(f"{len(pids)} {name}_pids but {len(cameras)} {name}_cams; they must be equally many")
     return Labels(protocol, *(column.to(device) for column in (query, gallery, *cams)))
 
 
 def _ids(values: IdsLike, name: str) -> Tensor:
     array = np.asarray(values.cpu() if isinstance(values, Tensor) else values)
     if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
-        raise DataError(
-            f"{name}: {array.dtype} of shape {array.shape} given, integers (N,) with N >= 1 expected"
-        )
+        raise DataError(f"{name}: {array.dtype} of shape {array.shape} given, integers (N,) with N >= 1 expected")
     return torch.from_numpy(array.astype(np.int64))
 
 
@@ -124,17 +118,13 @@ def check_search(query: Tensor, gallery: Tensor, labels: Labels) -> None:
     check_features(query, "query features")
     check_features(gallery, "gallery features")
     if query.shape[1] != gallery.shape[1]:
-        raise DataError(
-            f"query features have {query.shape[1]} dimensions, gallery features {gallery.shape[1]}"
-        )
+        raise DataError(f"query features have {query.shape[1]} dimensions, gallery features {gallery.shape[1]}")
     for name, features, pids in (
         ("query", query, labels.query_pids),
         ("gallery", gallery, labels.gallery_pids),
     ):
         if len(features) != len(pids):
-            raise DataError(
-                f"{len(features)} {name} features but {len(pids)} {name}_pids; they must be equally many"
-            )
+            raise DataError(f"{len(features)} {name} features but {len(pids)} {name}_pids; they must be equally many")
 
 
 def no_match(queries: int, protocol: str) -> str:

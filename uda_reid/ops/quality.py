@@ -56,9 +56,7 @@ def pair_scores(clusters: LabelsLike, pids: LabelsLike) -> PairScores:
     clustered, same = _pairs(np.bincount(row)), _pairs(np.bincount(column))
     if clustered == same == 0:
         return PairScores(1.0, 1.0, 1.0)
-    return PairScores(
-        together / max(clustered, 1), together / max(same, 1), 2 * together / (clustered + same)
-    )
+    return PairScores(together / max(clustered, 1), together / max(same, 1), 2 * together / (clustered + same))
 
 
 def _pairs(counts: Ids) -> int:
@@ -134,9 +132,7 @@ def audit(pseudo_labels: LabelsLike, pids: LabelsLike) -> dict[str, float]:
     """
     pseudo_labels, pids = _columns(pseudo_labels, pids)
     if len(pseudo_labels) and pseudo_labels.min() < -1:
-        raise DataError(
-            f"pseudo label {pseudo_labels.min()}; clusters count from 0, and -1 marks unused rows"
-        )
+        raise DataError(f"pseudo label {pseudo_labels.min()}; clusters count from 0, and -1 marks unused rows")
     used = pseudo_labels >= 0
     clusters, identities = pseudo_labels[used], pids[used]
     precision, recall, f1 = pair_scores(clusters, identities)
@@ -157,7 +153,5 @@ def _columns(clusters: LabelsLike, pids: LabelsLike) -> tuple[Ids, Ids]:
         if column.ndim != 1 or (column.size and column.dtype.kind not in "iu"):
             raise DataError(f"{name}: {column.dtype} of shape {column.shape} given, integers (N,) expected")
     if len(columns[0]) != len(columns[1]):
-        raise DataError(
-            f"{len(columns[0])} clusters but {len(columns[1])} pids; one of each per row is needed"
-        )
+        raise DataError(f"{len(columns[0])} clusters but {len(columns[1])} pids; one of each per row is needed")
     return columns[0].astype(np.int64), columns[1].astype(np.int64)

@@ -137,9 +137,7 @@ def rank(
     if block < 1:
         raise RecipeError(f"block {block} is not a positive number of queries")
     device = gallery.device
-    labels = check_labels(
-        query_pids, gallery_pids, query_cams, gallery_cams, protocol=protocol, device=device
-    )
+    labels = check_labels(query_pids, gallery_pids, query_cams, gallery_cams, protocol=protocol, device=device)
     check_search(query, gallery, labels)
     with torch.inference_mode():
         return _rank(cosine_blocks(query.to(device), gallery, block=block), labels)
@@ -210,9 +208,7 @@ def _rank(distance_blocks: Iterable[Tensor], labels: Labels) -> Ranking:
         found.append(matches._replace(query=matches.query + start))
         start = stop
     if start != queries:
-        raise DataError(
-            f"the distance blocks hold {start} rows for {queries} queries; one row per query is needed"
-        )
+        raise DataError(f"the distance blocks hold {start} rows for {queries} queries; one row per query is needed")
     return _summarise(_Matches(*map(torch.cat, zip(*found, strict=True))), queries, labels.protocol)
 
 
@@ -224,9 +220,7 @@ def _check_block(distances: Tensor, start: int, labels: Labels) -> None:
             f"at most {queries - start} rows and exactly {gallery} columns are expected"
         )
     if distances.dtype not in (torch.float32, torch.float64):
-        raise DataError(
-            f"distance block of {distances.dtype} at query {start}: float32 or float64 is expected"
-        )
+        raise DataError(f"distance block of {distances.dtype} at query {start}: float32 or float64 is expected")
     bad = ~torch.isfinite(distances).all(dim=1)
     if bool(bad.any()):
         raise DataError(
@@ -264,9 +258,7 @@ def _wrong_below(matches: Tensor, wrong: Tensor, *, inclusive: bool) -> Tensor:
     # A wrong image counts for every match from its slot on; one beyond them all falls into the last bin.
     slot = torch.searchsorted(matches, wrong, right=not inclusive)
     slot += torch.arange(rows, device=slot.device)[:, None] * (width + 1)
-    return (
-        slot.flatten().bincount(minlength=rows * (width + 1)).view(rows, width + 1).cumsum(dim=1)[:, :width]
-    )
+    return slot.flatten().bincount(minlength=rows * (width + 1)).view(rows, width + 1).cumsum(dim=1)[:, :width]
 
 
 def _summarise(matches: _Matches, queries: int, protocol: str) -> Ranking:
@@ -275,9 +267,7 @@ def _summarise(matches: _Matches, queries: int, protocol: str) -> Ranking:
     valid = number > 0
 
     def mean(terms: Floats) -> Floats:  # bincount adds in order, so that no block size changes a bit
-        return np.where(
-            valid, np.bincount(query, weights=terms, minlength=queries) / np.maximum(number, 1), np.nan
-        )
+        return np.where(valid, np.bincount(query, weights=terms, minlength=queries) / np.maximum(number, 1), np.nan)
 
     places = before + hits
     precision = hits / places

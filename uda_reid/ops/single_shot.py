@@ -37,9 +37,7 @@ class SingleGalleryShot:
     @property
     def cmc(self) -> dict[int, float]:
         """The CMC, averaged over the repeats."""
-        return {
-            rank: float(share) for rank, share in zip(self.ranks, self.by_repeat.mean(axis=0), strict=True)
-        }
+        return {rank: float(share) for rank, share in zip(self.ranks, self.by_repeat.mean(axis=0), strict=True)}
 
 
 def single_gallery_shot(

@@ -37,9 +37,7 @@ class PUL:
     clusters: Count = 700  # code: 700 for Duke, 750 for Market and CUHK03, close to the true 702/751/767
     threshold: float = 0.85  # code: LAMBDA, the least cosine to a centre, strictly greater
     rounds: Annotated[int, Field(ge=0)] = 25  # code
-    tolerance: Share = (
-        0.01  # text: stop once the reliable set is stable; its size changed by less than this. 0: never
-    )
+    tolerance: Share = 0.01  # text: stop once the reliable set is stable; its size changed by less than this. 0: never
     select: Literal["any", "own"] = "any"  # code: near any centre; text: near the centre of its own cluster
     restart: Literal["initial", "previous"] = "initial"  # code: every round fine-tunes the source model anew
     starts: Count = 1  # k-means restarts; code: 10, scikit-learn's default then
@@ -90,14 +88,10 @@ class PUL:
         Returns:
             The clusters, and (N,) bool: True where the image is trained on.
         """
-        clusters = kmeans(
-            features, self.clusters, generator=run.stream(f"pul/kmeans/{number}"), starts=self.starts
-        )
+        clusters = kmeans(features, self.clusters, generator=run.stream(f"pul/kmeans/{number}"), starts=self.starts)
         # A centre is the sample nearest to the centroid, of whatever cluster (code: a column-wise argmin).
         centres = features[nearest_samples(features, clusters.centroids)]
-        return clusters, reliable(
-            features, centres, clusters.labels, threshold=self.threshold, select=self.select
-        )
+        return clusters, reliable(features, centres, clusters.labels, threshold=self.threshold, select=self.select)
 
     def _stop(self, selected: int, history: list[dict[str, float]]) -> str:
         if selected < 2:

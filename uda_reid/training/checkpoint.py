@@ -78,18 +78,14 @@ def load(path: Path, *, kind: str | None = None) -> dict[str, Any]:
         metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get(RESERVED, {})
     except (SafetensorError, ValueError) as error:
         if data[:2] in PICKLES:
-            raise CheckpointError(
-                f"{path} is a PyTorch or pickle file, which is never read as a checkpoint"
-            ) from error
+            raise CheckpointError(f"{path} is a PyTorch or pickle file, which is never read as a checkpoint") from error
         raise CheckpointError(f"{path} is truncated or no checkpoint ({error})") from error
     if KEY not in metadata:
         raise CheckpointError(f"{path} is a safetensors file, but no checkpoint of uda-reid")
     try:
         header = json.loads(metadata[KEY])
         if header["format"] != FORMAT:
-            raise CheckpointError(
-                f"{path} has format {header['format']!r}; this version of uda-reid reads {FORMAT}"
-            )
+            raise CheckpointError(f"{path} has format {header['format']!r}; this version of uda-reid reads {FORMAT}")
         if kind is not None and header["kind"] != kind:
             raise CheckpointError(f"{path} holds {header['kind']!r}, not {kind!r}")
         state: dict[str, Any] = _decode(header["state"], tensors)
@@ -125,9 +121,7 @@ def _encode(value: Any, where: tuple[str, ...], tensors: dict[str, Tensor]) -> A
         except TypeError:
             _refuse(where, f"an array of {value.dtype} cannot be saved")
         return {"array": _keep(copy, where, tensors)}
-    _refuse(
-        where, f"a {type(value).__name__} cannot be saved; use tensors, arrays, numbers, text, None or lists"
-    )
+    _refuse(where, f"a {type(value).__name__} cannot be saved; use tensors, arrays, numbers, text, None or lists")
 
 
 def _encode_mapping(value: Mapping[Any, Any], where: tuple[str, ...], tensors: dict[str, Tensor]) -> Any:
@@ -271,14 +265,10 @@ def load_encoder(path: Path) -> Embedder:
     wrong = {
         "missing": [name for name in own if name not in weights],
         "unexpected": [name for name in weights if name not in own],
-        "of another shape": [
-            name for name in own if name in weights and own[name].shape != weights[name].shape
-        ],
+        "of another shape": [name for name in own if name in weights and own[name].shape != weights[name].shape],
     }
     if any(wrong.values()):
-        lists = "; ".join(
-            f"{len(names)} {what}: {', '.join(names[:3])}" for what, names in wrong.items() if names
-        )
+        lists = "; ".join(f"{len(names)} {what}: {', '.join(names[:3])}" for what, names in wrong.items() if names)
         raise CheckpointError(f"{path}: weights and spec do not belong together ({lists})")
     encoder.load_state_dict(weights)
     # What was asked for when it was trained stays on record.

@@ -30,9 +30,7 @@ def processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine()
-    )
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def pick_device(device: str) -> str:
@@ -48,9 +46,7 @@ def pick_device(device: str) -> str:
     except RuntimeError as error:
         raise RecipeError(f"device {device!r} is unknown; use auto, cpu, cuda or cuda:N") from error
     if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
-        raise RecipeError(
-            f"device {device!r} is not there ({torch.cuda.device_count()} GPUs found); use auto or cpu"
-        )
+        raise RecipeError(f"device {device!r} is not there ({torch.cuda.device_count()} GPUs found); use auto or cpu")
     return device
 
 

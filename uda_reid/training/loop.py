@@ -62,9 +62,7 @@ def train(
         with run.randomness(f"{name}/epoch/{epoch}"):
             planned = batches(epoch)
             total = len(planned) if isinstance(planned, Sized) else None
-            terms = [
-                step(batch) for batch in run.progress(planned, f"{name}: epoch {epoch + 1}/{epochs}", total)
-            ]
+            terms = [step(batch) for batch in run.progress(planned, f"{name}: epoch {epoch + 1}/{epochs}", total)]
         history.append(_means(terms))
         state = {key: part.state_dict() for key, part in parts.items()}
         run.save(slot, {"name": name, "history": history, "parts": state})
@@ -73,9 +71,7 @@ def train(
 
 def _means(terms: list[Mapping[str, Tensor]]) -> dict[str, float]:
     names = terms[0].keys() if terms else ()
-    return {
-        name: float(torch.stack([term[name].detach().float() for term in terms]).mean()) for name in names
-    }
+    return {name: float(torch.stack([term[name].detach().float() for term in terms]).mean()) for name in names}
 
 
 class Batches:

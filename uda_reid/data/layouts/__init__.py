@@ -90,9 +90,7 @@ def listing(domain: Domain) -> str:
                 raise DataError(
                     f"{path}: the image cannot be read ({error.strerror}); was the data set moved?"
                 ) from error
-            digest.update(
-                f"{name}\0{shown.as_posix()}\0{size}\0{pid}\0{cam}\n".encode(errors="surrogateescape")
-            )
+            digest.update(f"{name}\0{shown.as_posix()}\0{size}\0{pid}\0{cam}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 

@@ -33,9 +33,7 @@ def read_crops(folder: Path) -> Parts:
     cameras = sum(bool(row.camera) for row in rows)
     if cameras < len(rows):
         if cameras:
-            notes.append(
-                f"only {cameras} of {len(rows)} file names hold a camera, so cameras count as unknown"
-            )
+            notes.append(f"only {cameras} of {len(rows)} file names hold a camera, so cameras count as unknown")
         rows = [row._replace(camera="") for row in rows]
     parts = arrange(rows, folder=folder)
     return parts._replace(notes=(*notes, *parts.notes))

@@ -73,9 +73,7 @@ class KnownDataset:
         strange = sorted(cam for cam in seen if not 1 <= cam <= self.cameras)
         if strange:
             numbers = ", ".join(map(str, strange))
-            notes.append(
-                f"has images of camera {numbers}, {self.title} was published with cameras 1 to {self.cameras}"
-            )
+            notes.append(f"has images of camera {numbers}, {self.title} was published with cameras 1 to {self.cameras}")
         return tuple(notes)
 
 

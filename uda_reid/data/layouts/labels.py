@@ -175,9 +175,7 @@ def _parts(paths: Sequence[Path], pids: Ids, cams: Ids | None, splits: Texts, no
     train, query, gallery = (columns[split] for split in SPLITS)
     shared = np.intersect1d(train.pids, query.pids)
     if len(shared):
-        notes.append(
-            f"{len(shared)} identities are both in train and query, so scores flatter; one is {shared[0]}"
-        )
+        notes.append(f"{len(shared)} identities are both in train and query, so scores flatter; one is {shared[0]}")
     if not len(query) or not len(gallery):
         notes.append("no queries or no gallery, so this can be a source but nothing can be scored on it")
     return Parts(train, query, gallery, tuple(notes))

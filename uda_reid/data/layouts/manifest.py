@@ -30,21 +30,15 @@ def read_manifest(folder: Path) -> Parts:
     for where, values in _lines(file):
         row = _row(folder, where, values)
         if row.path in lines:
-            raise DataError(
-                f"{where}: {values['path']} is listed already in {lines[row.path]}; list every image once"
-            )
+            raise DataError(f"{where}: {values['path']} is listed already in {lines[row.path]}; list every image once")
         lines[row.path] = where
         rows.append(row)
     if not rows:
-        raise DataError(
-            f"{file}: lists no image; write one line for each under the header {','.join(COLUMNS)}"
-        )
+        raise DataError(f"{file}: lists no image; write one line for each under the header {','.join(COLUMNS)}")
     for column in ("camera", "split"):
         blank = [row for row in rows if not getattr(row, column)]
         if blank and len(blank) < len(rows):
-            raise DataError(
-                f"{blank[0].where}: {column} is blank here but given elsewhere; fill in all or none"
-            )
+            raise DataError(f"{blank[0].where}: {column} is blank here but given elsewhere; fill in all or none")
     return arrange(rows, folder=folder)
 
 
@@ -67,9 +61,7 @@ def _lines(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
                 if not any(cell.strip() for cell in cells):
                     continue
                 if len(cells) != len(header):
-                    raise DataError(
-                        f"{where}: {len(cells)} values under {len(header)} columns; quote inner commas"
-                    )
+                    raise DataError(f"{where}: {len(cells)} values under {len(header)} columns; quote inner commas")
                 yield where, {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{file}: cannot be read as CSV text in UTF-8 ({error})") from error

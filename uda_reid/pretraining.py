@@ -43,9 +43,7 @@ class Pretrain:
     lr: Annotated[float, Field(gt=0)] = 3.5e-4  # section 3.1
     momentum: Fraction = 0.9  # sgd only
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4  # their reference code
-    epochs: Annotated[int, Field(ge=0)] = (
-        60  # 120 in the paper, for ids x 4 images an epoch; ours see every image
-    )
+    epochs: Annotated[int, Field(ge=0)] = 60  # 120 in the paper, for ids x 4 images an epoch; ours see every image
     warmup: Annotated[int, Field(ge=0)] = 10  # section 3.1: epochs of linear warm-up
     schedule: Literal["constant", "step", "cosine"] = "step"
     milestones: tuple[Positive, ...] = (30, 50)  # step only: the rate is divided by 10 after these epochs
@@ -92,11 +90,7 @@ def pretrain(
     if classes < 2:
         raise DataError(f"{domain.root}: {classes} identity to train on; identification needs at least 2")
     model = build(encoder, seed=run.seed_for("pretrain/encoder"), weights_folders=weights_folders)
-    run.log(
-        f"{encoder.backbone}: {model.load_report}"
-        if model.load_report
-        else f"{encoder.backbone}: random weights"
-    )
+    run.log(f"{encoder.backbone}: {model.load_report}" if model.load_report else f"{encoder.backbone}: random weights")
     classifier = Classifier(
         model.dim,
         classes,
@@ -125,9 +119,7 @@ def _renumber(pids: Ids, share: float, run: Run) -> tuple[Tensor, Tensor]:
     order = torch.randperm(len(identities), generator=run.stream("pretrain/validation")).numpy()
     held_out = np.sort(order[: int(share * len(identities))])
     number = np.empty(len(identities), dtype=np.int64)
-    number[np.concatenate([np.setdiff1d(np.arange(len(identities)), held_out), held_out])] = np.arange(
-        len(identities)
-    )
+    number[np.concatenate([np.setdiff1d(np.arange(len(identities)), held_out), held_out])] = np.arange(len(identities))
     renumbered = torch.from_numpy(number[labels])
     return renumbered, torch.nonzero(renumbered >= len(identities) - len(held_out)).flatten()
 
@@ -191,9 +183,7 @@ def make_optimizer(options: Pretrain, parameters: Sequence[nn.Parameter]) -> tor
     """Return the optimizer that `options` names, over `parameters`."""
     if options.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=options.lr, weight_decay=options.weight_decay)
-    return torch.optim.SGD(
-        parameters, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay
-    )
+    return torch.optim.SGD(parameters, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay)
 
 
 def rate(options: Pretrain, epoch: int) -> float:
@@ -222,9 +212,7 @@ def validate(source: Source, *, run: Run = QUIET) -> Mapping[str, float]:
     rows = source.validation
     if not len(rows):
         return {}
-    features = extract(
-        source.encoder, source.images, rows=rows, run=run, description=f"{source.name} validation"
-    )
+    features = extract(source.encoder, source.images, rows=rows, run=run, description=f"{source.name} validation")
     pids = source.pids[rows].numpy() + 1
     # Without cameras every image is a camera of its own: that leaves out the query itself and nothing else.
     cams = np.arange(len(rows)) if source.cams is None else source.cams[rows].numpy()

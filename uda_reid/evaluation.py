@@ -51,9 +51,7 @@ class Evaluator:
         for part in ("query", "gallery"):
             split: Split = getattr(self.domain, part)
             if not len(split):
-                raise DataError(
-                    f"{self.domain.root}: no {part} images, so nothing can be scored on {self.domain.name}"
-                )
+                raise DataError(f"{self.domain.root}: no {part} images, so nothing can be scored on {self.domain.name}")
             object.__setattr__(self, part, Photographs(split, name=f"{self.domain.name} {part}"))
         if self.protocol == "auto":
             known_cameras = self.domain.query.cams is not None and self.domain.gallery.cams is not None

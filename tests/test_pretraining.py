@@ -15,7 +15,7 @@ from uda_reid.data.sampling import shuffled
 from uda_reid.errors import DataError
 from uda_reid.models.encoder import EncoderSpec, build
 from uda_reid.models.heads import Classifier
-from uda_reid.pretrain import Pretrain, pretrain, rate, validate
+from uda_reid.pretraining import Pretrain, pretrain, rate, validate
 from uda_reid.run import Run
 from uda_reid.testing import HEIGHT, WIDTH, fingerprint, tiny_domain
 from uda_reid.types import Domain
@@ -43,9 +43,7 @@ def test_source_numbers_the_known_identities_first(domain: Domain) -> None:
 def test_pretraining_repeats_bit_by_bit_and_differs_by_seed(domain: Domain) -> None:
     first = pretrain(domain, QUICK, encoder=SPEC)
     assert fingerprint(first.encoder) == fingerprint(pretrain(domain, QUICK, encoder=SPEC).encoder)
-    assert fingerprint(first.encoder) != fingerprint(
-        pretrain(domain, QUICK, encoder=SPEC, run=Run(seed=1)).encoder
-    )
+    assert fingerprint(first.encoder) != fingerprint(pretrain(domain, QUICK, encoder=SPEC, run=Run(seed=1)).encoder)
 
 
 def test_pretraining_learns_the_training_identities(domain: Domain) -> None:
@@ -73,9 +71,7 @@ def test_one_ide_epoch_equals_a_replay_in_plain_torch(domain: Domain) -> None:
         logits = head(encoder(source.images.read(rows, HEIGHT, WIDTH).float() / 255))
         loss = -logits.log_softmax(1)[torch.arange(16), source.pids[rows]].mean()
         with torch.no_grad():
-            for weight, speed, gradient in zip(
-                weights, speeds, torch.autograd.grad(loss, weights), strict=True
-            ):
+            for weight, speed, gradient in zip(weights, speeds, torch.autograd.grad(loss, weights), strict=True):
                 speed.mul_(0.9).add_(gradient)
                 weight.sub_(1e-3 * speed)
     for name, value in encoder.state_dict().items():
@@ -144,4 +140,4 @@ def test_one_identity_is_refused(tmp_path: Path) -> None:
 def test_options_out_of_range_are_refused() -> None:
     for option in ({"lr": 0}, {"loss": "triplet"}, {"batch": 1}, {"validation": 1.0}, {"epochs": -1}):
         with pytest.raises(ValidationError, match=next(iter(option))):
-            Pretrain(**option)  # type: ignore[arg-type]
+            Pretrain(**option)

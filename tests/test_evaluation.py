@@ -9,7 +9,7 @@ from torch import nn
 
 from tests import oracles
 from uda_reid.errors import DataError, RecipeError
-from uda_reid.evaluate import Evaluator, evaluate
+from uda_reid.evaluation import Evaluator, evaluate
 from uda_reid.run import Run
 from uda_reid.testing import tiny_domain, tiny_source
 from uda_reid.training.features import extract
@@ -33,8 +33,7 @@ def test_scores_equal_the_oracle_on_the_same_features(domain: Domain, source: So
     assert domain.query.cams is not None and domain.gallery.cams is not None
     distances = 1 - nn.functional.normalize(query.double()) @ nn.functional.normalize(gallery.double()).T
     expected = [
-        oracles.trapezoid_average_precision(relevance)
-        for relevance in market_relevance(domain, distances.numpy())
+        oracles.trapezoid_average_precision(relevance) for relevance in market_relevance(domain, distances.numpy())
     ]
     assert scores.protocol == "market"
     assert scores.average_precision == pytest.approx(expected, abs=1e-6)
@@ -67,9 +66,7 @@ def test_queries_without_a_match_are_counted_and_in_no_mean(domain: Domain, sour
 
 
 def test_without_cameras_the_any_camera_protocol_is_used_and_named(domain: Domain, source: Source) -> None:
-    blind = replace(
-        domain, query=replace(domain.query, cams=None), gallery=replace(domain.gallery, cams=None)
-    )
+    blind = replace(domain, query=replace(domain.query, cams=None), gallery=replace(domain.gallery, cams=None))
     assert evaluate(source.encoder, blind).protocol == "any-camera"
     with pytest.raises(DataError, match="any-camera"):
         evaluate(source.encoder, blind, protocol="market")
