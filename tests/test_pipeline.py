@@ -183,6 +183,20 @@ def test_scene_of_the_same_name_gives_way_to_a_folder(job: Job) -> None:
     assert open_domain("plaza", job.data).root == job.data / "plaza"
 
 
+@pytest.mark.slow  # about 4 minutes: draws two scenes, trains two source models, adapts once
+def test_built_in_scenes_have_a_gap_and_pul_closes_a_part_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UDA_REID_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    record, _, _ = one(Job(recipe="pul", source="plaza", target="campus", bound=True))
+    start, bound = record.row(SOURCE_ONLY), record.row(BOUND)
+    assert start is not None and bound is not None
+    assert record.profile == "scenes"
+    assert start.scores.mean_ap < 0.7 * bound.scores.mean_ap
+    assert record.adapted.scores.mean_ap > start.scores.mean_ap + 0.02
+
+
 @pytest.mark.slow  # about 90 seconds: starts the program some dozen times
 def test_run_killed_at_random_moments_ends_with_the_same_weights(job: Job, tmp_path: Path) -> None:
     _, expected, _ = one(replace(job, threads=1, settings=("adapt.rounds=4", "pretrain.epochs=6")))

@@ -98,6 +98,7 @@ class Prepared:
         profile = choose_profile(job.profile, built_in=built_in, target_images=images)
         self.recipe = load(job.recipe, profile=profile, settings=job.settings, target_images=images)
         self.device = pick_device(job.device)
+        self.listings = {domain.root: listing(domain) for domain in (self.source, self.target)}
 
     def run(self, store: Path, reporter: Reporter | None = None) -> Run:
         """Return the surroundings of a stage that keeps its states in `store`."""
@@ -113,13 +114,15 @@ class Prepared:
         """Return where the model trained with labels on `domain` lives: the same for every strategy."""
         options = resolved(self.recipe)
         key = {name: options[name] for name in ("encoder", "pretrain")}
-        identity = self._digest({**key, "data": listing(domain)})
+        identity = self._digest({**key, "data": self.listings[domain.root]})
         return self.job.out / "sources" / f"{domain.name}-s{self.job.seed}-{identity}"
 
     def run_folder(self) -> Path:
         """Return this job's own folder, named by everything that its numbers depend on."""
         options = {key: value for key, value in resolved(self.recipe).items() if key != "name"}
-        identity = self._digest({**options, "source": listing(self.source), "target": listing(self.target)})
+        identity = self._digest(
+            {**options, "source": self.listings[self.source.root], "target": self.listings[self.target.root]}
+        )
         names = f"{self.recipe.name}-{self.source.name}-{self.target.name}-s{self.job.seed}-{identity}"
         return self.job.out / names
 

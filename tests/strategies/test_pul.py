@@ -39,7 +39,7 @@ def test_pul_keeps_every_promise_of_a_strategy() -> None:
     check_strategy(QUICK, without_training=replace(QUICK, rounds=0))
 
 
-# METHODS: the six cheap tests of PUL
+# What the selection rule promises
 
 
 def test_selection_never_grows_with_the_threshold() -> None:

@@ -132,7 +132,7 @@ def nearest_samples(features: Tensor, centroids: Tensor) -> Tensor:
         DataError: the features are no finite matrix, or the centroids have another dimension.
 
     Source:
-        PUL, METHODS A1 step 3.
+        PUL/unsupervised.py of Fan et al. 2018 (the column-wise argmin of scikit-learn's `KMeans.transform`).
 
     >>> nearest_samples(torch.tensor([[0.0], [4.0], [9.0]]), torch.tensor([[8.0], [1.0]]))
     tensor([2, 0])

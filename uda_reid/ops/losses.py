@@ -28,7 +28,7 @@ def identification(logits: Tensor, labels: Tensor, *, smoothing: float = 0.0) ->
         RecipeError: `smoothing` is outside [0, 1).
 
     Source:
-        METHODS A0 (IDE); the smoothing of Szegedy et al. 2016, section 7, as used by Luo et al. 2019.
+        the identification loss of Zheng et al. 2016 (IDE); the smoothing of Szegedy et al. 2016, section 7, as used by Luo et al. 2019.
 
     >>> round(float(identification(torch.zeros(2, 4), torch.tensor([0, 3]))), 4)  # ln 4
     1.3863
@@ -62,7 +62,7 @@ def batch_hard_triplet(embeddings: Tensor, labels: Tensor, *, margin: float | No
         RecipeError: `margin` is negative.
 
     Source:
-        Hermans et al. 2017 (arXiv:1703.07737), equation 5; METHODS B3.
+        Hermans et al. 2017 (arXiv:1703.07737), equation 5.
 
     >>> embeddings = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0], [6.0, 8.0]])
     >>> round(float(batch_hard_triplet(embeddings, torch.tensor([0, 0, 1, 1]), margin=None)), 6)

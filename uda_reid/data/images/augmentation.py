@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from uda_reid.errors import DataError, RecipeError
 
 AUGMENTATIONS = ("none", "ide", "reid")
-"""What `augment` knows: nothing, METHODS' IDE baseline, and the usual set of re-identification toolkits."""
+"""What `augment` knows: nothing, the IDE baseline's, and the usual set of re-identification toolkits."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Mean RGB of ImageNet; erased rectangles are filled with it: zero after the usual normalisation."""
