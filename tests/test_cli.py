@@ -119,7 +119,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
     (data / "corrupt").mkdir()
     for path in (data / "beta").iterdir():
         (data / "corrupt" / path.name).write_bytes(path.read_bytes())
-    (data / "corrupt" / "gallery_0008_c2_1.png").write_bytes(b"\x89PNG nothing")
+    (data / "corrupt" / "gallery_005.png").write_bytes(b"\x89PNG nothing")
     monkeypatch.chdir(data)
     Path("typo.yaml").write_text("strategy: pul\nadapt: {cluster: 5}\npaper: x\nfidelity: text\n")
     Path("who.yaml").write_text("strategy: nobody\npaper: x\nfidelity: text\n")

@@ -23,6 +23,7 @@ FLOORS = {
     "ops.clustering": 3.3,
     "ops.quality": 3.3,
     "data": 4,
+    "models.weights": 3.9,
     "models": 4,
     "training": 5,
     "evaluation": 6,

@@ -391,7 +391,9 @@ def test_short_profiles_start_every_recipe_from_one_source_model(profile: Profil
         recipe = load(name, profile=profile)
         assert (recipe.encoder, recipe.pretrain) == SHARED[profile]
         assert recipe.profile == profile
-        assert f"encoder and pretrain are those of profile {profile}, the same for every recipe" in recipe.notes
+        assert any(
+            f"schedule are those of profile {profile}, the same for every recipe" in note for note in recipe.notes
+        )
 
 
 def test_a_profile_changes_what_its_section_says(written: Written) -> None:

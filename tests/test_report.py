@@ -25,7 +25,7 @@ def scores(mean_ap: float) -> Scores:
 
 RECORD = Record(
     command="uda-reid adapt", version="0", source="alpha", target="beta", seed=0, profile="paper",
-    recipe={"name": "pul", "adapt": {"clusters": 5}},
+    recipe={"name": "pul", "fidelity": "official", "paper": "Fan", "adapt": {"clusters": 5}},
     rows=(
         Row(SOURCE_ONLY, scores(0.2), {"camera ids used": False}),
         Row("pul", scores(0.25), {"number of clusters given": 5}),
@@ -68,20 +68,32 @@ def test_table_shows_scores_gain_ledger_and_definitions() -> None:
 
 def test_share_of_the_gap_is_the_formula_and_not_available_under_two_points() -> None:
     assert gap_closed(RECORD) is None
-    assert gap_closed(RECORD.with_row(Row(BOUND, scores(0.4), {}))) == pytest.approx(0.25)
-    assert gap_closed(RECORD.with_row(Row(BOUND, scores(0.219), {}))) is None
-    assert "closed: 25%" in printed(RECORD.with_row(Row(BOUND, scores(0.4), {})))
-    assert "closed: n/a" in printed(RECORD.with_row(Row(BOUND, scores(0.21), {})))
+    assert gap_closed(RECORD.with_row(Row(BOUND, scores(0.4), {}), command="")) == pytest.approx(0.25)
+    assert gap_closed(RECORD.with_row(Row(BOUND, scores(0.219), {}), command="")) is None
+    assert "closed: 25%" in printed(RECORD.with_row(Row(BOUND, scores(0.4), {}), command=""))
+    assert "closed: n/a" in printed(RECORD.with_row(Row(BOUND, scores(0.21), {}), command=""))
 
 
 def test_missing_map_is_shown_as_not_available() -> None:
     shot = replace(scores(0.2), mean_ap=math.nan, mean_ap_step=math.nan, mean_inp=math.nan)
-    assert "n/a" in printed(replace(RECORD, rows=(Row(SOURCE_ONLY, shot, {}), Row("pul", shot, {}))))
+    rows = (Row(SOURCE_ONLY, shot, {}), Row("pul", shot, {}), Row(BOUND, shot, {}))
+    text = printed(replace(RECORD, rows=rows))
+    assert "gain: n/a mAP" in text
+    assert "closed: n/a" in text
+    assert "nan" not in text
 
 
 def test_foreign_and_broken_records_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
-    for text in ("", "{}", "[1]", '{"format": 99}', to_json(RECORD)[:200]):
+    for text in (
+        "",
+        "{}",
+        "[1]",
+        '{"format": 99}',
+        to_json(RECORD)[:200],
+        to_json(replace(RECORD, rows=())),
+        to_json(replace(RECORD, recipe={})),
+    ):
         path.write_text(text)
         with pytest.raises(CheckpointError, match=r"record\.json: is not a record of this version"):
             read(path)

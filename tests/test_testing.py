@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from uda_reid.data.images import unlabelled
 from uda_reid.run import QUIET, Run
 from uda_reid.testing import ConformanceError, check_strategy, fingerprint
-from uda_reid.types import AdaptationResult, Source, Target
+from uda_reid.types import AdaptationResult, Domain, Source, Target
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,13 @@ class Jitter:
             noise = torch.tensor([torch.seed() % 1000 / 1000])
         if self.breaks == "seed":
             noise = torch.tensor([0.5])
+        if self.breaks == "leak" and target.cams is not None:
+            # Which images show the same person is all that a triplet loss would need.
+            noise = noise + (target.cams[:-1] == target.cams[1:]).float().sum()
+        if self.breaks == "resume":
+            noise = noise if run.restore("jitter") is None else noise + 1
+            run.save("jitter", {"done": 1})
+            run.save("jitter", {"done": 2})
         if self.breaks == "finite":
             noise = torch.tensor([torch.nan])
         with torch.no_grad():
@@ -60,6 +68,21 @@ def test_a_strategy_that_keeps_its_promises_passes() -> None:
 def test_a_broken_promise_is_named(breaks: str, message: str) -> None:
     with pytest.raises(ConformanceError, match=message):
         check_strategy(Jitter(breaks))
+
+
+def test_a_target_that_leaks_its_labels_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def leaking(domain: Domain, *, cameras: bool = False) -> Target:
+        return replace(unlabelled(domain), cams=torch.from_numpy(domain.train.pids))
+
+    monkeypatch.setattr("uda_reid.testing.unlabelled", leaking)
+    check_strategy(Jitter())
+    with pytest.raises(ConformanceError, match="permuting the target's hidden labels changed the weights"):
+        check_strategy(Jitter("leak"))
+
+
+def test_a_strategy_that_forgets_part_of_its_state_is_named() -> None:
+    with pytest.raises(ConformanceError, match="interrupted after 1 saves and resumed, the weights differ"):
+        check_strategy(Jitter("resume"))
 
 
 def test_training_without_training_is_named() -> None:

@@ -124,7 +124,7 @@ Settings = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 PrecisionOption = Annotated[Precision, typer.Option("--precision", help="fp32, or bf16 for the forward passes.")]
-Threads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0: all cores.")]
+Threads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0: torch's choice.")]
 Weights = Annotated[Path | None, typer.Option("--weights", help="Folder with weights files, looked into first.")]
 Protocol = Annotated[
     str, typer.Option("--protocol", help="market, cross-camera, any-camera, single-gallery-shot, auto.")
@@ -206,7 +206,7 @@ def pretrain(
     threads: Threads = 0,
     weights: Weights = None,
 ) -> None:
-    """Train a source model with labels; `adapt` with the same options finds it."""
+    """Train a source model with labels; `adapt` with the same options and the same profile finds it."""
     from uda_reid.pipeline import source_model
 
     job = _job(
@@ -214,7 +214,8 @@ def pretrain(
         device=device, precision=precision, threads=threads, weights=weights,
     )  # fmt: skip
     with _resumable():
-        path, validation = source_model(job, reporter=RichReporter(screen))
+        path, used, validation = source_model(job, reporter=RichReporter(screen))
+    typer.echo(f"profile: {used}")
     for name, value in validation.items():
         typer.echo(f"held-out identities: {name} {100 * value:.1f} %")
     typer.echo(f"model: {path}")
@@ -232,9 +233,9 @@ def evaluate(
 ) -> None:
     """Score a saved model on a domain's query and gallery."""
     from uda_reid.pipeline import score_checkpoint
-    from uda_reid.report import Row, scores_json, scores_table
+    from uda_reid.report import scores_json, show_row
 
-    scores = score_checkpoint(
+    row = score_checkpoint(
         checkpoint,
         tgt,
         data=data,
@@ -244,10 +245,10 @@ def evaluate(
         reporter=RichReporter(screen),
     )
     if json:
-        typer.echo(scores_json(scores), nl=False)
+        typer.echo(scores_json(row.scores), nl=False)
     else:
-        title = f"{checkpoint} on {scores.domain}, protocol {scores.protocol}"
-        Console(highlight=False).print(scores_table(title, [Row(checkpoint.stem, scores, {})]))
+        title = f"{checkpoint} on {row.scores.domain}, protocol {row.scores.protocol}"
+        Console(highlight=False).print(show_row(title, row))
 
 
 @app.command("list", epilog="Example: `uda-reid list recipes`")

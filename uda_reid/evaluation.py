@@ -23,6 +23,17 @@ SHOT = "single-gallery-shot"
 REPEATS = 100
 
 
+def check_protocol(name: str) -> None:
+    """Refuse a protocol that nobody knows.
+
+    Raises:
+        RecipeError: the name is unknown.
+    """
+    known = (*PROTOCOLS, SHOT, "auto")
+    if name not in known:
+        raise RecipeError(f"protocol {name!r} is unknown; use one of: {', '.join(known)}")
+
+
 @dataclass(frozen=True)
 class Evaluator:
     """Scores encoders on one domain; the test images are decoded once and kept.
@@ -45,9 +56,7 @@ class Evaluator:
     gallery: Photographs = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.protocol not in (*PROTOCOLS, SHOT, "auto"):
-            known = ", ".join((*PROTOCOLS, SHOT, "auto"))
-            raise RecipeError(f"protocol {self.protocol!r} is unknown; use one of: {known}")
+        check_protocol(self.protocol)
         for part in ("query", "gallery"):
             split: Split = getattr(self.domain, part)
             if not len(split):

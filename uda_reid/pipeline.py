@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import copy
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,20 +16,21 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from uda_reid import __version__
-from uda_reid.data.images import Photographs, unlabelled
+from uda_reid.data.images import Photographs, target_order, unlabelled
 from uda_reid.data.layouts import listing, read
 from uda_reid.data.scenes import SCENES, ensure
-from uda_reid.errors import CheckpointError, DataError
-from uda_reid.evaluation import Evaluator
+from uda_reid.errors import CheckpointError, DataError, RecipeError
+from uda_reid.evaluation import Evaluator, check_protocol
+from uda_reid.models.encoder import find_weights
 from uda_reid.ops.quality import audit
 from uda_reid.pretraining import pretrain, validate
 from uda_reid.recipe import choose_profile, load, resolved, to_yaml
-from uda_reid.report import BOUND, SOURCE_ONLY, Record, Row, write
+from uda_reid.report import BOUND, SOURCE_ONLY, Facts, Record, Row, write
 from uda_reid.report import read as read_record
 from uda_reid.run import Reporter, Run, Silent
-from uda_reid.training.checkpoint import CheckpointFolder, load_encoder, replace_file, save_encoder
-from uda_reid.training.devices import environment, pick_device, use_threads
-from uda_reid.types import Domain, Encoder, Scores, Source
+from uda_reid.training.checkpoint import CheckpointFolder, load_encoder, load_facts, replace_file, save_encoder
+from uda_reid.training.devices import digest_of, environment, pick_device, threads_in_use, use_threads
+from uda_reid.types import Domain, Encoder, Source
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ class Job:
     Args:
         recipe: name of a shipped recipe, or a YAML file.
         source: a built-in scene, a known data set, or a folder.
-        target: the same for the target; empty for pretraining alone.
+        target: the same for the target; None for pretraining alone.
         data: folder that holds the data sets.
         out: folder that holds runs and source models.
         seed: root of every random stream.
@@ -50,7 +50,7 @@ class Job:
         settings: options as `section.option=value`, over the recipe's.
         device: `cpu`, `cuda`, `cuda:1`, or `auto`.
         precision: `fp32` or `bf16`.
-        threads: CPU threads; 0 takes all cores. Weights repeat bit by bit only for the same number.
+        threads: CPU threads; 0 leaves torch's choice. Weights repeat bit by bit only for the same number.
         weights: folder with weights files, looked into before the usual places.
         bound: also train and score the supervised bound.
         protocol: evaluation protocol (`evaluation.Evaluator`).
@@ -59,7 +59,7 @@ class Job:
 
     recipe: str
     source: str
-    target: str = ""
+    target: str | None = None
     data: Path = Path("data")
     out: Path = Path("runs")
     seed: int = 0
@@ -75,7 +75,10 @@ class Job:
 
 
 def open_domain(name: str, data: Path, *, reporter: Reporter | None = None) -> Domain:
-    """Return a domain by name: a folder or known data set, or a built-in scene, drawn where it is not there yet."""
+    """Return a domain by name: a folder or known data set, or a built-in scene, drawn where it is not there yet.
+
+    A folder in `data` that is called like a scene goes before the scene.
+    """
     reporter = reporter or Silent()
     if name in SCENES and not (data / name).is_dir():
         folder = ensure(name, processes=min(os.cpu_count() or 1, 8), progress=reporter.progress)
@@ -86,19 +89,32 @@ def open_domain(name: str, data: Path, *, reporter: Reporter | None = None) -> D
     return domain
 
 
+def is_scene(domain: Domain) -> bool:
+    """Return whether the domain's images are a drawing of a built-in scene."""
+    return domain.name in SCENES and (domain.root / "scene.json").is_file()
+
+
 class Prepared:
     """A job with its domains read and its recipe resolved: everything that is known before any training."""
 
     def __init__(self, job: Job, reporter: Reporter) -> None:
         self.job, self.reporter = job, reporter
-        self.source = open_domain(job.source, job.data, reporter=reporter)
-        self.target = open_domain(job.target, job.data, reporter=reporter) if job.target else self.source
-        built_in = {job.source, job.target or job.source} <= set(SCENES)
-        images = len(self.target.train)
-        profile = choose_profile(job.profile, built_in=built_in, target_images=images)
-        self.recipe = load(job.recipe, profile=profile, settings=job.settings, target_images=images)
+        # What was typed is checked before anything is drawn or read.
+        recipe = load(job.recipe, settings=job.settings)
+        if recipe.name in (SOURCE_ONLY, BOUND):
+            raise RecipeError(f"a recipe cannot be called {recipe.name!r}, a row of every table; rename the file")
+        check_protocol(job.protocol)
         self.device = pick_device(job.device)
+        self.source = open_domain(job.source, job.data, reporter=reporter)
+        self.target = self.source if job.target is None else open_domain(job.target, job.data, reporter=reporter)
+        images = len(self.target.train)
+        built_in = is_scene(self.source) and is_scene(self.target)
+        profile = choose_profile(job.profile, built_in=built_in, target_images=images)
+        clusters_for = None if job.target is None else images
+        self.recipe = load(job.recipe, profile=profile, settings=job.settings, target_images=clusters_for)
         self.listings = {domain.root: listing(domain) for domain in (self.source, self.target)}
+        self.folders = (job.weights, job.data / "weights") if job.weights else (job.data / "weights",)
+        self.weights = find_weights(self.recipe.encoder, self.folders)
 
     def run(self, store: Path, reporter: Reporter | None = None) -> Run:
         """Return the surroundings of a stage that keeps its states in `store`."""
@@ -111,30 +127,49 @@ class Prepared:
         )
 
     def source_folder(self, domain: Domain) -> Path:
-        """Return where the model trained with labels on `domain` lives: the same for every strategy."""
+        """Return where the model trained with labels on `domain` lives: the same for every strategy and target."""
         options = resolved(self.recipe)
-        key = {name: options[name] for name in ("encoder", "pretrain")}
-        identity = self._digest({**key, "data": self.listings[domain.root]})
+        identity = self._digest({"data": self.listings[domain.root]}, {"encoder", "pretrain"}, options)
         return self.job.out / "sources" / f"{domain.name}-s{self.job.seed}-{identity}"
 
     def run_folder(self) -> Path:
         """Return this job's own folder, named by everything that its numbers depend on."""
-        options = {key: value for key, value in resolved(self.recipe).items() if key != "name"}
-        identity = self._digest(
-            {**options, "source": self.listings[self.source.root], "target": self.listings[self.target.root]}
-        )
+        domains = {"source": self.listings[self.source.root], "target": self.listings[self.target.root]}
+        options = resolved(self.recipe)
+        keys = options.keys() - {"name", "notes", "paper", "fidelity"}
+        identity = self._digest({**domains, "protocol": self.job.protocol}, keys, options)
         names = f"{self.recipe.name}-{self.source.name}-{self.target.name}-s{self.job.seed}-{identity}"
         return self.job.out / names
 
-    def _digest(self, content: Mapping[str, Any]) -> str:
-        everything = {
-            **content,
-            "seed": self.job.seed,
-            "precision": self.job.precision,
-            "protocol": self.job.protocol,
-            "version": __version__,
+    def _digest(self, content: Mapping[str, Any], keys: Iterable[str], options: Mapping[str, Any]) -> str:
+        return digest_of(
+            {
+                **content,
+                **{key: options[key] for key in keys},
+                "weights": "" if self.weights is None else digest_of(self.weights),
+                "seed": self.job.seed,
+                "precision": self.job.precision,
+                "device": self.device,
+                "threads": threads_in_use(),
+                "version": __version__,
+            }
+        )[:10]
+
+    def facts(self, source: Source) -> Facts:
+        """Return what the ledger says of every model that starts from a source model."""
+        encoder, pretraining = self.recipe.encoder, self.recipe.pretrain
+        weights = "random" if self.weights is None else self.weights.name
+        held_out = f"{len(source.validation)} of {len(source.pids)} images held out"
+        return {
+            "trained with labels on": self.source.name,
+            "target images used": "none",
+            "target images in batch norm": False,
+            "camera ids used": False,
+            "checkpoint": "last",
+            "encoder": f"{encoder.backbone} {encoder.height}x{encoder.width}, initial weights: {weights}",
+            "pretraining": f"{pretraining.loss}, {pretraining.epochs} epochs, {held_out}",
+            "re-ranking, test-time augmentation": "none",
         }
-        return hashlib.sha256(json.dumps(everything, sort_keys=True, default=str).encode()).hexdigest()[:10]
 
 
 def one(job: Job, *, reporter: Reporter | None = None) -> tuple[Record, Path, bool]:
@@ -148,25 +183,28 @@ def one(job: Job, *, reporter: Reporter | None = None) -> tuple[Record, Path, bo
     Raises:
         UdaReidError: bad input; or another process is working on the same run.
     """
-    reporter = reporter or Silent()
     use_threads(job.threads)
-    prepared = Prepared(job, reporter)
+    prepared = Prepared(job, reporter or Silent())
+    if job.target is None:
+        raise RecipeError("there is no target to adapt to; name one with --tgt")
     folder = prepared.run_folder()
     make_folder(folder)
     with _alone(folder):
         found = folder / "record.json"
-        finished = found.is_file()
-        record = read_record(found) if finished else _work(prepared, folder)
+        finished = found.is_file() and (folder / "adapted.safetensors").is_file()
+        logged = Logged(prepared.reporter, folder / "log.txt")
+        record = read_record(found) if finished else _work(prepared, folder, logged)
         if job.bound and record.row(BOUND) is None:
             evaluator = Evaluator(prepared.target, job.protocol, prepared.run(folder / "state"))
-            record = record.with_row(_bound(prepared, evaluator))
+            record = record.with_row(_bound(prepared, evaluator, logged), command=job.command)
             write(record, found)
+        for leftover in ("state", "probes"):
+            shutil.rmtree(folder / leftover, ignore_errors=True)
     return record, folder, finished
 
 
-def _work(prepared: Prepared, folder: Path) -> Record:
+def _work(prepared: Prepared, folder: Path, reporter: Reporter) -> Record:
     job, recipe, target = prepared.job, prepared.recipe, prepared.target
-    reporter = Logged(prepared.reporter, folder / "log.txt")
     replace_file(folder / "recipe.yaml", to_yaml(recipe).encode())
     reporter.log(f"{recipe.name}: {prepared.source.name} -> {target.name}, profile {recipe.profile}, seed {job.seed}")
     for note in recipe.notes:
@@ -179,17 +217,17 @@ def _work(prepared: Prepared, folder: Path) -> Record:
     source = train_source(prepared, prepared.source, reporter)
     validation = validate(source, run=run)
     clock.lap("pretrain")
-    before = evaluator.score(source.encoder)
+    facts = prepared.facts(source)
+    before = Row(SOURCE_ONLY, evaluator.score(source.encoder), facts)
     clock.lap("evaluate")
     result = recipe.strategy.adapt(source, unlabelled(target), run=run)
     clock.lap("adapt")
-    save_encoder(folder / "adapted.safetensors", result.encoder, facts=dict(result.facts))
-    rows = (
-        Row(SOURCE_ONLY, before, {**_base_facts(prepared), "target images used": "none"}),
-        Row(recipe.name, evaluator.score(result.encoder), {**_base_facts(prepared), **result.facts}),
-    )
+    after = Row(recipe.name, evaluator.score(result.encoder), {**facts, **result.facts})
+    origin = {"recipe": recipe.name, "adapted to": target.name, "profile": recipe.profile, "seed": job.seed}
+    save_encoder(folder / "adapted.safetensors", result.encoder, facts={**after.facts, **origin})
     curve = _audit(folder / "probes", result.encoder, evaluator, reporter)
     clock.lap("evaluate")
+    notes = (f"{domain.name}: {note}" for domain in (prepared.source, target) for note in domain.notes)
     record = Record(
         command=job.command,
         version=__version__,
@@ -198,20 +236,15 @@ def _work(prepared: Prepared, folder: Path) -> Record:
         seed=job.seed,
         profile=recipe.profile,
         recipe=resolved(recipe),
-        rows=rows,
+        rows=(before, after),
         validation=validation,
         history=tuple(result.history),
         curve=curve,
         seconds=clock.seconds,
         environment=environment(prepared.device),
-        notes=(
-            *recipe.notes,
-            *(f"{domain.name}: {note}" for domain in (prepared.source, target) for note in domain.notes),
-        ),
+        notes=(*recipe.notes, *notes),
     )
     write(record, folder / "record.json")
-    for leftover in ("state", "probes"):
-        shutil.rmtree(folder / leftover, ignore_errors=True)
     return record
 
 
@@ -223,27 +256,36 @@ def train_source(prepared: Prepared, domain: Domain, reporter: Reporter) -> Sour
     folder = prepared.source_folder(domain)
     make_folder(folder)
     finished = folder / "source.safetensors"
-    with FileLock(folder / ".lock"):
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        reporter.log(f"waiting for another process that trains {finished}")
+        lock.acquire()
+    with lock:
+        lock.release()  # taken twice by now: once above, once by `with`
         reporter.log(f"source model: {finished}{' (found)' if finished.is_file() else ''}")
         source = pretrain(
             domain,
             prepared.recipe.pretrain,
             encoder=prepared.recipe.encoder,
-            weights_folders=weights_folders(prepared.job),
+            weights_folders=prepared.folders,
             run=prepared.run(folder, reporter),
         )
         if not finished.is_file():
-            save_encoder(finished, source.encoder, facts=_base_facts(prepared))
+            facts = {**prepared.facts(source), "trained with labels on": domain.name, "seed": prepared.job.seed}
+            save_encoder(finished, source.encoder, facts=facts)
     return source
 
 
-def source_model(job: Job, *, reporter: Reporter | None = None) -> tuple[Path, Mapping[str, float]]:
-    """Train the source model of a job, or find it, and return its file and its scores on held-out identities."""
+def source_model(job: Job, *, reporter: Reporter | None = None) -> tuple[Path, str, Mapping[str, float]]:
+    """Train the source model of a job, or find it; return its file, its profile and scores on held-out identities."""
     use_threads(job.threads)
     prepared = Prepared(job, reporter or Silent())
     folder = prepared.source_folder(prepared.source)
     source = train_source(prepared, prepared.source, prepared.reporter)
-    return folder / "source.safetensors", validate(source, run=prepared.run(folder))
+    validation = validate(source, run=prepared.run(folder))
+    return folder / "source.safetensors", prepared.recipe.profile, validation
 
 
 def score_checkpoint(
@@ -255,53 +297,40 @@ def score_checkpoint(
     device: str = "auto",
     threads: int = 0,
     reporter: Reporter | None = None,
-) -> Scores:
-    """Score a saved encoder, or the adapted one of a run's folder, on a domain."""
+) -> Row:
+    """Score a saved encoder, or the adapted one of a run's folder, on a domain; its ledger comes from the file."""
     use_threads(threads)
     reporter = reporter or Silent()
-    encoder = load_encoder(checkpoint)
+    check_protocol(protocol)
     run = Run(device=pick_device(device), reporter=reporter)
-    return Evaluator(open_domain(target, data, reporter=reporter), protocol, run).score(encoder)
+    encoder, facts = load_encoder(checkpoint), load_facts(checkpoint)
+    scores = Evaluator(open_domain(target, data, reporter=reporter), protocol, run).score(encoder)
+    return Row(checkpoint.stem, scores, facts)
 
 
-def _bound(prepared: Prepared, evaluator: Evaluator) -> Row:
+def _bound(prepared: Prepared, evaluator: Evaluator, reporter: Reporter) -> Row:
     """Score the supervised bound: the same options, initialisation and seed, on the target with its labels."""
-    source = train_source(prepared, prepared.target, prepared.reporter)
-    facts = {**_base_facts(prepared), "target images used": "all, with their labels"}
+    source = train_source(prepared, prepared.target, reporter)
+    used = f"{len(source.training)} of {len(source.pids)}, with their labels"
+    known = {"trained with labels on": prepared.target.name, "target images used": used}
+    facts = {**prepared.facts(source), **known, "target images in batch norm": True}
     return Row(BOUND, evaluator.score(source.encoder), facts)
 
 
-def weights_folders(job: Job) -> tuple[Path, ...]:
-    """Return where weights files are looked for before torchvision's own places."""
-    return (job.weights, job.data / "weights") if job.weights else (job.data / "weights",)
-
-
 def check_images(prepared: Prepared, evaluator: Evaluator) -> None:
-    """Decode every image once, so that a broken file is found before the training and not after.
+    """Decode every image of the target once, so that a broken file is found before the training and not after.
 
     Raises:
         DataError: an image cannot be decoded.
     """
     size = prepared.recipe.encoder.height, prepared.recipe.encoder.width
-    train = [Photographs(domain.train, name=f"{domain.name} train") for domain in (prepared.source, prepared.target)]
-    for images in (*train, evaluator.query, evaluator.gallery):
+    # Looked at and not kept: `unlabelled` decodes them again, into a cache of its own.
+    target = Photographs(prepared.target.train, name=f"{prepared.target.name} train", cache_bytes=0)
+    for images in (target, evaluator.query, evaluator.gallery):  # `pretrain` looks at the source's
         images.preload(*size, progress=prepared.reporter.progress)
 
 
-def _base_facts(prepared: Prepared) -> dict[str, str | int | float | bool]:
-    encoder, pretraining = prepared.recipe.encoder, prepared.recipe.pretrain
-    return {
-        "target images used": "none",
-        "target images in batch norm": False,
-        "camera ids used": False,
-        "checkpoint": "last",
-        "encoder": f"{encoder.backbone} {encoder.height}x{encoder.width}, initial weights: {encoder.weights}",
-        "pretraining": f"{pretraining.loss}, {pretraining.epochs} epochs",
-        "re-ranking, test-time augmentation": "none",
-    }
-
-
-def _snapshots(folder: Path) -> Any:
+def _snapshots(folder: Path) -> Callable[[nn.Module, int, Tensor | None], None]:
     """Return a probe that keeps every snapshot in `folder`, for the auditor."""
     store = CheckpointFolder(folder)
 
@@ -314,12 +343,14 @@ def _snapshots(folder: Path) -> Any:
     return keep
 
 
-def _audit(folder: Path, encoder: Encoder, evaluator: Evaluator, reporter: Reporter) -> tuple[Mapping[str, float], ...]:
+def _audit(folder: Path, adapted: Encoder, evaluator: Evaluator, reporter: Reporter) -> tuple[Mapping[str, float], ...]:
     """Score the snapshots of the probe on the target's test labels, now that adaptation is over."""
     curve: list[Mapping[str, float]] = []
+    encoder, store = copy.deepcopy(adapted), CheckpointFolder(folder)
     pids = evaluator.domain.train.pids
+    pids = pids[target_order(len(pids)).numpy()]
     for file in sorted(folder.glob("step-*.safetensors")):
-        state = CheckpointFolder(folder).restore(file.stem)
+        state = store.restore(file.stem)
         if state is None:
             continue
         encoder.load_state_dict(state["encoder"])
@@ -350,7 +381,7 @@ class Logged:
 
 
 class Clock:
-    """Wall seconds by stage."""
+    """Wall seconds of this process by stage; a stage that was found finished takes none."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -378,11 +409,13 @@ def make_folder(folder: Path) -> None:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; it is released with the process, however that ends."""
+    lock = FileLock(folder / ".lock")
     try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
+        lock.acquire(timeout=0)
     except Timeout as error:
         message = (
             f"{folder}: another process is working on this very run; wait for it, or choose another --out or --seed"
         )
         raise CheckpointError(message) from error
+    with lock:
+        yield

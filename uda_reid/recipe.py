@@ -334,7 +334,10 @@ def _schema(name: str, where: str) -> type[Any]:
 
 def _shorten(recipe: Recipe, profile: Profile, strategy: Strategy, images: int | None) -> Recipe:
     """Return the recipe with a short profile's encoder and pretraining, and no more clusters than fit."""
-    notes = [f"encoder and pretrain are those of profile {profile}, the same for every recipe"]
+    notes = [
+        f"encoder, pretraining and schedule are those of profile {profile}, the same for every recipe: "
+        "its numbers are not the publication's"
+    ]
     clusters = getattr(strategy, "clusters", None)
     # Two at least: one cluster would tell nothing apart.
     most = clusters if images is None else max(images // IMAGES_PER_CLUSTER, 2)

@@ -31,13 +31,17 @@ DEFINITIONS = {
 }
 
 
+Facts = Mapping[str, str | int | float | bool]
+"""A supervision ledger: what a model knew, and how it was chosen."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of a table: a model, how it scored on the target, and what it knew."""
 
     name: str
     scores: Scores
-    facts: Mapping[str, str | int | float | bool]
+    facts: Facts
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Record:
         validation: scores on the source's held-out identities.
         history: what the strategy reported, per round or epoch.
         curve: scores of the probe's snapshots on the target, computed after adaptation had returned.
-        seconds: wall time by stage.
+        seconds: wall time by stage, of the process that finished the run; a stage found finished takes none.
         environment: versions, threads, device, processor.
         notes: what was unusual, one line each.
     """
@@ -83,17 +87,17 @@ class Record:
     @property
     def adapted(self) -> Row:
         """The row of the adapted model."""
-        return next(row for row in self.rows if row.name not in (SOURCE_ONLY, BOUND))
+        return self.rows[1]
 
-    def with_row(self, row: Row) -> Record:
-        """Return the record with one row more."""
-        return replace(self, rows=(*self.rows, row))
+    def with_row(self, row: Row, *, command: str) -> Record:
+        """Return the record with one row more, and the command that made it."""
+        return replace(self, rows=(*self.rows, row), command=command)
 
 
 def gap_closed(record: Record) -> float | None:
     """Return (adapted - source-only) / (bound - source-only) in mAP; None where the denominator is under 2 points."""
     start, bound = record.row(SOURCE_ONLY), record.row(BOUND)
-    if start is None or bound is None or bound.scores.mean_ap - start.scores.mean_ap < 0.02:
+    if start is None or bound is None or not bound.scores.mean_ap - start.scores.mean_ap >= 0.02:  # NaN too
         return None
     return (record.adapted.scores.mean_ap - start.scores.mean_ap) / (bound.scores.mean_ap - start.scores.mean_ap)
 
@@ -125,6 +129,8 @@ def read(path: Path) -> Record:
             raise ValueError("another format")
         rows = tuple(Row(row["name"], _scores(row["scores"]), row["facts"]) for row in data.pop("rows"))
         values = {field.name: data[field.name] for field in fields(Record) if field.name != "rows"}
+        if len(rows) < 2 or not all({1, 5, 10} <= row.scores.cmc.keys() for row in rows) or not data["recipe"]["name"]:
+            raise ValueError("rows or ranks are missing")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path}: is not a record of this version of uda_reid ({error}); run with a new --out"
@@ -156,7 +162,16 @@ def _plain(value: Any) -> Any:
 
 def show(record: Record) -> RenderableType:
     """Return the table of a run with its gain and its supervision ledger, for a terminal."""
-    return Group(_scores_table(record), Text(_gain(record), style="bold"), _ledger(record), _footnotes(record))
+    title = f"{record.source} -> {record.target}, {record.recipe['name']}, profile {record.profile}, seed {record.seed}"
+    fidelity = f"fidelity of the recipe in profile paper: {record.recipe['fidelity']} ({record.recipe['paper']})"
+    notes = (fidelity, *(f"note: {note}" for note in record.notes))
+    gain = Text(_gain(record), style="bold")
+    return Group(scores_table(title, record.rows), gain, _ledger(record.rows), _footnotes(record.rows, notes))
+
+
+def show_row(title: str, row: Row) -> RenderableType:
+    """Return the table of one scored model with its ledger, for a terminal."""
+    return Group(scores_table(title, [row]), _ledger([row]), _footnotes([row], ()))
 
 
 def _percent(value: float) -> str:
@@ -181,19 +196,15 @@ def scores_table(title: str, rows: Sequence[Row]) -> Table:
     return table
 
 
-def _scores_table(record: Record) -> Table:
-    title = f"{record.source} -> {record.target}, {record.recipe['name']}, profile {record.profile}, seed {record.seed}"
-    return scores_table(title, record.rows)
-
-
 def _gain(record: Record) -> str:
     start = record.row(SOURCE_ONLY)
     if start is None:
         return ""
     before, after = start.scores, record.adapted.scores
+    gained = after.mean_ap - before.mean_ap
     line = (
-        f"gain: {100 * (after.mean_ap - before.mean_ap):+.1f} mAP, {100 * (after.cmc[1] - before.cmc[1]):+.1f} rank-1"
-        " (points, one seed)"
+        f"gain: {'n/a' if math.isnan(gained) else f'{100 * gained:+.1f}'} mAP, "
+        f"{100 * (after.cmc[1] - before.cmc[1]):+.1f} rank-1 (points, one seed)"
     )
     if record.row(BOUND) is not None:
         share = gap_closed(record)
@@ -201,15 +212,15 @@ def _gain(record: Record) -> str:
     return line
 
 
-def _ledger(record: Record) -> Table:
+def _ledger(rows: Sequence[Row]) -> Table:
     table = Table(
         title="supervision ledger", title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
     table.add_column("")
-    for row in record.rows:
+    for row in rows:
         table.add_column(row.name)
-    for key in dict.fromkeys(key for row in record.rows for key in row.facts):
-        table.add_row(key, *(_fact(row.facts.get(key)) for row in record.rows))
+    for key in dict.fromkeys(key for row in rows for key in row.facts):
+        table.add_row(key, *(_fact(row.facts.get(key)) for row in rows))
     return table
 
 
@@ -219,12 +230,10 @@ def _fact(value: str | int | float | bool | None) -> str:
     return "-" if value is None else str(value)
 
 
-def _footnotes(record: Record) -> Text:
-    scores = record.rows[0].scores
+def _footnotes(rows: Sequence[Row], notes: Sequence[str]) -> Text:
     lines = [f"{name}: {meaning}" for name, meaning in DEFINITIONS.items()]
-    lines.append(f"protocol {scores.protocol}; skipped queries have no valid match and are in no mean")
-    tied = max(row.scores.ties for row in record.rows)
+    lines.append(f"protocol {rows[0].scores.protocol}; skipped queries have no valid match and are in no mean")
+    tied = max(row.scores.ties for row in rows)
     if tied:
-        lines.append(f"{tied} queries have equal distances that touch a match; ties are broken by gallery order")
-    lines.extend(f"note: {note}" for note in record.notes)
-    return Text("\n".join(lines), style="dim")
+        lines.append(f"queries with equal distances that touch a match: {tied}; ties are broken by gallery order")
+    return Text("\n".join((*lines, *notes)), style="dim")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +20,9 @@ from uda_reid.data.images import unlabelled
 from uda_reid.errors import UdaReidError
 from uda_reid.models.encoder import EncoderSpec
 from uda_reid.pretraining import Pretrain, pretrain
-from uda_reid.run import Run
+from uda_reid.run import Run, State
 from uda_reid.training.features import extract
-from uda_reid.types import AdaptationResult, Domain, Source, Split, Strategy
+from uda_reid.types import AdaptationResult, Domain, Source, Split, Strategy, Target
 
 HEIGHT, WIDTH = 32, 16
 
@@ -35,7 +37,8 @@ def tiny_domain(folder: Path, *, name: str = "tiny", identities: int = 6, images
     folder.mkdir(parents=True, exist_ok=True)
     splits = {}
     for split, first in (("train", 1), ("query", identities + 1), ("gallery", identities + 1)):
-        paths, pids, cams = [], [], []
+        paths: list[Path] = []
+        pids, cams = [], []
         for pid in range(first, first + identities):
             colour = np.random.default_rng([seed, pid]).integers(40, 216, (2, 3))
             for number in range(1 if split == "query" else images):
@@ -43,7 +46,7 @@ def tiny_domain(folder: Path, *, name: str = "tiny", identities: int = 6, images
                 picture = numbers.normal(0, 25, (HEIGHT, WIDTH, 3)) + 30 * cam
                 picture[: HEIGHT // 2] += colour[0]
                 picture[HEIGHT // 2 :] += colour[1]
-                path = folder / f"{split}_{pid:04d}_c{cam}_{number}.png"
+                path = folder / f"{split}_{len(paths):03d}.png"  # a name that tells nothing
                 Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(path)
                 paths.append(path)
                 pids.append(pid)
@@ -78,7 +81,8 @@ def check_strategy(
     """Check that a strategy keeps its promises, on tiny images, in seconds.
 
     The promises: the same seed gives bit-identical weights and another seed others; the caller's encoder and classifier
-    and the global random states are untouched; permuting the target's hidden labels changes nothing; the result's
+    and the global random states are untouched; permuting the target's hidden labels changes nothing; interrupted after
+    any save and resumed, it ends with the same weights; the result's
     encoder embeds images into finite features, its history and facts are plain values; and, where `without_training`
     is given, that one returns an encoder whose evaluation features equal the source's.
 
@@ -109,11 +113,13 @@ def check_strategy(
                 fingerprint(adapt(strategy, domain, 1).encoder) != weights,
                 "another seed gave the same weights",
             )
-        permuted = replace(domain, train=replace(domain.train, pids=domain.train.pids[::-1].copy()))
+        pids = np.random.default_rng(0).permutation(domain.train.pids)
+        permuted = replace(domain, train=replace(domain.train, pids=pids))
         _promise(
             fingerprint(adapt(strategy, permuted, 0).encoder) == weights,
             "permuting the target's hidden labels changed the weights",
         )
+        _check_resume(strategy, source, unlabelled(domain, cameras=cameras), weights)
         if without_training is not None:
             images = unlabelled(domain).images
             same = torch.equal(
@@ -127,6 +133,39 @@ def _adapter(source: Source, cameras: bool) -> Callable[[Strategy, Domain, int],
         return strategy.adapt(source, unlabelled(domain, cameras=cameras), run=Run(seed=seed))
 
     return adapt
+
+
+class _Cut(Exception):
+    """The power went off."""
+
+
+class _Fragile:
+    """A store in memory that fails after a number of saves."""
+
+    def __init__(self, saves: int) -> None:
+        self.states: dict[str, dict[str, Any]] = {}
+        self.left = saves
+
+    def save(self, name: str, state: State) -> None:
+        if not self.left:
+            raise _Cut
+        self.left -= 1
+        self.states[name] = copy.deepcopy(dict(state))
+
+    def restore(self, name: str) -> dict[str, Any] | None:
+        return copy.deepcopy(self.states.get(name))
+
+
+def _check_resume(strategy: Strategy, source: Source, target: Target, weights: str) -> None:
+    for saves in (1, 2, 3):
+        store = _Fragile(saves)
+        try:
+            strategy.adapt(source, target, run=Run(store=store))
+        except _Cut:
+            store.left = -1  # from now on without an end
+            resumed = strategy.adapt(source, target, run=Run(store=store))
+            same = fingerprint(resumed.encoder) == weights
+            _promise(same, f"interrupted after {saves} saves and resumed, the weights differ")
 
 
 def _check_result(result: AdaptationResult) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFile
+from PIL import ExifTags, Image, ImageFile
 from torch import Tensor
 
-from uda_reid.data.images import Photographs, images_of, photographs, unlabelled
+from uda_reid.data.images import Photographs, images_of, photographs, target_order, unlabelled
 from uda_reid.errors import DataError
 from uda_reid.types import Domain, Split
 
@@ -136,6 +137,61 @@ def test_read_says_what_a_bad_file_is(tmp_path: Path, content: bytes | None) -> 
         Photographs(Split((path,), np.zeros(1, np.int64), None)).read(torch.tensor([0]), 8, 4)
 
 
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_read_refuses_pixels_of_more_than_8_bits(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "deep.tiff"
+    Image.new(mode, (4, 6), 300).save(path)
+    with pytest.raises(DataError, match=r"deep\.tiff: 16-bit or float pixels; convert to 8 bits$"):
+        Photographs(Split((path,), np.zeros(1, np.int64), None)).read(torch.tensor([0]), 6, 4)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tiff"])
+def test_read_turns_an_image_as_its_exif_says(tmp_path: Path, suffix: str) -> None:
+    upright = np.zeros((40, 20, 3), dtype=np.uint8)
+    upright[:20] = 255  # white above, black below
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # stored lying on its left side: turn it clockwise
+    path = tmp_path / f"turned.{suffix}"
+    Image.fromarray(np.rot90(upright).copy()).save(path, exif=exif)
+    found = Photographs(Split((path,), np.zeros(1, np.int64), None)).read(torch.tensor([0]), 40, 20)[0]
+    assert found[:, :18].min() > 200
+    assert found[:, 22:].max() < 50
+
+
+def test_read_takes_an_image_with_damaged_exif_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    picture = Image.new("RGB", (4, 6), (10, 20, 30))
+    picture.save(path, exif=b"Exif\x00\x00no exif at all")
+    found = Photographs(Split((path,), np.zeros(1, np.int64), None)).read(torch.tensor([0]), 6, 4)
+    assert found[0, :, 0, 0].tolist() == [10, 20, 30]
+
+
+def test_read_says_what_the_system_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = Photographs(folder_of(tmp_path, 1))
+    system = [OSError(errno.EACCES, "Permission denied"), OSError(errno.EIO, "Input/output error")]
+
+    def fails(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(Image, "open", fails)
+    for error in system:
+        with pytest.raises(
+            DataError, match=rf"0001_c1s1\.png: cannot be read \({error.strerror}\); check its rights and the disk$"
+        ):
+            images.read(torch.tensor([0]), 8, 4)
+
+
+def test_read_out_of_memory_is_not_blamed_on_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = Photographs(folder_of(tmp_path, 1))
+
+    def fails(*_: Any) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(Image.Image, "convert", fails)
+    with pytest.raises(MemoryError, match="no room"):
+        images.read(torch.tensor([0]), 8, 4)
+
+
 def test_read_lets_no_pillow_warning_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split = folder_of(tmp_path, 20)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 150)  # 240 pixels: above the limit, below its double
@@ -196,18 +252,20 @@ def test_preload_reads_real_market_files() -> None:
 # ---- unlabelled ------------------------------------------------------------
 
 
-def test_unlabelled_hands_out_images_in_order_and_cameras_only_on_request(tmp_path: Path) -> None:
+def test_unlabelled_hands_out_images_in_a_fixed_shuffle_and_cameras_only_on_request(tmp_path: Path) -> None:
     domain = domain_of(folder_of(tmp_path, 5))
     target = unlabelled(domain)
     assert target.name == "yard"
     assert target.cams is None
     assert len(target.images) == 5
-    expected = images_of(domain.train).read(torch.arange(5), 20, 12)
+    order = target_order(5)
+    assert sorted(order.tolist()) == [0, 1, 2, 3, 4] != order.tolist()
+    expected = images_of(domain.train).read(order, 20, 12)
     assert torch.equal(target.images.read(torch.arange(5), 20, 12), expected)
     cams = unlabelled(domain, cameras=True).cams
     assert cams is not None
     assert cams.dtype == torch.int64
-    assert cams.tolist() == [1, 2, 3, 1, 2]
+    assert cams.tolist() == [[1, 2, 3, 1, 2][row] for row in order.tolist()]
 
 
 def test_unlabelled_exposes_neither_identities_nor_files(tmp_path: Path) -> None:

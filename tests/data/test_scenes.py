@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
+import shutil
+import subprocess
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -11,16 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 from pydantic import ValidationError
 
 from uda_reid.data import scenes
-from uda_reid.data.scenes import SCENES, Drawing, draw, ensure, sheet
+from uda_reid.data.scenes import SCENES, Drawing, draw, ensure, sheet, workers
+from uda_reid.data.scenes import folder as folder_module
 from uda_reid.data.scenes.body import Pose, body_pack, bone_matrices, skin
 from uda_reid.data.scenes.camera import picture, shoot
-from uda_reid.data.scenes.depict import depict, person
-from uda_reid.data.scenes.plan import GALLERY, QUERY, TRAIN, plan
+from uda_reid.data.scenes.depict import depict, draw_items, person
+from uda_reid.data.scenes.plan import GALLERY, QUERY, TRAIN, Item, plan
 from uda_reid.data.scenes.render import rasterise
 from uda_reid.data.scenes.world import MOST_CAMERAS, camera
 from uda_reid.errors import DataError
@@ -77,6 +82,58 @@ def test_draw_without_workers_falls_back_to_this_process(tmp_path: Path, monkeyp
     assert len(rows_of(folder)) == len(plan("campus", SMALL))
 
 
+def test_draw_with_workers_draws_nothing_in_this_process(
+    drawn: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "_CHUNK", 8)
+    monkeypatch.setattr(workers, "draw_items", lambda *_: pytest.fail("drawn by the parent"))
+    assert contents(draw("plaza", tmp_path / "out", SMALL, processes=2)) == contents(drawn["plaza"])
+
+
+def test_draw_worker_finds_its_own_libraries_before_those_beside_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    root = str(Path(workers.__file__).resolve().parents[3])
+    head = workers._PROGRAM.split("from uda_reid")[0]
+    monkeypatch.setattr(workers, "_PROGRAM", head + "print(sys.path.index(sys.argv[1]), len(sys.path), sys.argv[1])")
+    index, length, given = workers._start().communicate()[0].split(maxsplit=2)
+    assert given.strip() == root
+    assert int(index) > 2 and int(index) <= int(length) - 1
+
+
+def test_draw_does_not_ask_a_dead_worker_again(
+    drawn: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = workers._ask
+    asked: list[int] = []
+    own: list[int] = []
+
+    def kills_the_first(worker: subprocess.Popen[str], *arguments: Any) -> Any:
+        asked.append(worker.pid)
+        if worker.pid == asked[0]:
+            worker.kill()
+            worker.wait()
+        return ask(worker, *arguments)
+
+    def counted(name: str, options: Drawing, folder: Path, items: list[Item]) -> Any:
+        own.append(len(items))
+        return draw_items(name, options, folder, items)
+
+    monkeypatch.setattr(workers, "_CHUNK", 8)
+    monkeypatch.setattr(workers, "_ask", kills_the_first)
+    monkeypatch.setattr(workers, "draw_items", counted)
+    assert contents(draw("plaza", tmp_path / "out", SMALL, processes=2)) == contents(drawn["plaza"])
+    assert asked.count(asked[0]) == 1 and len(asked) == -(-len(plan("plaza", SMALL)) // 8)
+    assert own == [8]  # only what the dead one had been asked for; the other worker draws the rest
+
+
+def test_draw_all_workers_dead_falls_back_to_this_process(
+    drawn: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "_CHUNK", 4)
+    monkeypatch.setattr(workers, "_PROGRAM", "raise SystemExit(1)")
+    assert contents(draw("plaza", tmp_path / "out", SMALL, processes=3)) == contents(drawn["plaza"])
+
+
 def test_depict_alone_equals_the_picture_of_the_whole_drawing(drawn: dict[str, Path], tmp_path: Path) -> None:
     for item in plan("station", SMALL)[5::7]:
         shown, _ = depict("station", SMALL, item)
@@ -99,6 +156,8 @@ def test_draw_writes_market_names_that_match_the_plan(drawn: dict[str, Path]) ->
         assert (seen[GALLERY][-1], seen[GALLERY][0]) == (4, 3)
         facts = json.loads((folder / "scene.json").read_text())
         assert (facts["name"], facts["version"], facts["options"]["height"]) == (name, scenes.VERSION, 64)
+        assert facts["images"] == len(list(folder.rglob("*.jpg")))
+        assert (facts["pillow"], facts["numpy"]) == (PIL.__version__, np.__version__)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -253,31 +312,108 @@ def test_draw_interrupted_leaves_nothing(tmp_path: Path, error: BaseException) -
     assert not list(tmp_path.iterdir())
 
 
-def test_ensure_draws_once_for_two_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def small_default(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Make `ensure` draw little, and return the list of what it has drawn."""
     calls: list[str] = []
+    original = folder_module._draw
 
-    def counted(name: str, out: Path, options: Drawing, **keywords: Any) -> Path:
+    def counted(name: str, *arguments: Any, **keywords: Any) -> None:
         calls.append(name)
-        return draw(name, out, Drawing(**{**vars(SMALL), "seed": options.seed}), **keywords)
+        original(name, *arguments, **keywords)
 
-    monkeypatch.setattr("uda_reid.data.scenes.folder.draw", counted)
+    monkeypatch.setattr(folder_module, "Drawing", lambda seed: replace(SMALL, seed=seed))
+    monkeypatch.setattr(folder_module, "_draw", counted)
+    return calls
+
+
+def test_ensure_draws_once_for_two_at_the_same_time(tmp_path: Path, small_default: list[str]) -> None:
     found: list[Path] = []
     threads = [threading.Thread(target=lambda: found.append(ensure("plaza", cache=tmp_path))) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert calls == ["plaza"]
+    assert small_default == ["plaza"]
     assert found == [tmp_path / "scenes" / f"plaza-v{scenes.VERSION}-seed0"] * 2
-    assert ensure("plaza", cache=tmp_path) == found[0] and calls == ["plaza"]
+    assert ensure("plaza", cache=tmp_path) == found[0] and small_default == ["plaza"]
 
 
-def test_ensure_takes_the_cache_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def change(folder: Path, what: str) -> None:
+    facts = json.loads((folder / "scene.json").read_text())
+    image = next((folder / GALLERY).glob("*.jpg"))
+    match what:
+        case "an image is missing":
+            image.unlink()
+        case "an image is empty":
+            image.write_bytes(b"")
+        case "a split is missing":
+            shutil.rmtree(folder / QUERY)
+        case "no annotations":
+            (folder / "annotations.csv").unlink()
+        case "no facts":
+            (folder / "scene.json").unlink()
+        case "broken facts":
+            (folder / "scene.json").write_text('{"name": "plaza"')
+        case "no object":
+            (folder / "scene.json").write_text("[]")
+        case "empty facts":
+            (folder / "scene.json").write_text("{}")
+        case "another version":
+            (folder / "scene.json").write_text(json.dumps({**facts, "version": -1}))
+        case "other options":
+            facts["options"]["junk"] += 1
+            (folder / "scene.json").write_text(json.dumps(facts))
+
+
+def test_ensure_draws_again_what_is_incomplete(
+    drawn: dict[str, Path], tmp_path: Path, small_default: list[str]
+) -> None:
+    folder = tmp_path / "scenes" / f"plaza-v{scenes.VERSION}-seed0"
+    shutil.copytree(drawn["plaza"], folder)
+    assert ensure("plaza", cache=tmp_path) == folder
+    assert small_default == []
+    changes = ["an image is missing", "an image is empty", "a split is missing", "no annotations", "no facts"]
+    changes += ["broken facts", "no object", "empty facts", "another version", "other options"]
+    for number, what in enumerate(changes, 1):
+        change(folder, what)
+        (folder / "left over.txt").write_text("")
+        ensure("plaza", cache=tmp_path)
+        assert len(small_default) == number, what
+        assert contents(folder) == contents(drawn["plaza"]), what
+
+
+def test_ensure_removes_what_killed_processes_left_of_the_same_scene(tmp_path: Path, small_default: list[str]) -> None:
+    where = tmp_path / "scenes"
+    stale, other = (where / f".campus-v{scenes.VERSION}-seed{seed}-0badcafe" for seed in (4, 40))
+    for folder in (stale, other):
+        (folder / TRAIN).mkdir(parents=True)
+    folder = ensure("campus", seed=4, cache=tmp_path)
+    assert small_default == ["campus"]
+    assert {path for path in where.iterdir() if path.is_dir()} == {folder, other}
+
+
+def test_ensure_takes_the_cache_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_default: list[str]
+) -> None:
     monkeypatch.setenv("UDA_REID_CACHE", str(tmp_path))
-    ready = tmp_path / "scenes" / f"campus-v{scenes.VERSION}-seed4"
-    ready.mkdir(parents=True)
-    (ready / "scene.json").write_text("{}")
-    assert ensure("campus", seed=4) == ready
+    assert ensure("campus", seed=4) == tmp_path / "scenes" / f"campus-v{scenes.VERSION}-seed4"
+
+
+def test_ensure_cache_that_is_a_file_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"cannot write to .*file.scenes: .*; set UDA_REID_CACHE$"):
+        ensure("plaza", cache=tmp_path / "file")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX has a umask")
+def test_draw_gives_the_folder_the_rights_that_the_umask_allows(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        folder = draw("plaza", tmp_path / "out", replace(SMALL, train_identities=1, distractors=0, junk=0))
+    finally:
+        os.umask(before)
+    assert folder.stat().st_mode & 0o777 == 0o750
 
 
 def test_sheet_shows_identities_by_cameras(drawn: dict[str, Path], tmp_path: Path) -> None:
@@ -291,3 +427,16 @@ def test_drawing_out_of_range_is_refused() -> None:
         Drawing(cameras=MOST_CAMERAS + 1)
     with pytest.raises(ValidationError, match="fewest_images=4 is more than most_images=3"):
         Drawing(fewest_images=4)
+    with pytest.raises(ValidationError, match=r"width\n.*more than 3 times the height \(32\); choose at most 96"):
+        Drawing(height=32, width=97)
+    with pytest.raises(ValidationError, match="1 validation error for Drawing\nheight"):
+        Drawing(height=8, width=64)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 16), (32, 96), (41, 123), (85, 255), (512, 16), (512, 256)])
+def test_drawing_every_allowed_size_draws(height: int, width: int) -> None:
+    options = replace(SMALL, height=height, width=width)
+    for name in SCENES if height < 64 else ("plaza",):
+        items = plan(name, options)
+        for item in items if height < 64 else items[-2:]:  # where it takes no time: each with a zoom of its own
+            assert depict(name, options, item)[0].image.size == (width, height)

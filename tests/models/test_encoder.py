@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import copy
-import io
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +10,8 @@ import torchvision
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from uda_reid.errors import CheckpointError, DataError, RecipeError
-from uda_reid.models.encoder import BACKBONES, AveragePooling, Embedder, EncoderSpec, GeM, build
-
-MOBILENET = Path(__file__).resolve().parents[2] / "../shared/data/weights/mobilenet_v2_imagenet.safetensors"
+from uda_reid.errors import DataError, RecipeError
+from uda_reid.models.encoder import BACKBONES, AveragePooling, EncoderSpec, GeM, build
 
 
 def spec(**options: Any) -> EncoderSpec:
@@ -185,112 +181,3 @@ def test_spec_refuses_imagenet_weights_that_nobody_made() -> None:
 def test_spec_refuses_unknown_options_and_values_out_of_range(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(options))):
         spec(**options)
-
-
-@pytest.mark.skipif(not MOBILENET.is_file(), reason="the shared data folder is not here")
-def test_shared_imagenet_weights_load_in_full() -> None:
-    encoder = build(spec(backbone="mobilenet_v2", weights="imagenet"), weights_folders=[MOBILENET.parent])
-    report = encoder.load_report
-    assert report is not None
-    assert (report.missing, report.unexpected, report.wrong_shape) == ((), (), ())
-    assert report.loaded == 260
-    stored = safetensors.torch.load_file(MOBILENET)
-    assert torch.equal(encoder.trunk.get_parameter("18.0.weight"), stored["features.18.0.weight"])
-    by_path = build(spec(backbone="mobilenet_v2", weights=str(MOBILENET)))
-    own = encoder.trunk.state_dict()
-    assert all(torch.equal(own[name], value) for name, value in by_path.trunk.state_dict().items())
-
-
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
-@pytest.mark.parametrize("prefix", ["", "module.", "backbone."])
-def test_weights_of_torchvision_and_its_descendants_load_in_full(name: str, prefix: str, tmp_path: Path) -> None:
-    network = torchvision.models.get_model(name, weights=None)
-    path = tmp_path / "weights.pth"
-    torch.save({"state_dict": {prefix + key: value for key, value in network.state_dict().items()}}, path)
-    report = build(spec(backbone=name, weights=str(path))).load_report
-    assert report is not None
-    assert (report.missing, report.unexpected, report.wrong_shape) == ((), (), ())
-    assert report.loaded == sum(not key.startswith(("fc.", "classifier.")) for key in network.state_dict())
-
-
-def test_load_report_lists_the_keys_that_did_not_match(tmp_path: Path) -> None:
-    weights = build(spec(), seed=1).trunk.state_dict()
-    del weights["layer2.0.conv1.weight"]
-    weights["layer9.weight"] = torch.zeros(1)
-    weights["layer1.0.conv1.weight"] = torch.zeros(2, 2)
-    path = tmp_path / "partly.safetensors"
-    safetensors.torch.save_file(weights, path)
-    encoder = build(spec(weights=str(path)))
-    report = encoder.load_report
-    assert report is not None
-    assert report.missing == ("trunk.layer2.0.conv1.weight",)
-    assert report.unexpected == ("layer9.weight",)
-    assert report.wrong_shape == ("layer1.0.conv1.weight",)
-    assert report.loaded == len(weights) - 2
-    assert "1 missing: trunk.layer2.0.conv1.weight; 1 unexpected: layer9.weight; 1 of another shape" in str(report)
-    fresh = build(spec()).state_dict()["trunk.layer1.0.conv1.weight"]
-    assert torch.equal(encoder.state_dict()["trunk.layer1.0.conv1.weight"], fresh)
-    assert torch.equal(encoder.trunk.get_parameter("conv1.weight"), weights["conv1.weight"])
-
-
-def test_imagenet_file_of_another_network_is_refused(tmp_path: Path) -> None:
-    network = torchvision.models.resnet18(weights=None)
-    safetensors.torch.save_file(network.state_dict(), tmp_path / "resnet34_imagenet.safetensors")
-    with pytest.raises(CheckpointError, match=r"does not hold resnet34: missing or of another shape are trunk"):
-        build(spec(backbone="resnet34", weights="imagenet"), weights_folders=[tmp_path])
-
-
-def test_weights_in_which_nothing_matches_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "other.safetensors"
-    safetensors.torch.save_file({"embedding.table": torch.zeros(3)}, path)
-    with pytest.raises(CheckpointError, match=r"none of its 1 tensors fits resnet_tiny; they are called embedding"):
-        build(spec(weights=str(path)))
-
-
-def test_missing_weights_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="there is no such weights file"):
-        build(spec(weights=str(tmp_path / "nowhere.pth")))
-
-
-def test_pickled_module_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "module.pth"
-    torch.save(build(spec()), path)
-    with pytest.raises(CheckpointError, match="no readable file of weights alone"):
-        build(spec(weights=str(path)))
-
-
-@pytest.mark.parametrize("name", ["cut.pth", "cut.safetensors"])
-@pytest.mark.parametrize("share", [0.0, 0.0001, 0.5, 0.999])
-def test_truncated_weights_file_is_refused(name: str, share: float, tmp_path: Path) -> None:
-    weights = build(spec()).trunk.state_dict()
-    buffer = io.BytesIO()
-    torch.save(weights, buffer)
-    content = buffer.getvalue() if name.endswith("pth") else safetensors.torch.save(weights)
-    path = tmp_path / name
-    path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(CheckpointError, match=f"{name} is no readable file of weights alone"):
-        build(spec(weights=str(path)))
-
-
-def test_unreachable_imagenet_weights_are_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(*_: object, **__: object) -> None:
-        raise OSError("no route\nto host")
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    with pytest.raises(CheckpointError, match=r"resnet50_imagenet.safetensors.* --weights DIR") as caught:
-        build(spec(backbone="resnet50", weights="imagenet"), weights_folders=[tmp_path])
-    message = str(caught.value)
-    assert "\n" not in message
-    assert str(tmp_path / "cache") in message and "no route to host" in message and "weights: none" in message
-
-
-def test_imagenet_weights_are_found_in_the_cache_of_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    cached = tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
-    cached.parent.mkdir(parents=True)
-    network = torchvision.models.resnet18(weights=None)
-    torch.save(network.state_dict(), cached)
-    encoder: Embedder = build(spec(backbone="resnet18", weights="imagenet"))
-    assert encoder.load_report is not None and encoder.load_report.origin == str(cached)
-    assert torch.equal(encoder.trunk.get_parameter("conv1.weight"), network.conv1.weight)

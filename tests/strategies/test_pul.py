@@ -166,6 +166,10 @@ def test_pul_stops_when_nothing_is_reliable(source: Source, target: Target) -> N
     assert result.history == ()
     assert result.facts["stopped"] == "after 0 rounds: 0 reliable images are too few to train on"
     assert fingerprint(result.encoder) == fingerprint(source.encoder)
+    assert result.facts["target images in batch norm"] is False
+    assert result.facts["target images used"] == "all, without labels"
+    untouched = replace(QUICK, rounds=0).adapt(source, target)
+    assert untouched.facts["target images used"] == "none"
 
 
 def test_pul_trains_on_when_everything_is_reliable(source: Source, target: Target) -> None:

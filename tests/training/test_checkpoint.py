@@ -4,8 +4,11 @@ import json
 import math
 import os
 import pickle
+import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from torch import Tensor, nn
 from uda_reid.errors import CheckpointError
 from uda_reid.models.encoder import EncoderSpec, build
 from uda_reid.run import Store
-from uda_reid.training.checkpoint import CheckpointFolder, load, load_encoder, save, save_encoder
+from uda_reid.training.checkpoint import CheckpointFolder, load, load_encoder, replace_file, save, save_encoder
 
 SPEC = EncoderSpec(backbone="resnet_tiny", height=64, width=32, weights="none", dim=8)
 
@@ -190,9 +193,11 @@ def test_mappings_with_other_keys_are_refused(mapping: dict[Any, int], tmp_path:
         save(tmp_path / "state", {"a": mapping}, kind="test")
 
 
-def test_sparse_tensors_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="without plain storage"):
-        save(tmp_path / "state", {"a": torch.empty(2, device="meta")}, kind="test")
+@pytest.mark.parametrize("tensor", [torch.eye(2).to_sparse(), torch.empty(2, device="meta")], ids=["sparse", "meta"])
+def test_tensors_without_plain_storage_are_refused(tensor: Tensor, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="state entry a: a tensor without plain storage"):
+        save(tmp_path / "state", {"a": tensor}, kind="test")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("broken", ["fsync", "replace"])
@@ -226,6 +231,35 @@ def test_interrupted_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytes
         save(path, {"x": 2}, kind="test")
     assert load(path) == {"x": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_threads_that_write_one_file_at_once_leave_it_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, together = tmp_path / "state", threading.Barrier(4, timeout=30)
+    monkeypatch.setattr(os, "fsync", lambda _: together.wait())  # all four are written before one is put in place
+    contents = [bytes([number]) * 1000 for number in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda content: replace_file(path, content), contents))
+    assert path.read_bytes() in contents
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_leavings_of_killed_writers_are_swept_once_they_are_old(tmp_path: Path) -> None:
+    path = tmp_path / "state[1]"
+    old, young = tmp_path / ".state[1].old.tmp", tmp_path / ".state[1].young.tmp"
+    kept = [young, tmp_path / ".state1.old.tmp", tmp_path / "state[1].old.tmp"]
+    for left in (old, *kept):
+        left.write_bytes(b"")
+        if left != young:
+            os.utime(left, (time.time() - 4000,) * 2)
+    replace_file(path, b"new")
+    assert sorted(tmp_path.iterdir()) == sorted([path, *kept])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX")
+def test_written_file_has_the_mode_of_any_new_file(tmp_path: Path) -> None:
+    (tmp_path / "usual").write_bytes(b"")
+    replace_file(tmp_path / "state", b"")
+    assert (tmp_path / "state").stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
 def test_folder_that_is_a_file_is_said_in_one_line(tmp_path: Path) -> None:
@@ -377,6 +411,9 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
         (lambda state: state["spec"].update(backbone="resnet_large"), "'resnet_large' is unknown"),
         (lambda state: state["spec"].update(height=-1), "does not describe an encoder of this version"),
         (lambda state: state["spec"].update(colour="red"), "does not describe an encoder of this version"),
+        (lambda state: state["weights"].update({"neck.weight": 1.0}), "its weights are not all tensors"),
+        (lambda state: state["weights"].update({"neck.weight": np.ones(8)}), "its weights are not all tensors"),
+        (lambda state: state.update(weights=3), "does not describe an encoder of this version"),
         (lambda state: state.pop("spec"), "does not describe an encoder of this version"),
     ],
 )

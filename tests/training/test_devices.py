@@ -15,6 +15,8 @@ def test_auto_takes_the_gpu_where_there_is_one() -> None:
 def test_unknown_and_missing_devices_are_refused() -> None:
     with pytest.raises(RecipeError, match="device 'warp' is unknown; use auto, cpu, cuda or cuda:N"):
         pick_device("warp")
+    with pytest.raises(RecipeError, match="device 'meta' is not supported"):
+        pick_device("meta")
     with pytest.raises(RecipeError, match="device 'cuda:99' is not there"):
         pick_device("cuda:99")
 

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from dataclasses import dataclass as plain_dataclass
 from difflib import get_close_matches
-from http.client import HTTPException
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import safetensors.torch
 import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.resnet import BasicBlock
 
 from uda_reid.errors import CheckpointError, DataError, RecipeError
+from uda_reid.models.weights import SUFFIXES, LoadReport, fill, find_imagenet, read
 from uda_reid.types import Encoder
 
 # What torchvision's ImageNet weights were trained with: RGB in [0, 1].
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-SUFFIXES = (".safetensors", ".pth", ".pt")
 
 
 @plain_dataclass(frozen=True)
@@ -141,30 +137,6 @@ class EncoderSpec:
             raise RecipeError(f"weights 'imagenet' do not exist for {self.backbone}; use weights: none")
 
 
-@plain_dataclass(frozen=True)
-class LoadReport:
-    """What became of a weights file.
-
-    Args:
-        origin: the file.
-        loaded: number of the encoder's tensors that were filled from it.
-        missing: tensors of the trunk that the file lacks; they keep their fresh values.
-        unexpected: tensors of the file that the encoder has no place for, classifiers apart.
-        wrong_shape: tensors whose shape differs; they keep their fresh values.
-    """
-
-    origin: str
-    loaded: int
-    missing: tuple[str, ...] = ()
-    unexpected: tuple[str, ...] = ()
-    wrong_shape: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        parts = {"missing": self.missing, "unexpected": self.unexpected, "of another shape": self.wrong_shape}
-        lists = "".join(f"; {len(keys)} {what}: {', '.join(keys)}" for what, keys in parts.items() if keys)
-        return f"{self.origin}: {self.loaded} tensors loaded{lists}"
-
-
 class GeM(nn.Module):
     """Generalised-mean pooling with a learnt exponent: 1 is the average, infinity the maximum.
 
@@ -263,110 +235,35 @@ def build(spec: EncoderSpec, *, seed: int = 0, weights_folders: Sequence[Path] =
         The encoder, in training mode; `load_report` lists the keys of a weights file that did not match.
 
     Raises:
-        CheckpointError: the weights are not to be had, unreadable, or of another network.
+        CheckpointError: the weights are not to be had, unreadable, ambiguous, or of another network.
     """
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which would seed the accelerators as well, outside this fork.
         torch.default_generator.manual_seed(seed)
         encoder = Embedder(spec)
-    if spec.weights == "imagenet":
-        path = _find_imagenet(spec.backbone, weights_folders)
-        report = _fill(encoder, _read(path), str(path))
-        if report.missing or report.wrong_shape:
-            raise CheckpointError(f"{path} does not hold {spec.backbone}: {_short(report)}")
+    path = find_weights(spec, weights_folders)
+    if path is not None:
+        report = fill(encoder, read(path), backbone=spec.backbone, origin=str(path))
+        if spec.weights == "imagenet" and report.lack():
+            raise CheckpointError(f"{path} does not hold {spec.backbone}: {report.lack()}")
         encoder.load_report = report
-    elif spec.weights != "none":
-        path = Path(spec.weights).expanduser()
-        encoder.load_report = _fill(encoder, _read(path), str(path))
     return encoder
 
 
-def _short(report: LoadReport, keys: int = 3) -> str:
-    lacking = (*report.missing, *report.wrong_shape)
-    more = f" and {len(lacking) - keys} more" if len(lacking) > keys else ""
-    return f"missing or of another shape are {', '.join(lacking[:keys])}{more}"
+def find_weights(spec: EncoderSpec, folders: Sequence[Path] = ()) -> Path | None:
+    """Return the file that the initial weights come from, downloaded if need be; None where they are random.
 
+    Args:
+        spec: which encoder.
+        folders: where ImageNet weights are looked for before torchvision's own cache and download.
 
-def _find_imagenet(backbone: str, folders: Sequence[Path]) -> Path:
-    # IMAGENET1K_V1: the weights behind published re-identification results; later ones differ.
-    url: str = models.get_model_weights(backbone)["IMAGENET1K_V1"].url
-    cache = Path(torch.hub.get_dir()) / "checkpoints"
-    published = url.rsplit("/", 1)[-1]
-    names = (f"{backbone}_imagenet.safetensors", f"{backbone}_imagenet.pth", published)
-    candidates = [*(Path(folder) / name for folder in folders for name in names), cache / published]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        # torchvision's file names end in the first digits of their SHA-256, which torch checks.
-        torch.hub.download_url_to_file(
-            url,
-            str(cache / published),
-            hash_prefix=published.rsplit("-", 1)[-1].split(".")[0],
-            progress=False,
-        )
-    except (OSError, RuntimeError, HTTPException) as error:
-        searched = ", ".join(str(folder) for folder in (*folders, cache))
-        raise CheckpointError(
-            f"no ImageNet weights for {backbone}: none of {', '.join(names)} is in {searched}, "
-            f"and {url} could not be downloaded ({' '.join(str(error).split())}); "
-            "put the file into a folder named with --weights DIR, or use weights: none"
-        ) from error
-    return cache / published
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a weights file by key; of a training checkpoint, those of its model."""
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: there is no such weights file") from error
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        reason = str(error).split("\n")[0][:200]
-        raise CheckpointError(f"{path} is no readable file of weights alone ({reason})") from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not weights by name")
-    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-
-
-# What other code puts before the names of torchvision's layers, and what it calls its classifiers.
-PREFIXES = ("module.", "weights/", "encoder.", "backbone.", "base.", "features.")
-CLASSIFIERS = ("fc.", "classifier.", "head.")
-
-
-def _place(key: str, own: Mapping[str, Tensor]) -> str:
-    """Return the encoder's name for a file's tensor, or the file's name without its prefixes."""
-    for prefix in PREFIXES:
-        key = key.removeprefix(prefix)
-    return key if key in own else f"trunk.{key}" if f"trunk.{key}" in own else key
-
-
-def _fill(encoder: Embedder, weights: Mapping[str, Tensor], origin: str) -> LoadReport:
-    own = encoder.state_dict()
-    placed = {_place(key, own): key for key in weights}
-    fitting = {name for name, key in placed.items() if name in own and own[name].shape == weights[key].shape}
-    if not any(name.startswith("trunk.") for name in fitting):
-        raise CheckpointError(
-            f"{origin}: none of its {len(weights)} tensors fits {encoder.spec['backbone']}; "
-            f"they are called {', '.join(list(weights)[:3]) or '(there are none)'}"
-        )
-    for name in fitting:
-        own[name].copy_(weights[placed[name]])
-    return LoadReport(
-        origin,
-        len(fitting),
-        # Files older than the counter of batches lack it; nothing is computed from it here.
-        missing=tuple(
-            name
-            for name in own
-            if name.startswith("trunk.") and name not in placed and not name.endswith("num_batches_tracked")
-        ),
-        unexpected=tuple(key for name, key in placed.items() if name not in own and not name.startswith(CLASSIFIERS)),
-        wrong_shape=tuple(key for name, key in placed.items() if name in own and name not in fitting),
-    )
+    Raises:
+        CheckpointError: ImageNet weights are neither there nor to be downloaded.
+    """
+    if spec.weights == "none":
+        return None
+    if spec.weights == "imagenet":
+        # IMAGENET1K_V1: the weights behind published re-identification results; later ones differ.
+        url: str = models.get_model_weights(spec.backbone)["IMAGENET1K_V1"].url
+        return find_imagenet(spec.backbone, url, folders)
+    return Path(spec.weights).expanduser()

@@ -22,7 +22,8 @@ class KMeans:
 
     Args:
         centroids: (K, D) float32, the mean of each cluster.
-        labels: (N,) int64 in [0, K), the nearest centroid of each sample.
+        labels: (N,) int64 in [0, K), the nearest centroid of each sample, except for samples that were moved
+            to fill an empty cluster.
         inertia: sum of squared Euclidean distances of the samples to their centroids.
         iterations: how often the centroids were moved.
         converged: whether moving them once more would change nothing (or less than the tolerance).

@@ -28,7 +28,8 @@ def identification(logits: Tensor, labels: Tensor, *, smoothing: float = 0.0) ->
         RecipeError: `smoothing` is outside [0, 1).
 
     Source:
-        the identification loss of Zheng et al. 2016 (IDE); the smoothing of Szegedy et al. 2016, section 7, as used by Luo et al. 2019.
+        The identification loss of Zheng et al. 2016 (IDE); the smoothing of Szegedy et al. 2016, section 7, as used
+        by Luo et al. 2019.
 
     >>> round(float(identification(torch.zeros(2, 4), torch.tensor([0, 3]))), 4)  # ln 4
     1.3863

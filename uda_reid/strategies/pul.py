@@ -75,7 +75,7 @@ class PUL:
             )
             run.probe(encoder, number + 1, torch.where(reliable, clusters.labels, -1))
             run.save("pul", {"encoder": encoder.state_dict(), "history": history})
-        return AdaptationResult(encoder, tuple(history), self._facts(stopped))
+        return AdaptationResult(encoder, tuple(history), self._facts(stopped, len(history)))
 
     def choose(self, features: Tensor, *, run: Run = QUIET, number: int = 0) -> tuple[KMeans, Tensor]:
         """Cluster the features and mark the reliable ones.
@@ -147,10 +147,10 @@ class PUL:
         encoder.eval()
         return encoder, trained[-1] if trained else {}
 
-    def _facts(self, stopped: str) -> dict[str, Any]:
+    def _facts(self, stopped: str, rounds: int) -> dict[str, Any]:
         return {
-            "target images used": "all, without labels",
-            "target images in batch norm": True,
+            "target images used": "all, without labels" if self.rounds else "none",
+            "target images in batch norm": rounds > 0 and self.epochs > 0,
             "camera ids used": False,
             "number of clusters given": self.clusters,
             "k-means starts": f"{self.starts} (the official code used 10)",

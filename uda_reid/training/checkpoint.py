@@ -7,8 +7,11 @@ header. Equal states, built in the same order, give equal bytes.
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
+import secrets
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -30,6 +33,7 @@ SUFFIX = ".safetensors"
 # All of the JSON is under one key: safetensors writes several in no fixed order.
 KEY = "uda_reid"
 RESERVED = "__metadata__"
+STALE = 3600  # seconds after which a temporary file has no writer any more
 # How zipped and plain pickles begin. A safetensors file may begin so too: its first bytes are a length.
 PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
@@ -162,13 +166,16 @@ def _decode(node: Any, tensors: Mapping[str, Tensor]) -> Any:
 def replace_file(path: Path, data: bytes) -> None:
     """Put `data` at `path` in one step: the old file or the new one, never half of either, even after a power cut.
 
+    Several processes and threads may do so at once; the last one's file stays.
+
     Raises:
         CheckpointError: the disk is full or the place cannot be written; the old file is as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Not from `tempfile`, whose files nobody else may read whatever the umask allows.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -178,6 +185,7 @@ def replace_file(path: Path, data: bytes) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+    _sweep(path)
     # Not every system lets a folder be synchronised; the file is whole either way.
     with contextlib.suppress(OSError):
         folder = os.open(path.parent, os.O_RDONLY)
@@ -185,6 +193,14 @@ def replace_file(path: Path, data: bytes) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what writers of `path` left that were killed; younger files may still be written to."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError):
+            if left.stat().st_mtime < time.time() - STALE:
+                left.unlink()
 
 
 class CheckpointFolder:
@@ -240,6 +256,11 @@ def save_encoder(path: Path, encoder: Encoder, *, facts: Mapping[str, Any] | Non
     return path
 
 
+def load_facts(path: Path) -> dict[str, Any]:
+    """Return the facts that `save_encoder` kept beside an encoder; `path` as for `load_encoder`."""
+    return dict(load(_encoder_file(path), kind="encoder").get("facts", {}))
+
+
 def load_encoder(path: Path) -> Embedder:
     """Return the encoder that `save_encoder` wrote, in evaluation mode, on the CPU.
 
@@ -249,15 +270,13 @@ def load_encoder(path: Path) -> Embedder:
     Raises:
         CheckpointError: there is none, or spec and weights do not belong together.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = path / f"adapted{SUFFIX}"
-    elif not path.is_file():
-        path = _with_suffix(path)
+    path = _encoder_file(path)
     state = load(path, kind="encoder")
     try:
         encoder = build(EncoderSpec(**{**state["spec"], "weights": "none"}))
         weights = dict(state["weights"])
+        if not all(isinstance(value, Tensor) for value in weights.values()):
+            raise TypeError("its weights are not all tensors")
     except (KeyError, TypeError, ValueError, RecipeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path} does not describe an encoder of this version ({reason})") from error
@@ -274,6 +293,13 @@ def load_encoder(path: Path) -> Embedder:
     # What was asked for when it was trained stays on record.
     encoder.spec = dict(state["spec"])
     return encoder.eval()
+
+
+def _encoder_file(path: Path) -> Path:
+    path = Path(path)
+    if path.is_dir():
+        return path / f"adapted{SUFFIX}"
+    return path if path.is_file() else _with_suffix(path)
 
 
 def _with_suffix(path: Path) -> Path:

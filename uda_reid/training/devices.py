@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
 from importlib.metadata import version as version_of
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,8 +21,9 @@ def environment(device: str) -> dict[str, str | int]:
         "torch": torch.__version__,
         "torchvision": version_of("torchvision"),
         "numpy": version_of("numpy"),
+        "pillow": version_of("pillow"),
         "threads": torch.get_num_threads(),
-        "device": device,
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         "processor": processor(),
     }
 
@@ -31,6 +35,19 @@ def processor() -> str:
     except OSError:
         return platform.processor() or platform.machine()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def digest_of(content: Any) -> str:
+    """Return the SHA-256 of a file's bytes, or of plain data, as hexadecimal digits."""
+    if isinstance(content, Path):
+        with content.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def threads_in_use() -> int:
+    """Return how many CPU threads torch uses: results repeat bit by bit only for the same number."""
+    return torch.get_num_threads()
 
 
 def pick_device(device: str) -> str:
@@ -45,12 +62,14 @@ def pick_device(device: str) -> str:
         wanted = torch.device(device)
     except RuntimeError as error:
         raise RecipeError(f"device {device!r} is unknown; use auto, cpu, cuda or cuda:N") from error
+    if wanted.type not in ("cpu", "cuda"):
+        raise RecipeError(f"device {device!r} is not supported; use auto, cpu, cuda or cuda:N")
     if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
         raise RecipeError(f"device {device!r} is not there ({torch.cuda.device_count()} GPUs found); use auto or cpu")
     return device
 
 
 def use_threads(threads: int) -> None:
-    """Let torch use this many CPU threads; 0 leaves its choice, which is every core."""
+    """Let torch use this many CPU threads; 0 leaves torch's own choice, usually one per core."""
     if threads:
         torch.set_num_threads(threads)

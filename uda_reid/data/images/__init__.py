@@ -11,7 +11,7 @@ from uda_reid.data.images.augmentation import (
     jitter_colours,
     rotate_and_shift,
 )
-from uda_reid.data.images.photographs import Photographs, images_of, unlabelled
+from uda_reid.data.images.photographs import Photographs, images_of, target_order, unlabelled
 
 __all__ = [
     "AUGMENTATIONS",
@@ -23,5 +23,6 @@ __all__ = [
     "images_of",
     "jitter_colours",
     "rotate_and_shift",
+    "target_order",
     "unlabelled",
 ]

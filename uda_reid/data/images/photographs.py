@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -14,12 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from uda_reid.errors import DataError
 from uda_reid.run import QUIET
-from uda_reid.types import Domain, Split, Target
+from uda_reid.types import JUNK, Domain, Split, Target
 
 Pixels = npt.NDArray[np.uint8]
 Progress = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
@@ -45,6 +46,13 @@ def _strict_pillow() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
+    """Return what is wrong with a file and what to do about it."""
+    if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):  # the system's; Pillow's have no number
+        return f"cannot be read ({error.strerror}); check its rights and the disk"
+    return f"cannot be decoded ({_damage(error)}): remove or replace it"
+
+
+def _damage(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, UnidentifiedImageError):
@@ -54,17 +62,31 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """Return an image turned as its camera noted; notes that cannot be read turn nothing."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except MemoryError:
+        raise
+    except Exception:  # SyntaxError, struct.error and more: damaged notes do not make a damaged image
+        return image
+
+
 def _decode(path: Path, height: int, width: int) -> Pixels | DataError:
     """Return one file as (3, height, width) uint8 RGB, or the error that says why it is not one."""
     try:
         with Image.open(path) as image:
-            rgb = image.convert("RGB")
+            if image.mode == "F" or image.mode.startswith("I"):  # Pillow would clip these to white
+                return DataError(f"{path}: 16-bit or float pixels; convert to 8 bits")
+            rgb = _upright(image.convert("RGB"))
         if rgb.size != (width, height):
             # Pillow widens the bilinear kernel when it shrinks: what other libraries call antialiasing.
             rgb = rgb.resize((width, height), Image.Resampling.BILINEAR)
         return np.asarray(rgb, dtype=np.uint8).transpose(2, 0, 1)
+    except MemoryError:  # says nothing about the file
+        raise
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and more
-        return DataError(f"{path}: cannot be decoded ({_reason(error)}): remove or replace it")
+        return DataError(f"{path}: {_reason(error)}")
 
 
 class Photographs:
@@ -232,18 +254,36 @@ def unlabelled(domain: Domain, *, cameras: bool = False, cache_bytes: int = 4 <<
         cache_bytes: memory for decoded images, in bytes.
 
     Returns:
-        The images in the order of `domain.train`; `cams` (N,) int64 where asked for, else None. The images
+        The images in the order that `target_order` gives; `cams` (N,) int64 where asked for, else None. The images
         also have `preload(height, width, progress)`.
 
     Raises:
         DataError: cameras are asked for and the domain has none.
     """
+    train, order = domain.train, target_order(len(domain.train))
     cams = None
     if cameras:
-        if domain.train.cams is None:
+        if train.cams is None:
             raise DataError(
                 f"{domain.name}: the strategy needs camera numbers and this domain has none; "
                 "give them in its manifest or choose a strategy that does without"
             )
-        cams = torch.from_numpy(domain.train.cams.astype(np.int64))
-    return Target(domain.name, _Sealed(Photographs(domain.train, name=domain.name, cache_bytes=cache_bytes)), cams)
+        cams = torch.from_numpy(train.cams.astype(np.int64))[order]
+    unknown = np.full(len(train), JUNK)
+    shuffled = Split(tuple(train.paths[row] for row in order.tolist()), unknown, None)
+    return Target(domain.name, _Sealed(Photographs(shuffled, name=domain.name, cache_bytes=cache_bytes)), cams)
+
+
+def target_order(count: int) -> Tensor:
+    """Return which row of `domain.train` stands at each row of its target: a fixed shuffle of `count` rows.
+
+    Files are mostly sorted by identity, so in their own order neighbouring rows would give identities away. An auditor
+    needs this order to compare pseudo-labels with identities; a strategy has no use for it.
+
+    Args:
+        count: number of training images.
+
+    Returns:
+        (count,) int64, the same for every call.
+    """
+    return torch.randperm(count, generator=torch.Generator().manual_seed(count))

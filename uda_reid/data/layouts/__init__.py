@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -40,18 +41,21 @@ def read(name: str, root: str | Path, *, others: Iterable[str] = ()) -> Domain:
         others: further names to suggest when `name` is misspelt.
 
     Returns:
-        The domain: known data sets under their short name, others under the folder's name. Every split
-        is sorted by path; what was unusual is in the notes.
+        The domain: known data sets under their short name, others under the folder's name, which of a
+        symbolic link is the link's. Every split is sorted by path; what was unusual is in the notes.
 
     Raises:
         DataError: there is no such data set, or its folder is not what it has to be.
     """
     root = Path(root)
     known = find_known(name)
-    folder = _place(known, root) if known else _folder(name, root, others)
+    folder = _place(known, name, root) if known else _folder(name, root, others)
+    # Unlike resolve(), abspath leaves a symbolic link the name its owner gave it.
+    typed = os.path.basename(os.path.abspath(folder))  # noqa: PTH100, PTH119
+    known = known or find_known(typed)
+    called = known.name if known else typed
     known = known or find_known(folder.resolve().name)
     parts = _parts(folder, known)
-    called = known.name if known else folder.resolve().name
     domain = Domain(called, folder, parts.train, parts.query, parts.gallery, parts.notes)
     return replace(domain, notes=(*known.surprises(domain), *domain.notes)) if known else domain
 
@@ -114,18 +118,30 @@ def _parts(folder: Path, known: KnownDataset | None) -> Parts:
     return read_crops(folder)
 
 
-def _place(known: KnownDataset, root: Path) -> Path:
-    """Return the folder of a known data set."""
-    for place in known.places:
-        folder = root / place
-        if is_market(folder, folders=known.folders) or (folder / MANIFEST).is_file():
-            return folder
+def _place(known: KnownDataset, name: str, root: Path) -> Path:
+    """Return the folder of a known data set: one of its places, or called as it was typed or by its title."""
+    places = tuple(dict.fromkeys((*known.places, name, known.title)))
+    for place in places if root.is_dir() else ():
+        for folder in _spelt(place, root, name):
+            if is_market(folder, folders=known.folders) or (folder / MANIFEST).is_file():
+                return folder
     train, query, gallery = known.folders
     raise DataError(
         f"{known.name} ({known.title}) is not in {root}{_absent(root)}: looked for "
-        f"{', '.join(known.places)}; one has to hold the folders {train}, {query} and {gallery}, "
+        f"{', '.join(places)}; one has to hold the folders {train}, {query} and {gallery}, "
         f"or a {MANIFEST}; {known.origin}"
     )
+
+
+def _spelt(place: str, root: Path, name: str) -> Iterator[Path]:
+    """Yield the folders at `place` below `root` in whatever case, those called exactly `name` or so first."""
+    head, _, rest = place.partition("/")
+    same = [folder for folder in folders_in(root) if folder.name.casefold() == head.casefold()]
+    for folder in sorted(same, key=lambda folder: (folder.name != name, folder.name != head)):
+        if rest:
+            yield from _spelt(rest, folder, name)
+        else:
+            yield folder
 
 
 def _folder(name: str, root: Path, others: Iterable[str]) -> Path:

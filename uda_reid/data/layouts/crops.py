@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from uda_reid.data.layouts.files import SUFFIXES_TEXT, folders_in, images_in
+from uda_reid.data.layouts.known import MARKET_NAME
 from uda_reid.data.layouts.labels import SPLITS, Parts, Row, arrange
 from uda_reid.errors import DataError
 
 _CAMERA = re.compile(r"(?<![a-z0-9])(?:(?<=_)c(\d+)|c(\d+)_|cam(?:era)?[-_]?(\d+))", re.ASCII | re.IGNORECASE)
+_NO_IDENTITY = re.compile(
+    r"cam[-_]?\d+|cam[-_][a-z]|camera[-_]?(\d+|[a-z])|images?([-_].*)?|imgs?|bbox([-_].*)?|bounding_box(es)?([-_].*)?"
+    r"|gt[-_].*|labell?ed|detected|(train|val|test)([-_].*)?|training|validation|testing|query|gallery|probe"
+    r"|multi[-_]query|(single|multi)[-_]shot|distractors?",
+    re.ASCII | re.IGNORECASE,
+)
+"""Folders that published data sets divide their images by: splits, cameras and how the crops were made."""
 
 
 def read_crops(folder: Path) -> Parts:
     """Read `folder/IDENTITY/IMAGE`, or `folder/{train,query,gallery}/IDENTITY/IMAGE`.
 
-    Cameras come from the file names when every name holds one (see `camera_in`), else they are unknown.
+    Cameras come from the file names when every name holds one (see `camera_in`), else they are unknown; the
+    notes say which, and what was left out.
 
     Raises:
-        DataError: a split's folder is missing, there are no images, or none of them has an identity.
+        DataError: a split's folder is missing, there are no images, none of them has an identity, or a folder
+            is evidently not one identity's, by its name or by the names of the files in it.
     """
     given = [split for split in SPLITS if (folder / split).is_dir()]
     missing = [split for split in SPLITS if split not in given]
@@ -26,14 +37,12 @@ def read_crops(folder: Path) -> Parts:
         raise DataError(
             f"{folder}: has a folder {given[0]} but none called {missing[0]}; give all of {', '.join(SPLITS)}"
         )
-    notes: list[str] = []
+    notes = _beside(folder) if given else []
     rows: list[Row] = []
     for split in given or [""]:
         rows += _crops(folder / split, split, notes)
-    cameras = sum(bool(row.camera) for row in rows)
-    if cameras < len(rows):
-        if cameras:
-            notes.append(f"only {cameras} of {len(rows)} file names hold a camera, so cameras count as unknown")
+    notes.append(_cameras(rows))
+    if not all(row.camera for row in rows):
         rows = [row._replace(camera="") for row in rows]
     parts = arrange(rows, folder=folder)
     return parts._replace(notes=(*notes, *parts.notes))
@@ -52,11 +61,14 @@ def camera_in(name: str) -> str:
 
 
 def _crops(folder: Path, split: str, notes: list[str]) -> list[Row]:
-    rows = [
-        Row(path, identity.name, camera_in(path.stem), split, str(identity))
-        for identity in folders_in(folder)
-        for path in images_in(identity)
-    ]
+    rows: list[Row] = []
+    partly: list[Path] = []
+    for identity in folders_in(folder):
+        images = images_in(identity)
+        _check_identity(identity, images)
+        rows += [Row(path, identity.name, camera_in(path.stem), split, str(identity)) for path in images]
+        if not images or folders_in(identity):
+            partly.append(identity)
     stray = images_in(folder)
     if not rows and stray:
         raise DataError(
@@ -70,4 +82,47 @@ def _crops(folder: Path, split: str, notes: list[str]) -> list[Row]:
         )
     if stray:
         notes.append(f"{len(stray)} images outside the identities' folders were left out, first {stray[0]}")
+    if partly:
+        notes.append(
+            f"{len(partly)} identities' folders hold no image or hold folders, first {partly[0]}; "
+            "only images that lie directly in an identity's folder are read"
+        )
     return rows
+
+
+def _check_identity(folder: Path, images: Sequence[Path]) -> None:
+    """Raise a DataError when the folder is evidently not that of one identity."""
+    if _NO_IDENTITY.fullmatch(folder.name):
+        raise DataError(
+            f"{folder}: {folder.name!r} names a split, a camera or a kind of images, not an identity, so these are "
+            "no folders of crops per identity; list the images in a manifest.csv"
+        )
+    examples: dict[str, Path] = {}
+    for path in images:
+        match = MARKET_NAME.match(path.name)
+        if match:
+            examples.setdefault(match[1], path)
+    if len(examples) > 1:
+        first, second = (path.name for path in list(examples.values())[:2])
+        raise DataError(
+            f"{folder}: {first} and {second} are named like images of different identities, so this is not one "
+            "identity's folder; list the images in a manifest.csv"
+        )
+
+
+def _beside(folder: Path) -> list[str]:
+    """Return a note when there are folders beside those of the splits, such as val or train_all."""
+    others = [other.name for other in folders_in(folder) if other.name not in SPLITS]
+    return [f"only {', '.join(SPLITS)} are read, ignored beside them: {', '.join(others)}"] if others else []
+
+
+def _cameras(rows: Sequence[Row]) -> str:
+    """Return a note on what the file names say about cameras."""
+    named = [row for row in rows if row.camera]
+    if not named:
+        return "no file name holds a camera, so cameras are unknown; give a manifest.csv if you know them"
+    example = f"as in {named[0].path.name}; give a manifest.csv if that is wrong"
+    if len(named) < len(rows):
+        return f"only {len(named)} of {len(rows)} file names hold a camera, so cameras count as unknown, {example}"
+    cameras = len({int(row.camera) for row in named})
+    return f"{cameras} camera{'s' if cameras > 1 else ''} read from the file names, {example}"

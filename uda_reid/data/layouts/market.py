@@ -9,6 +9,7 @@ from uda_reid.data.layouts.files import SUFFIXES_TEXT, images_in
 from uda_reid.data.layouts.known import MARKET_FOLDERS, MARKET_NAME
 from uda_reid.data.layouts.labels import SPLITS, Parts, Row, arrange
 from uda_reid.errors import DataError
+from uda_reid.types import DISTRACTOR
 
 
 def is_market(folder: Path, *, folders: tuple[str, str, str] = MARKET_FOLDERS) -> bool:
@@ -21,7 +22,8 @@ def read_market(
 ) -> Parts:
     """Read a folder in Market-1501's layout.
 
-    Junk (-1) and distractors (0) stay in the gallery; elsewhere they are left out, with a note.
+    Junk (-1) and distractors (0) stay in the gallery; elsewhere they are left out, with a note. A query of
+    identity 0 shows that identities are numbered from 0, which cannot be told from distractors in the gallery.
 
     Args:
         folder: the data set.
@@ -29,7 +31,8 @@ def read_market(
         folders: the folders of training images, queries and gallery.
 
     Raises:
-        DataError: a folder is missing or holds no image, or no image in it is named by the pattern.
+        DataError: a folder is missing or holds no image, no image in it is named by the pattern, or a query
+            is of identity 0.
     """
     rows: list[Row] = []
     strange: list[Path] = []
@@ -37,6 +40,12 @@ def read_market(
         named, unnamed = _split(folder, name, split, pattern, folders)
         rows += named
         strange += unnamed
+    for row in rows:
+        if row.split == "query" and int(row.identity) == DISTRACTOR:
+            raise DataError(
+                f"{row.where}: a query of identity 0, so identities are numbered from 0 here, which Market-1501's "
+                "layout keeps for distractors; list the images in a manifest.csv instead"
+            )
     parts = arrange(rows, folder=folder, zero_is_distractor=True)
     if strange:
         plural = "images are" if len(strange) > 1 else "image is"

@@ -203,7 +203,7 @@ def _clutter(canvas: Image.Image, horizon: int, scenery: Scenery, rng: np.random
 
 
 def panorama(scenery: Scenery, height: int, horizon: float, rng: np.random.Generator) -> Floats:
-    """Return a place, (1.5 height, 9 height, 3) float32 in [0, 1].
+    """Return a place, (1.5 height, 4.5 height, 3) float32 in [0, 1].
 
     Args:
         scenery: what the world is built of.

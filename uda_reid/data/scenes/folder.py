@@ -6,14 +6,16 @@ import csv
 import difflib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import PIL
 import platformdirs
 from filelock import FileLock
 from PIL import Image
@@ -40,29 +42,22 @@ def _known(name: str) -> None:
 
 
 @contextmanager
-def _all_or_nothing(out: Path) -> Iterator[Path]:
+def _all_or_nothing(out: Path, replace: bool) -> Iterator[Path]:
     """Give a temporary sibling of `out` that takes its place when the block ends well and vanishes otherwise."""
+    part = out.parent / f".{out.name}-{secrets.token_hex(4)}"
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        part.mkdir(parents=True)
     except OSError as error:
         raise DataError(f"cannot write to {out.parent}: {error.strerror or error}; choose another folder") from error
     try:
-        part.chmod(0o777 & ~_umask())
         yield part
         if out.is_dir():
-            out.rmdir()
+            shutil.rmtree(out) if replace else out.rmdir()
         part.rename(out)
     except OSError as error:
         raise DataError(f"could not draw into {out}: {error.strerror or error}; nothing was kept") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 def draw(
@@ -87,8 +82,14 @@ def draw(
     _known(name)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} exists and is not empty; remove it or choose another folder")
+    _draw(name, out, options, processes, progress, replace=False)
+    return out
+
+
+def _draw(name: str, out: Path, options: Drawing, processes: int, progress: Progress, *, replace: bool) -> None:
+    """Draw a world into a folder; with `replace`, what was there goes once the new drawing is whole."""
     items = plan(name, options)
-    with _all_or_nothing(out) as part:
+    with _all_or_nothing(out, replace) as part:
         for split in (TRAIN, QUERY, GALLERY):
             (part / split).mkdir()
         with (
@@ -99,15 +100,34 @@ def draw(
             writer.writeheader()
             rows = (row for chunk in chunks for row in chunk)
             writer.writerows(progress(rows, f"drawing {name}", len(items)))
-        facts = {"name": name, "version": VERSION, "options": asdict(options)}
+        facts = {**_facts(name, options), "images": len(items), "pillow": PIL.__version__, "numpy": np.__version__}
         (part / "scene.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    return out
+
+
+def _facts(name: str, options: Drawing) -> dict[str, object]:
+    return {"name": name, "version": VERSION, "options": asdict(options)}
+
+
+def _complete(folder: Path, name: str, options: Drawing) -> bool:
+    """Return whether a folder holds this drawing with all its images, as its `scene.json` counts them."""
+    try:
+        facts = json.loads((folder / "scene.json").read_text(encoding="utf-8"))
+        found = sum(
+            entry.name.endswith(".jpg") and entry.stat().st_size > 0
+            for split in (TRAIN, QUERY, GALLERY)
+            for entry in list(os.scandir(folder / split))
+        )
+    except (OSError, ValueError):
+        return False
+    expected = {**_facts(name, options), "images": found}
+    annotated = (folder / "annotations.csv").is_file()
+    return annotated and isinstance(facts, dict) and all(facts.get(key) == value for key, value in expected.items())
 
 
 def ensure(
     name: str, *, seed: int = 0, cache: str | Path | None = None, processes: int = 1, progress: Progress = _silent
 ) -> Path:
-    """Return the folder of a world's default drawing, drawn on first use.
+    """Return the folder of a world's default drawing, drawn on first use and again where images are missing.
 
     Args:
         name: `plaza`, `campus` or `station`.
@@ -122,14 +142,16 @@ def ensure(
     _known(name)
     where = Path(cache or os.environ.get("UDA_REID_CACHE") or platformdirs.user_cache_dir("uda_reid")) / "scenes"
     folder = where / f"{name}-v{VERSION}-seed{seed}"
-    if (folder / "scene.json").is_file():
+    options = Drawing(seed=seed)
+    if _complete(folder, name, options):
         return folder
     try:
         where.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(where / f".{folder.name}.lock")
-        with lock:
-            if not (folder / "scene.json").is_file():
-                draw(name, folder, Drawing(seed=seed), processes=processes, progress=progress)
+        with FileLock(where / f".{folder.name}.lock"):
+            for stale in where.glob(f".{folder.name}-*"):  # left by a process that was killed: the lock is ours
+                shutil.rmtree(stale, ignore_errors=True)
+            if not _complete(folder, name, options):
+                _draw(name, folder, options, processes, progress, replace=True)
     except OSError as error:
         raise DataError(f"cannot write to {where}: {error.strerror or error}; set UDA_REID_CACHE") from error
     return folder

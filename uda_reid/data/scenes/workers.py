@@ -15,6 +15,7 @@ from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -23,7 +24,8 @@ from uda_reid.data.scenes.plan import Drawing, Item
 
 Rows = list[dict[str, object]]
 _CHUNK = 32
-_PROGRAM = "from uda_reid.data.scenes.workers import serve; serve()"
+# The package's folder goes last: what else lies in it must not hide the interpreter's own libraries.
+_PROGRAM = "import sys; sys.path.append(sys.argv[1]); from uda_reid.data.scenes.workers import serve; serve()"
 
 
 def serve() -> None:
@@ -36,11 +38,9 @@ def serve() -> None:
 
 
 def _start() -> subprocess.Popen[str]:
-    root = str(Path(__file__).resolve().parents[3])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
-    command = [sys.executable, "-P", "-c", _PROGRAM]
+    command = [sys.executable, "-P", "-c", _PROGRAM, str(Path(__file__).resolve().parents[3])]
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nowhere, text=True, env=environment)
 
 
@@ -55,6 +55,32 @@ def _ask(worker: subprocess.Popen[str], name: str, options: Drawing, folder: Pat
     except (OSError, ValueError):
         return None
     return rows
+
+
+class _Crew:
+    """Workers that take turns; one that failed once is never asked again."""
+
+    def __init__(self, workers: list[subprocess.Popen[str]]) -> None:
+        self._left = list(workers)
+        self._idle: SimpleQueue[subprocess.Popen[str] | None] = SimpleQueue()
+        for worker in workers:
+            self._idle.put(worker)
+        if not workers:
+            self._idle.put(None)
+
+    def draw(self, name: str, options: Drawing, folder: Path, items: list[Item]) -> Rows | None:
+        """Return the annotations by the first worker that is free, or None where it failed or none is left."""
+        worker, rows = self._idle.get(), None
+        try:
+            rows = None if worker is None else _ask(worker, name, options, folder, items)
+        finally:
+            if worker is not None and rows is None:
+                self._left.remove(worker)
+            if rows is not None:
+                self._idle.put(worker)
+            elif not self._left:
+                self._idle.put(None)  # wakes whoever waits for a worker, one after the other
+        return rows
 
 
 def draw_all(
@@ -76,24 +102,15 @@ def draw_all(
         yield from (draw_items(name, options, folder, chunk) for chunk in chunks)
         return
     with ExitStack() as stack:
-        idle: SimpleQueue[subprocess.Popen[str] | None] = SimpleQueue()
+        workers = []
         for _ in range(processes):
-            worker = None
             with suppress(OSError):
-                worker = _start()
-                stack.callback(_stop, worker)
-            idle.put(worker)
-
-        def one(chunk: list[Item]) -> Rows | None:
-            worker = idle.get()
-            try:
-                return None if worker is None else _ask(worker, name, options, folder, chunk)
-            finally:
-                idle.put(worker)
-
+                workers.append(_start())
+                stack.callback(_stop, workers[-1])
+        crew = _Crew(workers)
         threads = ThreadPoolExecutor(processes)
         stack.callback(threads.shutdown, wait=True, cancel_futures=True)
-        for chunk, rows in zip(chunks, threads.map(one, chunks), strict=True):
+        for chunk, rows in zip(chunks, threads.map(partial(crew.draw, name, options, folder), chunks), strict=True):
             yield draw_items(name, options, folder, chunk) if rows is None else rows
 
 

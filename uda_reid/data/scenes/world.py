@@ -19,7 +19,9 @@ Range = tuple[float, float]
 
 
 def generator(*names: object) -> np.random.Generator:
-    """Return the random stream of a name; the same parts give the same stream on every machine.
+    """Return the random stream of a name; the same parts give the same stream for the same NumPy.
+
+    What is drawn from it is the same, to the byte, for the same NumPy, Pillow and processor type.
 
     >>> float(generator("plaza", 1).random()) == float(generator("plaza", 1).random())
     True

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.data.layouts.folders import cams, fault, mentions, names, touch
+from uda_reid.data.layouts import read
+from uda_reid.data.layouts.crops import camera_in
+from uda_reid.errors import DataError
+
+
+def test_folder_per_identity_is_divided_by_rule(tmp_path: Path) -> None:
+    touch(tmp_path / "own", [f"{person}/{n}.png" for person in ("dan", "ann", "bob", "cleo") for n in (2, 1)])
+    domain = read("own", tmp_path)
+    shown = [
+        [str(path.relative_to(domain.root)) for path in split.paths]
+        for split in (domain.train, domain.query, domain.gallery)
+    ]
+    assert shown == [
+        ["ann/1.png", "ann/2.png", "cleo/1.png", "cleo/2.png"],
+        ["bob/1.png", "dan/1.png"],
+        ["bob/2.png", "dan/2.png"],
+    ]
+    assert domain.train.pids.tolist() == [1, 1, 3, 3]
+    assert domain.train.cams is None
+    assert mentions(domain, "first image as query")
+
+
+def test_folder_per_identity_takes_cameras_from_file_names(tmp_path: Path) -> None:
+    crops = ["0001/x_c1.jpg", "0001/x_c2.jpg", "0002/x_c1.jpg", "0002/x_c2.jpg", "0002/y_c2.jpg"]
+    touch(tmp_path / "own", crops)
+    domain = read("own", tmp_path)
+    assert (domain.train.pids.tolist(), cams(domain.train)) == ([1, 1], [1, 2])
+    assert (names(domain.query), names(domain.gallery)) == (["x_c1.jpg"], ["x_c2.jpg", "y_c2.jpg"])
+    assert mentions(domain, "2 cameras read from the file names, as in x_c1.jpg; give a manifest.csv if that is wrong")
+    touch(tmp_path / "own", ["0002/z.jpg"])
+    domain = read("own", tmp_path)
+    assert domain.train.cams is None
+    assert mentions(domain, "only 5 of 6 file names hold a camera, so cameras count as unknown, as in x_c1.jpg")
+
+
+def test_folder_per_identity_under_given_splits(tmp_path: Path) -> None:
+    crops = ["train/a/1.jpg", "train/b/1.jpg", "query/c/1.jpg", "gallery/c/2.jpg", "gallery/-1/3.jpg"]
+    touch(tmp_path / "own", crops)
+    domain = read("own", tmp_path)
+    assert [split.pids.tolist() for split in (domain.train, domain.query, domain.gallery)] == [
+        [1, 2],
+        [3],
+        [-1, 3],
+    ]
+    assert domain.notes == (
+        "no file name holds a camera, so cameras are unknown; give a manifest.csv if you know them",
+    )
+    touch(tmp_path / "own", ["val/a/1.jpg", "train_all/a/1.jpg"])
+    assert mentions(read("own", tmp_path), "only train, query, gallery are read, ignored beside them: train_all, val")
+    shutil.rmtree(tmp_path / "own" / "gallery")
+    assert "has a folder train but none called gallery" in fault("own", tmp_path)
+
+
+def test_stray_images_beside_identities_are_noted(tmp_path: Path) -> None:
+    touch(tmp_path, ["a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg", "cover.jpg"])
+    assert mentions(read(str(tmp_path), tmp_path), "1 images outside the identities' folders were left out")
+
+
+def test_folders_in_and_without_images_of_an_identity_are_noted(tmp_path: Path) -> None:
+    crops = ["a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg"]
+    touch(tmp_path, [*crops, "b/night/3.jpg", "docs/read.txt"])
+    domain = read(str(tmp_path), tmp_path)
+    assert sum(map(len, (domain.train, domain.query, domain.gallery))) == len(crops)
+    assert mentions(domain, f"2 identities' folders hold no image or hold folders, first {tmp_path / 'b'}; only")
+
+
+@pytest.mark.parametrize(
+    ("folders", "blamed"),
+    [
+        (("cam_a", "cam_b"), "cam_a"),
+        (("camera1", "camera2"), "camera1"),
+        (("Cam-1", "Cam-2"), "Cam-1"),
+        (("image_query", "image_test", "image_train"), "image_query"),
+        (("images", "splits"), "images"),
+        (("bbox_test/0001", "bbox_train/0001"), "bbox_test"),
+        (("bounding_box_test", "gt_bbox"), "bounding_box_test"),
+        (("0001", "gt_query"), "gt_query"),
+        (("detected", "labeled"), "detected"),
+        (("0001", "labelled"), "labelled"),
+        (("train_all", "val"), "train_all"),
+        (("0001", "val"), "val"),
+        (("test", "validation"), "test"),
+    ],
+)
+def test_folders_of_another_layout_are_refused(folders: tuple[str, ...], blamed: str, tmp_path: Path) -> None:
+    touch(tmp_path / "own", [f"{folder}/{n}.jpg" for folder in folders for n in (1, 2)])
+    with pytest.raises(DataError, match=rf"own/{blamed}: '{blamed}' names a split, a camera .*manifest.csv$"):
+        read("own", tmp_path)
+
+
+def test_names_of_people_are_no_other_layout(tmp_path: Path) -> None:
+    people = ("cam", "cameron", "cami", "camilla", "valentin", "tess", "gt", "0001", "-1", "trainor", "imogen")
+    touch(tmp_path / "own", [f"{person}/{n}.jpg" for person in people for n in (1, 2)])
+    domain = read("own", tmp_path)
+    assert sum(map(len, (domain.train, domain.query, domain.gallery))) == 2 * len(people)
+
+
+def test_identity_folder_with_images_of_several_identities_is_refused(tmp_path: Path) -> None:
+    own = ["a/0002_c1s1_000451_03.jpg", "a/0002_c2s1_000001_01.jpg", "b/0007_c1_1.jpg", "b/-x.jpg"]
+    touch(tmp_path / "own", own)
+    assert names(read("own", tmp_path).train) == ["0002_c1s1_000451_03.jpg", "0002_c2s1_000001_01.jpg"]
+    touch(tmp_path / "own", ["b/0009_c1_1.jpg"])
+    with pytest.raises(DataError, match=r"own/b: 0007_c1_1.jpg and 0009_c1_1.jpg are named like .*manifest.csv$"):
+        read("own", tmp_path)
+
+
+def test_images_without_any_label_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path / "own", ["a.jpg", "b.jpg"])
+    assert "own: its 2 images have no identities, which evaluation needs" in fault("own", tmp_path)
+
+
+def test_folder_without_images_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    assert "own: no images in it or in the folders in it" in fault("own", tmp_path)
+    touch(tmp_path / "own", ["a/notes.txt", "readme.md"])
+    assert "own: no images in it or in the folders in it" in fault("own", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "camera"),
+    [
+        ("0001_c2_f0046182", "2"),
+        ("c3_0001", "3"),
+        ("x-cam12-7", "12"),
+        ("Camera_4_x", "4"),
+        ("0001_C6_F0099", "6"),
+        ("abc3_1", ""),
+        ("c0012", ""),
+        ("webcam5", ""),
+        ("17", ""),
+    ],
+)
+def test_camera_is_found_at_token_boundaries_only(name: str, camera: str) -> None:
+    assert camera_in(name) == camera

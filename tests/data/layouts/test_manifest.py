@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.data.layouts.folders import cams, fault, manifest, mentions, names, touch
+from uda_reid.data.layouts import listing, read
+from uda_reid.errors import DataError
+
+
+def test_manifest_with_numbers_keeps_them(tmp_path: Path) -> None:
+    manifest(
+        tmp_path / "own",
+        "\ufeffPath, Identity ,camera,split,remark\n"
+        "b.jpg,12,3,train,x\na.jpg,7,1,train,\n\nc.jpg,9,1,query,\n./d.jpg,-1,3,gallery,\n",
+    )
+    domain = read("own", tmp_path)
+    assert (domain.name, names(domain.train)) == ("own", ["a.jpg", "b.jpg"])
+    assert (domain.train.pids.tolist(), cams(domain.train)) == ([7, 12], [1, 3])
+    assert (domain.query.pids.tolist(), domain.gallery.pids.tolist()) == ([9], [-1])
+    assert domain.notes == ()
+
+
+def test_manifest_with_text_is_numbered_in_sorted_order(tmp_path: Path) -> None:
+    manifest(
+        tmp_path / "own",
+        "path,identity,camera,split\na.jpg,cleo,yard,train\nb.jpg,bob,door,query\nc.jpg,bob,yard,gallery\nd.jpg,-1,door,gallery\n",
+    )
+    domain = read("own", tmp_path)
+    assert [split.pids.tolist() for split in (domain.train, domain.query, domain.gallery)] == [
+        [2],
+        [1],
+        [1, -1],
+    ]
+    assert [cams(split) for split in (domain.train, domain.query, domain.gallery)] == [[2], [1], [2, 1]]
+
+
+def test_manifest_that_counts_from_zero_is_shifted(tmp_path: Path) -> None:
+    manifest(
+        tmp_path / "own",
+        "path,identity,camera,split\na.jpg,0,0,train\nb.jpg,1,1,query\nc.jpg,1,0,gallery\nd.jpg,-1,0,gallery\n",
+    )
+    domain = read("own", tmp_path)
+    assert [split.pids.tolist() for split in (domain.train, domain.query, domain.gallery)] == [
+        [1],
+        [2],
+        [2, -1],
+    ]
+    assert [cams(split) for split in (domain.train, domain.query, domain.gallery)] == [[1], [2], [1, 1]]
+    assert mentions(domain, "identities count from 0")
+
+
+def test_manifest_keeps_distractors_in_the_gallery(tmp_path: Path) -> None:
+    manifest(tmp_path, "path,identity,split\na.jpg,1,train\nb.jpg,2,query\nc.jpg,2,gallery\nd.jpg,0,gallery\n")
+    domain = read(str(tmp_path), tmp_path)
+    assert (domain.train.pids.tolist(), domain.gallery.pids.tolist()) == ([1], [2, 0])
+
+
+@pytest.mark.parametrize(("column", "cell"), [("", ""), (",camera", ",")])
+def test_manifest_without_cameras_has_none(column: str, cell: str, tmp_path: Path) -> None:
+    manifest(
+        tmp_path,
+        f"path,identity{column}\n" + "".join(f"{n}.jpg,{i}{cell}\n" for n, i in zip("abcd", "1122", strict=True)),
+    )
+    domain = read(str(tmp_path), tmp_path)
+    assert domain.train.cams is None and domain.gallery.cams is None
+    assert (names(domain.train), names(domain.query), names(domain.gallery)) == (
+        ["a.jpg", "b.jpg"],
+        ["c.jpg"],
+        ["d.jpg"],
+    )
+    assert mentions(domain, "no split is given: every second of the 2 identities trains")
+
+
+def test_manifest_takes_absolute_paths(tmp_path: Path) -> None:
+    touch(tmp_path / "far", ["x.png"])
+    manifest(
+        tmp_path / "own",
+        f"path,identity,split\n{tmp_path / 'far' / 'x.png'},1,train\na.jpg,2,query\nb.jpg,2,gallery\n",
+    )
+    domain = read("own", tmp_path)
+    assert domain.train.paths == (tmp_path / "far" / "x.png",)
+    assert len(listing(domain)) == 64
+
+
+def test_single_camera_counts_as_unknown(tmp_path: Path) -> None:
+    manifest(tmp_path, "path,identity,camera\na.jpg,1,5\nb.jpg,1,5\nc.jpg,2,5\nd.jpg,2,5\n")
+    domain = read(str(tmp_path), tmp_path)
+    assert domain.train.cams is None
+    assert names(domain.query) == ["c.jpg"]
+    assert mentions(domain, "one camera")
+
+
+def test_manifest_of_training_images_alone_can_only_be_a_source(tmp_path: Path) -> None:
+    manifest(tmp_path, "path,identity,split\na.jpg,1,train\nb.jpg,2,train\n")
+    domain = read(str(tmp_path), tmp_path)
+    assert (len(domain.train), len(domain.query)) == (2, 0)
+    assert mentions(domain, "can be a source but nothing can be scored on it")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"manifest.csv:1: no column path and no column identity; the header is nothing"),
+        ("path;identity\n", r"manifest.csv:1: no column path .*the header is path;identity"),
+        ("path,pid\n", r"manifest.csv:1: no column identity; the header is path,pid"),
+        ("path,identity\n", r"manifest.csv: lists no image"),
+        ("path,identity\na.jpg,1,2\n", r"manifest.csv:2: 3 values under 2 columns"),
+        ("path,identity\na.jpg,\n", r"manifest.csv:2: identity is blank"),
+        ("path,identity\n,1\n", r"manifest.csv:2: path is blank"),
+        ("path,identity\na.jpg,1\n\nz.jpg,1\n", r"manifest.csv:4: there is no file .*z.jpg"),
+        (
+            "path,identity\na.jpg,1\n./a.jpg,2\n",
+            r"manifest.csv:3: ./a.jpg is listed already in .*manifest.csv:2",
+        ),
+        ("path,identity\na.jpg,1\nb.jpg,-2\n", r"manifest.csv:3: identity -2 is negative"),
+        ("path,identity,camera\na.jpg,1,1\nb.jpg,1,-1\n", r"manifest.csv:3: camera -1 is negative"),
+        (
+            "path,identity,camera\na.jpg,1,1\nb.jpg,1,\n",
+            r"manifest.csv:3: camera is blank here but given elsewhere",
+        ),
+        ("path,identity,split\na.jpg,1,train\nb.jpg,1,\n", r"manifest.csv:3: split is blank here"),
+        (
+            "path,identity,split\na.jpg,1,val\n",
+            r"manifest.csv:2: split 'val' is unknown; use train, query, gallery",
+        ),
+        ("path,identity,split\na.jpg,1,query\n", r"no image is left in train"),
+        ("path,identity\na.jpg,1\nb.jpg,1\n", r"1 identities, too few"),
+        ("path,identity\na.jpg,-1\n", r"0 identities, too few"),
+    ],
+)
+def test_manifest_faults_name_file_and_line(text: str, message: str, tmp_path: Path) -> None:
+    manifest(tmp_path / "own", text)
+    with pytest.raises(DataError, match=message) as caught:
+        read("own", tmp_path)
+    assert str(caught.value).startswith(str(tmp_path / "own"))
+    assert "\n" not in str(caught.value)
+
+
+def test_manifest_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "manifest.csv").write_bytes(b"path,identity\n\xff\xfe\x00.jpg,1\n")
+    assert "manifest.csv: cannot be read as CSV text in UTF-8" in fault(tmp_path, tmp_path)
