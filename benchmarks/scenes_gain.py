@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from uda_reid.cli import RichReporter
-from uda_reid.pipeline import Job, one
+from uda_reid.job import Job
+from uda_reid.pipeline import one
 from uda_reid.report import BOUND, SOURCE_ONLY, Record, gap_closed
 
 

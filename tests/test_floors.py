@@ -32,6 +32,7 @@ FLOORS = {
     "recipe": 8,
     "report": 8,
     "testing": 8,
+    "job": 8.5,
     "pipeline": 9,
     "cli": 10,
     "__main__": 11,

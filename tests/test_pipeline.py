@@ -16,7 +16,8 @@ import pytest
 from filelock import FileLock
 
 from uda_reid.errors import CheckpointError, DataError
-from uda_reid.pipeline import Job, one, open_domain, score_checkpoint, source_model
+from uda_reid.job import Job, open_domain
+from uda_reid.pipeline import one, score_checkpoint, source_model
 from uda_reid.report import BOUND, SOURCE_ONLY, gap_closed, read
 
 T = TypeVar("T")

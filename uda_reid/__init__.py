@@ -18,7 +18,7 @@ _HOME = {
     "Encoder": "types",
     "EncoderSpec": "models.encoder",
     "Evaluator": "evaluation",
-    "Job": "pipeline",
+    "Job": "job",
     "PUL": "strategies.pul",
     "Pretrain": "pretraining",
     "RecipeError": "errors",
@@ -33,7 +33,7 @@ _HOME = {
     "evaluate": "evaluation",
     "load_encoder": "training.checkpoint",
     "one": "pipeline",
-    "open_domain": "pipeline",
+    "open_domain": "job",
     "pretrain": "pretraining",
     "read": "data.layouts",
     "save_encoder": "training.checkpoint",
@@ -51,10 +51,10 @@ if TYPE_CHECKING:
     from uda_reid.errors import UdaReidError as UdaReidError
     from uda_reid.evaluation import Evaluator as Evaluator
     from uda_reid.evaluation import evaluate as evaluate
+    from uda_reid.job import Job as Job
+    from uda_reid.job import open_domain as open_domain
     from uda_reid.models.encoder import EncoderSpec as EncoderSpec
-    from uda_reid.pipeline import Job as Job
     from uda_reid.pipeline import one as one
-    from uda_reid.pipeline import open_domain as open_domain
     from uda_reid.pretraining import Pretrain as Pretrain
     from uda_reid.pretraining import pretrain as pretrain
     from uda_reid.run import Run as Run

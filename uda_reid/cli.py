@@ -28,7 +28,7 @@ from uda_reid import __version__
 from uda_reid.errors import UdaReidError
 
 if TYPE_CHECKING:
-    from uda_reid.pipeline import Job
+    from uda_reid.job import Job
 
 T = TypeVar("T")
 
@@ -324,7 +324,7 @@ def draw(
 
 
 def _job(**values: Any) -> Job:
-    from uda_reid.pipeline import Job
+    from uda_reid.job import Job
 
     values = {key: value.value if isinstance(value, StrEnum) else value for key, value in values.items()}
     values["settings"] = tuple(values["settings"] or ())

@@ -3,173 +3,33 @@
 from __future__ import annotations
 
 import copy
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from uda_reid import __version__
 from uda_reid.data.images import Photographs, target_order, unlabelled
-from uda_reid.data.layouts import listing, read
-from uda_reid.data.scenes import SCENES, ensure
 from uda_reid.errors import CheckpointError, DataError, RecipeError
 from uda_reid.evaluation import Evaluator, check_protocol
-from uda_reid.models.encoder import find_weights
+from uda_reid.job import Job, Prepared, open_domain
 from uda_reid.ops.quality import audit
 from uda_reid.pretraining import pretrain, validate
-from uda_reid.recipe import choose_profile, load, resolved, to_yaml
-from uda_reid.report import BOUND, SOURCE_ONLY, Facts, Record, Row, write
+from uda_reid.recipe import resolved, to_yaml
+from uda_reid.report import BOUND, SOURCE_ONLY, Record, Row, write
 from uda_reid.report import read as read_record
 from uda_reid.run import Reporter, Run, Silent
 from uda_reid.training.checkpoint import CheckpointFolder, load_encoder, load_facts, replace_file, save_encoder
-from uda_reid.training.devices import digest_of, environment, pick_device, threads_in_use, use_threads
+from uda_reid.training.devices import environment, pick_device, use_threads
 from uda_reid.types import Domain, Encoder, Source
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What to carry where, and how.
-
-    Args:
-        recipe: name of a shipped recipe, or a YAML file.
-        source: a built-in scene, a known data set, or a folder.
-        target: the same for the target; None for pretraining alone.
-        data: folder that holds the data sets.
-        out: folder that holds runs and source models.
-        seed: root of every random stream.
-        profile: `paper`, `small` or `scenes`; None chooses by the domains.
-        settings: options as `section.option=value`, over the recipe's.
-        device: `cpu`, `cuda`, `cuda:1`, or `auto`.
-        precision: `fp32` or `bf16`.
-        threads: CPU threads; 0 leaves torch's choice. Weights repeat bit by bit only for the same number.
-        weights: folder with weights files, looked into before the usual places.
-        bound: also train and score the supervised bound.
-        protocol: evaluation protocol (`evaluation.Evaluator`).
-        command: the command line, for the record.
-    """
-
-    recipe: str
-    source: str
-    target: str | None = None
-    data: Path = Path("data")
-    out: Path = Path("runs")
-    seed: int = 0
-    profile: Literal["paper", "small", "scenes"] | None = None
-    settings: tuple[str, ...] = ()
-    device: str = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
-    threads: int = 0
-    weights: Path | None = None
-    bound: bool = False
-    protocol: str = "auto"
-    command: str = ""
-
-
-def open_domain(name: str, data: Path, *, reporter: Reporter | None = None) -> Domain:
-    """Return a domain by name: a folder or known data set, or a built-in scene, drawn where it is not there yet.
-
-    A folder in `data` that is called like a scene goes before the scene.
-    """
-    reporter = reporter or Silent()
-    if name in SCENES and not (data / name).is_dir():
-        folder = ensure(name, processes=min(os.cpu_count() or 1, 8), progress=reporter.progress)
-        return replace(read(folder.name, folder.parent), name=name)
-    domain = read(name, data, others=SCENES)
-    for note in domain.notes:
-        reporter.log(f"{domain.name}: {note}")
-    return domain
-
-
-def is_scene(domain: Domain) -> bool:
-    """Return whether the domain's images are a drawing of a built-in scene."""
-    return domain.name in SCENES and (domain.root / "scene.json").is_file()
-
-
-class Prepared:
-    """A job with its domains read and its recipe resolved: everything that is known before any training."""
-
-    def __init__(self, job: Job, reporter: Reporter) -> None:
-        self.job, self.reporter = job, reporter
-        # What was typed is checked before anything is drawn or read.
-        recipe = load(job.recipe, settings=job.settings)
-        if recipe.name in (SOURCE_ONLY, BOUND):
-            raise RecipeError(f"a recipe cannot be called {recipe.name!r}, a row of every table; rename the file")
-        check_protocol(job.protocol)
-        self.device = pick_device(job.device)
-        self.source = open_domain(job.source, job.data, reporter=reporter)
-        self.target = self.source if job.target is None else open_domain(job.target, job.data, reporter=reporter)
-        images = len(self.target.train)
-        built_in = is_scene(self.source) and is_scene(self.target)
-        profile = choose_profile(job.profile, built_in=built_in, target_images=images)
-        clusters_for = None if job.target is None else images
-        self.recipe = load(job.recipe, profile=profile, settings=job.settings, target_images=clusters_for)
-        self.listings = {domain.root: listing(domain) for domain in (self.source, self.target)}
-        self.folders = (job.weights, job.data / "weights") if job.weights else (job.data / "weights",)
-        self.weights = find_weights(self.recipe.encoder, self.folders)
-
-    def run(self, store: Path, reporter: Reporter | None = None) -> Run:
-        """Return the surroundings of a stage that keeps its states in `store`."""
-        return Run(
-            seed=self.job.seed,
-            device=self.device,
-            precision=self.job.precision,
-            store=CheckpointFolder(store),
-            reporter=reporter or self.reporter,
-        )
-
-    def source_folder(self, domain: Domain) -> Path:
-        """Return where the model trained with labels on `domain` lives: the same for every strategy and target."""
-        options = resolved(self.recipe)
-        identity = self._digest({"data": self.listings[domain.root]}, {"encoder", "pretrain"}, options)
-        return self.job.out / "sources" / f"{domain.name}-s{self.job.seed}-{identity}"
-
-    def run_folder(self) -> Path:
-        """Return this job's own folder, named by everything that its numbers depend on."""
-        domains = {"source": self.listings[self.source.root], "target": self.listings[self.target.root]}
-        options = resolved(self.recipe)
-        keys = options.keys() - {"name", "notes", "paper", "fidelity"}
-        identity = self._digest({**domains, "protocol": self.job.protocol}, keys, options)
-        names = f"{self.recipe.name}-{self.source.name}-{self.target.name}-s{self.job.seed}-{identity}"
-        return self.job.out / names
-
-    def _digest(self, content: Mapping[str, Any], keys: Iterable[str], options: Mapping[str, Any]) -> str:
-        return digest_of(
-            {
-                **content,
-                **{key: options[key] for key in keys},
-                "weights": "" if self.weights is None else digest_of(self.weights),
-                "seed": self.job.seed,
-                "precision": self.job.precision,
-                "device": self.device,
-                "threads": threads_in_use(),
-                "version": __version__,
-            }
-        )[:10]
-
-    def facts(self, source: Source) -> Facts:
-        """Return what the ledger says of every model that starts from a source model."""
-        encoder, pretraining = self.recipe.encoder, self.recipe.pretrain
-        weights = "random" if self.weights is None else self.weights.name
-        held_out = f"{len(source.validation)} of {len(source.pids)} images held out"
-        return {
-            "trained with labels on": self.source.name,
-            "target images used": "none",
-            "target images in batch norm": False,
-            "camera ids used": False,
-            "checkpoint": "last",
-            "encoder": f"{encoder.backbone} {encoder.height}x{encoder.width}, initial weights: {weights}",
-            "pretraining": f"{pretraining.loss}, {pretraining.epochs} epochs, {held_out}",
-            "re-ranking, test-time augmentation": "none",
-        }
 
 
 def one(job: Job, *, reporter: Reporter | None = None) -> tuple[Record, Path, bool]:
