@@ -105,7 +105,7 @@ def test_another_seed_or_option_is_another_run(job: Job) -> None:
     assert len(list((job.out / "sources").iterdir())) == 2  # one per seed: options of adapt do not touch it
 
 
-@pytest.mark.parametrize("line", ["alpha: identification", "PUL: round 1", "PUL: round 2", "audit"])
+@pytest.mark.parametrize("line", ["pretrained on alpha", "PUL: round 1", "PUL: round 2", "audit"])
 def test_interrupted_run_goes_on_to_the_same_weights(job: Job, tmp_path: Path, line: str) -> None:
     with pytest.raises(KeyboardInterrupt):
         one(job, reporter=Stopper(line))

@@ -283,7 +283,7 @@ def _known(kind: Kind) -> dict[str, str]:
     from uda_reid.data.scenes import SCENES
 
     scenes = dict.fromkeys(SCENES, "built-in scene, drawn on first use")
-    return {**scenes, **{name: str(known) for name, known in DATASETS.items()}}
+    return {**scenes, **{name: f"{known.title}; {known.origin}" for name, known in DATASETS.items()}}
 
 
 @data_app.command("draw", epilog="Example: `uda-reid data draw plaza --out data/big-plaza --identities 500`")

@@ -176,7 +176,9 @@ def _fit(source: Source, model: Embedder, options: Pretrain, run: Run) -> None:
     parts: dict[str, Stateful] = {"encoder": model, "classifier": classifier, "optimizer": optimizer}
     history = train(step, batches, epochs=options.epochs, parts=parts, name="pretrain", run=run)
     if history:
-        run.log(f"{source.name}: " + ", ".join(f"{name} {value:.3f}" for name, value in history[-1].items()))
+        run.log(
+            f"pretrained on {source.name}: " + ", ".join(f"{name} {value:.3f}" for name, value in history[-1].items())
+        )
     model.eval()
     classifier.eval()
 

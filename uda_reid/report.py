@@ -19,7 +19,7 @@ from uda_reid.errors import CheckpointError
 from uda_reid.training.checkpoint import replace_file
 from uda_reid.types import Scores
 
-SOURCE_ONLY, BOUND = "source-only", "supervised bound"
+SOURCE_ONLY, BOUND = "source-only", "supervised"
 FORMAT = 1
 """Raised when a field of the record changes its meaning."""
 

@@ -210,3 +210,19 @@ def test_batch_hard_triplet_refuses_bad_input() -> None:
         batch_hard_triplet(SQUARE, PAIRS, margin=-0.1)
     with pytest.raises(DataError, match=r"embeddings and labels must be .* not \(4, 2\) and \(3,\)"):
         batch_hard_triplet(SQUARE, PAIRS[:3])
+
+
+def test_triplet_gradient_repeats_bit_by_bit_with_several_threads() -> None:
+    threads = torch.get_num_threads()
+    labels = torch.arange(8).repeat_interleave(4)
+    embeddings = torch.randn(32, 1280, generator=torch.Generator().manual_seed(0))  # large enough to be split up
+    torch.set_num_threads(2)
+    try:
+        gradients = []
+        for _ in range(100):
+            leaf = embeddings.clone().requires_grad_()
+            (gradient,) = torch.autograd.grad(batch_hard_triplet(leaf, labels), leaf)
+            gradients.append(gradient)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)

@@ -93,8 +93,10 @@ def _hardest(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 def _distance(embeddings: Tensor, first: Tensor, second: Tensor) -> Tensor:
     # Only the mined pairs are differentiated, as differences of rows: exact where a Gram matrix would cancel,
-    # and the norm's gradient at zero distance is zero, not NaN.
-    distances: Tensor = torch.linalg.vector_norm(embeddings[first] - embeddings[second], dim=1)
+    # and the norm's gradient at zero distance is zero, not NaN. Not embeddings[first]: the gradient of such an index is
+    # added up by several threads in no fixed order, and training would not repeat.
+    difference = embeddings.index_select(0, first) - embeddings.index_select(0, second)
+    distances: Tensor = torch.linalg.vector_norm(difference, dim=1)
     return distances
 
 

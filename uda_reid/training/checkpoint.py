@@ -181,7 +181,9 @@ def replace_file(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be written ({error.strerror or error})") from error
+        raise CheckpointError(
+            f"{path} cannot be written ({error.strerror or error}); make room or write elsewhere"
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
