@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -156,6 +157,21 @@ def test_two_processes_on_one_run_do_not_meet(job: Job) -> None:
         pytest.raises(CheckpointError, match="another process is working on this very run"),
     ):
         one(job)
+
+
+def test_source_model_in_the_making_is_waited_for(job: Job) -> None:
+    path, _, _ = source_model(job)
+    lines, held = Stopper(), threading.Event()
+
+    def hold() -> None:
+        with FileLock(path.parent / ".lock"):
+            held.set()
+            time.sleep(0.5)
+
+    threading.Thread(target=hold).start()
+    held.wait()
+    one(job, reporter=lines)
+    assert any("another process is working on this source model; waiting for it" in line for line in lines.lines)
 
 
 def test_corrupt_image_is_named_before_any_training(job: Job) -> None:

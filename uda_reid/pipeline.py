@@ -49,7 +49,7 @@ def one(job: Job, *, reporter: Reporter | None = None) -> tuple[Record, Path, bo
         raise RecipeError("there is no target to adapt to; name one with --tgt")
     folder = prepared.run_folder()
     make_folder(folder)
-    with _alone(folder):
+    with _locked(folder):
         found = folder / "record.json"
         finished = found.is_file() and (folder / "adapted.safetensors").is_file()
         logged = Logged(prepared.reporter, folder / "log.txt")
@@ -116,14 +116,7 @@ def train_source(prepared: Prepared, domain: Domain, reporter: Reporter) -> Sour
     folder = prepared.source_folder(domain)
     make_folder(folder)
     finished = folder / "source.safetensors"
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        reporter.log(f"waiting for another process that trains {finished}")
-        lock.acquire()
-    with lock:
-        lock.release()  # taken twice by now: once above, once by `with`
+    with _locked(folder, waiting=reporter):
         reporter.log(f"source model: {finished}{' (found)' if finished.is_file() else ''}")
         source = pretrain(
             domain,
@@ -267,15 +260,26 @@ def make_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; it is released with the process, however that ends."""
+def _locked(folder: Path, *, waiting: Reporter | None = None) -> Iterator[None]:
+    """Hold the folder's lock, which is released with the process, however that ends.
+
+    Args:
+        folder: the folder.
+        waiting: says that another process is at work, and waits; without it that is an error.
+
+    Raises:
+        CheckpointError: another process holds the lock.
+    """
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        message = (
-            f"{folder}: another process is working on this very run; wait for it, or choose another --out or --seed"
-        )
-        raise CheckpointError(message) from error
-    with lock:
+        busy = f"{folder}: another process is working on this"
+        if waiting is None:
+            raise CheckpointError(f"{busy} very run; wait for it, or choose another --out or --seed") from error
+        waiting.log(f"{busy} source model; waiting for it")
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
