@@ -18,10 +18,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from uda_reid.cli import RichReporter
 from uda_reid.job import Job
 from uda_reid.pipeline import one
 from uda_reid.report import BOUND, SOURCE_ONLY, Record, gap_closed
+from uda_reid.terminal import RichReporter
 
 
 def main() -> None:

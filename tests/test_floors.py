@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "uda_reid"
 FLOORS = {
     "errors": 0,
     "shipped": 0,
+    "terminal": 1,
     "options": 1,
     "run": 1,
     "types": 2,

@@ -5,32 +5,22 @@ from __future__ import annotations
 import errno
 import shlex
 import sys
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from uda_reid import __version__
 from uda_reid.errors import UdaReidError
+from uda_reid.terminal import RichReporter
 
 if TYPE_CHECKING:
     from uda_reid.job import Job
-
-T = TypeVar("T")
 
 app = typer.Typer(
     name="uda-reid",
@@ -42,8 +32,6 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Draw the built-in scenes.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-QUIET_SECONDS = 20.0
-"""Without a terminal, long work says where it is this often."""
 screen = Console(stderr=True, highlight=False)
 
 
@@ -69,45 +57,6 @@ class Kind(StrEnum):
     recipes = "recipes"
     strategies = "strategies"
     encoders = "encoders"
-
-
-class RichReporter:
-    """Lines and progress bars on the terminal's error stream, so that the output stream stays clean."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.bars: Progress | None = None
-        self.spoken = time.monotonic()
-
-    def log(self, message: str) -> None:
-        """Print one line above the bars."""
-        self.spoken = time.monotonic()
-        self.console.print(message, markup=False, soft_wrap=True)
-
-    def progress(self, items: Iterable[T], description: str, total: int | None) -> Iterable[T]:
-        """Show a bar while `items` pass, nested bars below one another; without a terminal, a line now and then."""
-        if not self.console.is_terminal:
-            for done, item in enumerate(items):
-                if time.monotonic() - self.spoken > QUIET_SECONDS:
-                    self.log(f"... {description}, {done}{f' of {total}' if total else ''}")
-                yield item
-            return
-        outermost = self.bars is None
-        if self.bars is None:
-            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-            self.bars = Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True)
-            self.bars.start()
-        bars = self.bars
-        task = bars.add_task(description, total=total)
-        try:
-            for item in items:
-                yield item
-                bars.advance(task)
-        finally:
-            bars.remove_task(task)
-            if outermost:
-                bars.stop()
-                self.bars = None
 
 
 Source = Annotated[str, typer.Option("--src", help="Source: a built-in scene, a known data set, or a folder.")]
