@@ -40,6 +40,7 @@ def test_classifier_dropout_works_in_training_only() -> None:
     torch.nn.init.ones_(head.linear.weight)
     ones = torch.ones(1, 1000)
     with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(1)  # exactly half is kept once in forty draws
         dropped = head(ones).item()
     assert dropped != 1000.0
     assert dropped == pytest.approx(1000.0, rel=0.2)

@@ -32,6 +32,11 @@ def test_threads_are_set_and_zero_leaves_them() -> None:
         use_threads(before)
 
 
+def test_far_too_many_threads_are_refused() -> None:
+    with pytest.raises(RecipeError, match="100000 threads are too many"):
+        use_threads(100_000)
+
+
 def test_environment_names_what_bit_identity_depends_on() -> None:
     found = environment("cpu")
     assert found["torch"] == torch.__version__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -70,6 +71,15 @@ def pick_device(device: str) -> str:
 
 
 def use_threads(threads: int) -> None:
-    """Let torch use this many CPU threads; 0 leaves torch's own choice, usually one per core."""
+    """Let torch use this many CPU threads; 0 leaves torch's own choice, usually one per core.
+
+    Raises:
+        RecipeError: far more threads than cores.
+    """
+    cores = os.cpu_count() or 1
+    if threads > 4 * cores:
+        raise RecipeError(
+            f"{threads} threads are too many for {cores} cores; use at most {4 * cores}, best {cores} or 1"
+        )
     if threads:
         torch.set_num_threads(threads)
