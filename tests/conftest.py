@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from uda_reid.testing import tiny_domain
 
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
 torch.set_num_threads(1)  # several threads make tiny tensors slower, and a busy machine much slower
 
 RECIPE = """\
