@@ -115,7 +115,6 @@ def test_bad_input_is_one_line_and_exit_code_2(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (data / "empty").mkdir()
-    (data / "alpha").joinpath("manifest.csv").read_text()
     (data / "corrupt").mkdir()
     for path in (data / "beta").iterdir():
         (data / "corrupt" / path.name).write_bytes(path.read_bytes())

@@ -63,8 +63,11 @@ class Evaluator:
                 raise DataError(f"{self.domain.root}: no {part} images, so nothing can be scored on {self.domain.name}")
             object.__setattr__(self, part, Photographs(split, name=f"{self.domain.name} {part}"))
         if self.protocol == "auto":
-            known_cameras = self.domain.query.cams is not None and self.domain.gallery.cams is not None
-            object.__setattr__(self, "protocol", "market" if known_cameras else "any-camera")
+            object.__setattr__(self, "protocol", self._by_cameras())
+
+    def _by_cameras(self) -> str:
+        known = self.domain.query.cams is not None and self.domain.gallery.cams is not None
+        return "market" if known else "any-camera"
 
     def score(self, encoder: Encoder) -> Scores:
         """Return how well `encoder` retrieves the domain's identities."""
@@ -95,7 +98,6 @@ class Evaluator:
         )
 
     def _single_gallery_shot(self, query: Tensor, gallery: Tensor) -> Scores:
-        known_cameras = self.domain.query.cams is not None and self.domain.gallery.cams is not None
         shot = single_gallery_shot(
             query,
             gallery,
@@ -103,7 +105,7 @@ class Evaluator:
             gallery_pids=self.domain.gallery.pids,
             query_cams=self.domain.query.cams,
             gallery_cams=self.domain.gallery.cams,
-            protocol="market" if known_cameras else "any-camera",
+            protocol=self._by_cameras(),
             ranks=RANKS,
             repeats=REPEATS,
             seed=self.run.seed_for("evaluate/single-gallery-shot"),
