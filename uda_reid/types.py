@@ -19,6 +19,8 @@ JUNK = -1
 """The identity of junk gallery images: removed from every ranking (Market-1501's "-1" files)."""
 DISTRACTOR = 0
 """The identity of distractors: wrong answers to every query (Market-1501's "0000" files)."""
+UNKNOWN = -2
+"""The identity of a training image that nobody labelled: it can be adapted to, not trained or scored on."""
 
 Ids = npt.NDArray[np.int64]
 
@@ -37,17 +39,20 @@ class Split:
 
     Args:
         paths: N image files.
-        pids: (N,) int64 identities; `JUNK` and `DISTRACTOR` are special in a gallery.
+        pids: (N,) int64 identities; `JUNK` and `DISTRACTOR` are special in a gallery, `UNKNOWN` in training images.
         cams: (N,) int64 cameras counted from 1, or None where no camera is known.
+        tracklets: (N,) int64, images with one number follow one another in one camera's video; None for single images.
     """
 
     paths: tuple[Path, ...]
     pids: Ids
     cams: Ids | None
+    tracklets: Ids | None = None
 
     def __post_init__(self) -> None:
-        if len(self.pids) != len(self.paths) or (self.cams is not None and len(self.cams) != len(self.paths)):
-            raise DataError("a split's paths, pids and cams differ in length")
+        columns = (self.pids, self.cams, self.tracklets)
+        if any(column is not None and len(column) != len(self.paths) for column in columns):
+            raise DataError("a split's paths, pids, cams and tracklets differ in length")
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -69,6 +74,7 @@ class Domain:
         query: images to search with.
         gallery: images to search in.
         notes: what was unusual about the folder, one line each.
+        layout: the folder layout that it was recognised as.
     """
 
     name: str
@@ -77,6 +83,12 @@ class Domain:
     query: Split
     gallery: Split
     notes: tuple[str, ...] = ()
+    layout: str = ""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether any training image has an identity."""
+        return bool((self.train.pids != UNKNOWN).any())
 
 
 class Images(Protocol):

@@ -8,8 +8,7 @@ import pytest
 
 from tests.data.layouts.folders import GALLERY, QUERY, TRAIN, cams, fault, market, mentions, names, touch
 from uda_reid.data.layouts import read
-from uda_reid.data.layouts.known import MARKET_NAME
-from uda_reid.data.layouts.market import read_market
+from uda_reid.data.layouts.market import MARKET_NAME, read_market
 from uda_reid.errors import DataError
 
 

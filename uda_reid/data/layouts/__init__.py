@@ -10,19 +10,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
-from uda_reid.data.layouts.crops import read_crops
+from uda_reid.data.layouts.crops import CROPS
 from uda_reid.data.layouts.files import folders_in
-from uda_reid.data.layouts.known import (
-    DATASETS,
-    MARKET_FOLDERS,
-    MARKET_NAME,
-    KnownDataset,
-    Published,
-    find_known,
-)
-from uda_reid.data.layouts.labels import SPLITS, Parts
-from uda_reid.data.layouts.manifest import MANIFEST, read_manifest
-from uda_reid.data.layouts.market import is_market, read_market
+from uda_reid.data.layouts.known import DATASETS, KnownDataset, Published, find_known
+from uda_reid.data.layouts.labels import SPLITS
+from uda_reid.data.layouts.layout import Layout
+from uda_reid.data.layouts.manifest import MANIFEST, TABLE
 from uda_reid.errors import DataError
 from uda_reid.types import DISTRACTOR, JUNK, Domain, Split
 
@@ -32,11 +25,12 @@ __all__ = ["DATASETS", "Counts", "KnownDataset", "Published", "describe", "listi
 def read(name: str, root: str | Path, *, others: Iterable[str] = ()) -> Domain:
     """Return the data set called `name`; no image is opened.
 
-    A folder with a `manifest.csv` is read through it; one with a `bounding_box_train` in Market-1501's
-    layout; any other as a folder of crops per identity.
+    A folder with a `manifest.csv` is read through it, a known data set in one of its layouts, and any other folder in
+    the first layout that recognises it.
 
     Args:
-        name: a known data set or an alias of it, a folder below `root`, or the path of a folder.
+        name: a known data set or an alias of it, with `:NUMBER` behind it for another of its splits than the
+            first (0); a folder below `root`, or the path of a folder.
         root: the folder that holds data sets.
         others: further names to suggest when `name` is misspelt.
 
@@ -48,15 +42,17 @@ def read(name: str, root: str | Path, *, others: Iterable[str] = ()) -> Domain:
         DataError: there is no such data set, or its folder is not what it has to be.
     """
     root = Path(root)
-    known = find_known(name)
-    folder = _place(known, name, root) if known else _folder(name, root, others)
+    known, number = _split_of(name)
+    folder = _place(known, name.partition(":")[0], root) if known else _folder(name, root, others)
     # Unlike resolve(), abspath leaves a symbolic link the name its owner gave it.
     typed = os.path.basename(os.path.abspath(folder))  # noqa: PTH100, PTH119
     known = known or find_known(typed)
     called = known.name if known else typed
     known = known or find_known(folder.resolve().name)
-    parts = _parts(folder, known)
-    domain = Domain(called, folder, parts.train, parts.query, parts.gallery, parts.notes)
+    layout = _layout(folder, known)
+    parts = layout.read(folder, number)
+    called += f"-split{number}" if number else ""
+    domain = Domain(called, folder, parts.train, parts.query, parts.gallery, parts.notes, layout.title)
     return replace(domain, notes=(*known.surprises(domain), *domain.notes)) if known else domain
 
 
@@ -109,13 +105,26 @@ def _counts(name: str, split: Split) -> Counts:
     )
 
 
-def _parts(folder: Path, known: KnownDataset | None) -> Parts:
-    folders, pattern = (known.folders, known.pattern) if known else (MARKET_FOLDERS, MARKET_NAME)
-    if (folder / MANIFEST).is_file():
-        return read_manifest(folder)
-    if is_market(folder, folders=folders):
-        return read_market(folder, pattern=pattern, folders=folders)
-    return read_crops(folder)
+def _split_of(name: str) -> tuple[KnownDataset | None, int]:
+    """Return the known data set that `name` or `name:number` means, and the number of the split."""
+    whole = find_known(name)
+    first, colon, number = name.rpartition(":")
+    known = find_known(first) if colon and whole is None else None
+    if known is None:
+        return whole, 0
+    if not number.isdecimal() or int(number) >= known.splits:
+        last = f"0 to {known.splits - 1}" if known.splits > 1 else "0 only"
+        raise DataError(f"{name}: {known.name} has no split {number!r}; its splits are {last}")
+    return known, int(number)
+
+
+def _layout(folder: Path, known: KnownDataset | None) -> Layout:
+    """Return the first layout that recognises the folder, those of the known data set before all others."""
+    others = (layout for dataset in DATASETS.values() for layout in dataset.layouts)
+    for layout in (TABLE, *(known.layouts if known else ()), *others):
+        if layout.recognises(folder):
+            return layout
+    return CROPS
 
 
 def _place(known: KnownDataset, name: str, root: Path) -> Path:
@@ -123,12 +132,11 @@ def _place(known: KnownDataset, name: str, root: Path) -> Path:
     places = tuple(dict.fromkeys((*known.places, name, known.title)))
     for place in places if root.is_dir() else ():
         for folder in _spelt(place, root, name):
-            if is_market(folder, folders=known.folders) or (folder / MANIFEST).is_file():
+            if any(layout.recognises(folder) for layout in (TABLE, *known.layouts)):
                 return folder
-    train, query, gallery = known.folders
     raise DataError(
         f"{known.name} ({known.title}) is not in {root}{_absent(root)}: looked for "
-        f"{', '.join(places)}; one has to hold the folders {train}, {query} and {gallery}, "
+        f"{', '.join(places)}; one has to hold {', or '.join(layout.holds for layout in known.layouts)}, "
         f"or a {MANIFEST}; {known.origin}"
     )
 

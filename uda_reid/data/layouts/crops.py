@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from uda_reid.data.layouts.files import SUFFIXES_TEXT, folders_in, images_in
-from uda_reid.data.layouts.known import MARKET_NAME
 from uda_reid.data.layouts.labels import SPLITS, Parts, Row, arrange
+from uda_reid.data.layouts.layout import Layout
+from uda_reid.data.layouts.market import MARKET_NAME
 from uda_reid.errors import DataError
 
 _CAMERA = re.compile(r"(?<![a-z0-9])(?:(?<=_)c(\d+)|c(\d+)_|cam(?:era)?[-_]?(\d+))", re.ASCII | re.IGNORECASE)
@@ -126,3 +127,11 @@ def _cameras(rows: Sequence[Row]) -> str:
         return f"only {len(named)} of {len(rows)} file names hold a camera, so cameras count as unknown, {example}"
     cameras = len({int(row.camera) for row in named})
     return f"{cameras} camera{'s' if cameras > 1 else ''} read from the file names, {example}"
+
+
+CROPS = Layout(
+    "a folder per identity",
+    "a folder of crops per identity, below train, query and gallery or without",
+    recognises=lambda folder: bool(folders_in(folder)),
+    read=lambda folder, split: read_crops(folder),
+)

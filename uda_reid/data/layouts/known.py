@@ -1,19 +1,14 @@
-"""The published data sets, one `KnownDataset` each; one more in Market-1501's layout is one more entry."""
+"""The published data sets, one `KnownDataset` each; one more in a layout that is known is one more entry."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from uda_reid.data.layouts.layout import Layout
+from uda_reid.data.layouts.market import MARKET
 from uda_reid.types import Domain, Split
-
-MARKET_NAME = re.compile(r"(-1|\d{4,})_c(\d+)", re.ASCII)
-"""Identity and camera at the start of a file's name: `0002_c1s1_000451_03.jpg`, `-1_c3s2_000000_00.jpg`."""
-
-MARKET_FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
-"""The folders of the training images, the queries and the gallery."""
 
 
 class Published(NamedTuple):
@@ -25,19 +20,19 @@ class Published(NamedTuple):
 
 @dataclass(frozen=True)
 class KnownDataset:
-    """A published data set in Market-1501's layout.
+    """A published data set, or one protocol of it.
 
     Args:
         name: the short name used everywhere.
         title: the name its owners gave it.
-        aliases: other names it goes by, in lower case.
+        aliases: other names it goes by, in lower case, and those that its archives unpack to.
         places: folders it is looked for in, below the data folder, in this order.
         cameras: the number of cameras, counted from 1 in the file names.
         published: split name (`train`, `query`, `gallery`) -> published counts.
         home: where its owners publish it; empty where they no longer do.
         remark: what a user has to know before choosing it.
-        pattern: matched at the start of a file's own name, not its folder's; groups are identity and camera.
-        folders: the folders of training images, queries and gallery.
+        layouts: the ways it lies on disk, in the order they are tried; a `manifest.csv` goes before all.
+        splits: how many divisions into training and test its protocol has; one is chosen as `name:number`.
     """
 
     name: str
@@ -48,8 +43,8 @@ class KnownDataset:
     published: Mapping[str, Published]
     home: str = ""
     remark: str = ""
-    pattern: re.Pattern[str] = MARKET_NAME
-    folders: tuple[str, str, str] = MARKET_FOLDERS
+    layouts: tuple[Layout, ...] = (MARKET,)
+    splits: int = 1
 
     @property
     def origin(self) -> str:
@@ -81,7 +76,7 @@ _ALL = (
     KnownDataset(
         name="market",
         title="Market-1501",
-        aliases=("market1501", "market-1501"),
+        aliases=("market1501", "market-1501", "market-1501-v15.09.15"),
         places=("market1501/Market-1501-v15.09.15", "Market-1501-v15.09.15", "market1501", "market"),
         cameras=6,
         published={
@@ -121,7 +116,7 @@ DATASETS: Mapping[str, KnownDataset] = {known.name: known for known in _ALL}
 
 
 def find_known(name: str) -> KnownDataset | None:
-    """Return the data set called `name`, by its short name, an alias or the folder its archive unpacks to.
+    """Return the data set called `name`, by its short name, its title or an alias; in whatever case.
 
     >>> find_known("DukeMTMC-reID").name
     'duke'
@@ -129,8 +124,4 @@ def find_known(name: str) -> KnownDataset | None:
     True
     """
     wanted = name.casefold()
-    for known in _ALL:
-        unpacked = {place.rpartition("/")[2].casefold() for place in known.places}
-        if wanted in {known.name, *known.aliases, *unpacked}:
-            return known
-    return None
+    return next((known for known in _ALL if wanted in {known.name, known.title.casefold(), *known.aliases}), None)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from uda_reid.data.layouts.labels import SPLITS, Parts, Row, arrange
+from uda_reid.data.layouts.layout import Layout
 from uda_reid.errors import DataError
 
 MANIFEST = "manifest.csv"
@@ -78,3 +79,11 @@ def _row(folder: Path, where: str, values: dict[str, str]) -> Row:
     if not path.is_file():
         raise DataError(f"{where}: there is no file {path}; paths are relative to the manifest's folder")
     return Row(path, values["identity"], values.get("camera", ""), split, where)
+
+
+TABLE = Layout(
+    f"a table ({MANIFEST})",
+    f"a {MANIFEST}",
+    recognises=lambda folder: (folder / MANIFEST).is_file(),
+    read=lambda folder, split: read_manifest(folder),
+)

@@ -6,10 +6,34 @@ import re
 from pathlib import Path
 
 from uda_reid.data.layouts.files import SUFFIXES_TEXT, images_in
-from uda_reid.data.layouts.known import MARKET_FOLDERS, MARKET_NAME
 from uda_reid.data.layouts.labels import SPLITS, Parts, Row, arrange
+from uda_reid.data.layouts.layout import Layout
 from uda_reid.errors import DataError
 from uda_reid.types import DISTRACTOR
+
+MARKET_NAME = re.compile(r"(-1|\d{4,})_c(\d+)", re.ASCII)
+"""Identity and camera at the start of a file's name: `0002_c1s1_000451_03.jpg`, `-1_c3s2_000000_00.jpg`."""
+
+MARKET_FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
+"""The folders of the training images, the queries and the gallery."""
+
+
+def market_layout(
+    title: str, *, pattern: re.Pattern[str] = MARKET_NAME, folders: tuple[str, str, str] = MARKET_FOLDERS
+) -> Layout:
+    """Return the layout of a folder per split, with identity and camera at the start of the file names.
+
+    Args:
+        title: how people call it.
+        pattern: matched at the start of a file's own name; groups are identity and camera.
+        folders: the folders of training images, queries and gallery.
+    """
+    return Layout(
+        title,
+        f"the folders {folders[0]}, {folders[1]} and {folders[2]}",
+        recognises=lambda folder: is_market(folder, folders=folders),
+        read=lambda folder, split: read_market(folder, pattern=pattern, folders=folders),
+    )
 
 
 def is_market(folder: Path, *, folders: tuple[str, str, str] = MARKET_FOLDERS) -> bool:
@@ -78,3 +102,6 @@ def _split(
             f"like 0002_c1s1_000451_03.jpg; the first is {images[0].name}"
         )
     return rows, strange
+
+
+MARKET = market_layout("Market-1501's folders")
