@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import csv
 import json
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from safetensors.torch import save_file
 
 from uda_reid import __version__, cli
+from uda_reid.models.encoder import EncoderSpec, build
 
 
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -86,48 +92,90 @@ def test_list_names_everything(
         assert name in out
 
 
+def relabel(folder: Path, change: Callable[[dict[str, str]], dict[str, str]]) -> None:
+    """Rewrite every line of a folder's manifest."""
+    with (folder / "manifest.csv").open(newline="") as file:
+        rows = [change(row) for row in csv.DictReader(file)]
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+
+
+@pytest.fixture
+def spoilt(data: Path) -> Path:
+    """The data folder, with one folder more for each way in which data go wrong."""
+    (data / "empty").mkdir()
+    for name in ("corrupt", "single", "strangers"):
+        shutil.copytree(data / "beta", data / name)
+    picture = Image.effect_noise((64, 128), 60)
+    picture.save(data / "corrupt" / "whole.jpg")
+    whole = (data / "corrupt" / "whole.jpg").read_bytes()
+    (data / "corrupt" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    with (data / "corrupt" / "manifest.csv").open("a") as file:
+        file.write("whole.jpg,7,1,gallery\ncut.jpg,7,2,gallery\n")
+    relabel(data / "single", lambda row: {**row, "identity": "3"} if row["split"] == "train" else row)
+    relabel(data / "strangers", lambda row: {**row, "identity": row["identity"] + ("0" * (row["split"] == "query"))})
+    (data / "typo.yaml").write_text("strategy: pul\nadapt: {cluster: 5}\npaper: x\nfidelity: text\n")
+    (data / "who.yaml").write_text("strategy: nobody\npaper: x\nfidelity: text\n")
+    return data
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--src", "alpha", "--tgt", "nowhere"], "nowhere"),
-        (["--src", "market", "--tgt", "beta"], "bounding_box_train"),
-        (["--src", "alpha", "--tgt", "empty"], "empty"),
-        (["--src", "alpha", "--tgt", "beta", "--recipe", "pull"], "did you mean 'pul'"),
+        (["--tgt", "nowhere"], "'nowhere' is no known data set and no folder"),
+        (["--tgt", "betta"], "did you mean 'beta'?"),
+        (["--src", "market"], "bounding_box_train"),
+        (["--tgt", "empty"], "empty: no images in it"),
+        (["--tgt", "corrupt"], "cut.jpg: cannot be decoded (truncated): remove or replace it; 1 of 26 images"),
+        (["--src", "single"], "single: 1 identity to train on; identification needs at least 2"),
+        (["--tgt", "strangers"], "none of the 6 queries has a match in the gallery under protocol 'market'"),
+        (["--recipe", "pull"], "did you mean 'pul'"),
+        (["--recipe", "typo.yaml"], "typo.yaml:2: adapt.cluster: unknown option; did you mean 'clusters'?"),
+        (["--recipe", "who.yaml"], "who.yaml:1: strategy: strategy 'nobody' is unknown"),
+        (["--set", "adapt.lr=high"], "adapt.lr=high: 'high' is not a number; the default is 0.05"),
+        (["--set", "adapt.clusters=500"], "500 clusters are more than the target's"),
         (
-            ["--src", "alpha", "--tgt", "beta", "--recipe", "typo.yaml"],
-            "typo.yaml:2: adapt.cluster: unknown option",
+            ["--set", "encoder.weights=model.safetensors", "--set", "encoder.backbone=resnet18"],
+            "does not hold resnet18",
         ),
-        (["--src", "alpha", "--tgt", "beta", "--recipe", "who.yaml"], "strateg"),
-        (["--src", "alpha", "--tgt", "beta", "--set", "adapt.lr=high"], "adapt.lr"),
-        (["--src", "alpha", "--tgt", "beta", "--device", "cuda:9"], "device 'cuda:9' is not there"),
-        (["--src", "alpha", "--tgt", "beta", "--device", "warp"], "device 'warp' is unknown"),
-        (["--src", "alpha", "--tgt", "beta", "--protocol", "markt"], "protocol 'markt' is unknown"),
-        (["--src", "alpha", "--tgt", "beta", "--set", "adapt.clusters=500"], "500"),
-        (["--src", "alpha", "--tgt", "corrupt"], "cannot be decoded"),
+        (["--device", "cuda:9"], "device 'cuda:9' is not there"),
+        (["--device", "warp"], "device 'warp' is unknown"),
+        (["--protocol", "markt"], "protocol 'markt' is unknown"),
+        (["--threads", "10000"], "10000 threads are too many"),
+        (["--profil", "small"], "No such option: --profil"),
+        (["--seed", "-1"], "Invalid value for '--seed'"),
+        (["--profile", "tiny"], "'tiny' is not one of 'paper', 'small', 'scenes'"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(
+def test_bad_input_is_one_line_and_exit_code_2_before_any_training(
     words: list[str],
     message: str,
     base: list[str],
-    data: Path,
+    spoilt: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (data / "empty").mkdir()
-    (data / "corrupt").mkdir()
-    for path in (data / "beta").iterdir():
-        (data / "corrupt" / path.name).write_bytes(path.read_bytes())
-    (data / "corrupt" / "gallery_005.png").write_bytes(b"\x89PNG nothing")
-    monkeypatch.chdir(data)
-    Path("typo.yaml").write_text("strategy: pul\nadapt: {cluster: 5}\npaper: x\nfidelity: text\n")
-    Path("who.yaml").write_text("strategy: nobody\npaper: x\nfidelity: text\n")
-    code, out, err = run(monkeypatch, capsys, "adapt", *base, *words)
+    monkeypatch.chdir(spoilt)
+    save_file(build(EncoderSpec(backbone="resnet_tiny", weights="none")).state_dict(), "model.safetensors")
+    monkeypatch.setattr("uda_reid.pretraining.train", None)  # nothing of this gets as far as that
+    given = ("adapt", *base, "--src", "alpha", "--tgt", "beta", *words)
+    code, out, err = run(monkeypatch, capsys, *given)
     assert code == 2, (out, err)
     last = err.strip().splitlines()[-1]
     assert last.startswith("error: ")
     assert message in last
     assert "Traceback" not in err
+
+
+def test_target_without_cameras_is_scored_under_any_camera(
+    base: list[str], data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    relabel(data / "beta", lambda row: {**row, "camera": ""})
+    code, out, _ = run(monkeypatch, capsys, "adapt", "--src", "alpha", "--tgt", "beta", *base, "--json")
+    assert code == 0
+    assert {row["scores"]["protocol"] for row in json.loads(out)["rows"]} == {"any-camera"}
 
 
 def test_evaluate_refuses_what_is_no_checkpoint(

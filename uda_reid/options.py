@@ -88,11 +88,11 @@ def build(
         try:
             values[name] = read(value.raw, hints[name])
         except ValueError as error:
-            raise RecipeError(f"{value.where}: {error}{_default(schema, name)}") from None
+            raise RecipeError(f"{value.where}: {error}{_default(schema, name, base)}") from None
     try:
         return adapter.validate_python(values)
     except ValidationError as error:
-        raise RecipeError(_complaint(error, schema, given, prefix)) from None
+        raise RecipeError(_complaint(error, schema, given, prefix, base)) from None
     except UdaReidError as error:
         raise RecipeError(f"{_about(str(error), given, place)}: {one_line(error)}") from None
 
@@ -211,8 +211,9 @@ def _described(hint: Any) -> str:
     return words.get(kind, f"a {getattr(kind, '__name__', kind)}".lower())
 
 
-def _default(schema: Any, name: str) -> str:
-    default = next((option.default for option in fields(schema) if option.name == name), MISSING)
+def _default(schema: Any, name: str, base: object) -> str:
+    """Return a clause on what holds where nothing is given: the value of `base`, which a profile may have changed."""
+    default = next((getattr(base, name, option.default) for option in fields(schema) if option.name == name), MISSING)
     shown = spell(default) if isinstance(default, bool | int | float | str | tuple) else ""
     return f"; the default is {shown}" if shown else ""
 
@@ -225,7 +226,7 @@ def _about(message: str, given: Mapping[str, Given], place: str) -> str:
     return next(iter(given.values())).where if len(given) == 1 else place
 
 
-def _complaint(error: ValidationError, schema: Any, given: Mapping[str, Given], prefix: str) -> str:
+def _complaint(error: ValidationError, schema: Any, given: Mapping[str, Given], prefix: str, base: object) -> str:
     """Return the first complaint of pydantic as one line."""
     detail = error.errors(include_url=False)[0]
     name = str(detail["loc"][0]) if detail["loc"] else ""
@@ -236,4 +237,4 @@ def _complaint(error: ValidationError, schema: Any, given: Mapping[str, Given], 
         message = one_line(detail["ctx"]["error"])
         return f"{where if name else _about(message, given, where)}: {message}"
     reason = one_line(detail["msg"]).replace("Input should", "must").replace("Tuple should", "must")
-    return f"{where}: {spell(detail['input'])} {reason}{_default(schema, name)}"
+    return f"{where}: {spell(detail['input'])} {reason}{_default(schema, name, base)}"

@@ -82,8 +82,13 @@ def pretrain(
         The source: images, renumbered identities, the held-out rows, the trained encoder and classifier.
 
     Raises:
-        DataError: fewer than two identities to train on, or an unreadable image.
+        DataError: no identities or fewer than two to train on, or an unreadable image.
     """
+    if not domain.labelled:
+        raise DataError(
+            f"{domain.root}: its training images have no identities, so no source model can be trained on them; "
+            "adapt to it, or give the identities by a folder for each or in a manifest.csv"
+        )
     images = Photographs(domain.train, name=f"{domain.name} train")
     # Every image, the held-out ones too, before any time is spent: a broken file is an error now and not hours later.
     images.preload(encoder.height, encoder.width, progress=run.progress)
@@ -92,7 +97,9 @@ def pretrain(
     if classes < 2:
         raise DataError(f"{domain.root}: {classes} identity to train on; identification needs at least 2")
     model = build(encoder, seed=run.seed_for("pretrain/encoder"), weights_folders=weights_folders)
-    run.log(f"{encoder.backbone}: {model.load_report}" if model.load_report else f"{encoder.backbone}: random weights")
+    if run.restore("pretrain") is None:
+        origin = model.load_report or "random weights"
+        run.log(f"{encoder.backbone}: {origin}")
     classifier = Classifier(
         model.dim,
         classes,

@@ -74,6 +74,13 @@ def test_imagenet_file_of_another_network_is_refused(tmp_path: Path) -> None:
         build(spec(backbone="resnet34", weights="imagenet"), weights_folders=[tmp_path])
 
 
+def test_checkpoint_of_another_encoder_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "source.safetensors"
+    safetensors.torch.save_file(build(spec()).state_dict(), path)
+    with pytest.raises(CheckpointError, match=r"source.safetensors does not hold resnet18: missing or of another shape"):
+        build(spec(backbone="resnet18", weights=str(path)))
+
+
 def test_weights_in_which_nothing_matches_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     safetensors.torch.save_file({"embedding.table": torch.zeros(3)}, path)

@@ -244,7 +244,7 @@ def build(spec: EncoderSpec, *, seed: int = 0, weights_folders: Sequence[Path] =
     path = find_weights(spec, weights_folders)
     if path is not None:
         report = fill(encoder, read(path), backbone=spec.backbone, origin=str(path))
-        if spec.weights == "imagenet" and report.lack():
+        if report.mostly_foreign or (spec.weights == "imagenet" and report.lack()):
             raise CheckpointError(f"{path} does not hold {spec.backbone}: {report.lack()}")
         encoder.load_report = report
     return encoder

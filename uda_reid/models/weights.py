@@ -43,14 +43,23 @@ class LoadReport:
 
     def __str__(self) -> str:
         parts = {"missing": self.missing, "unexpected": self.unexpected, "of another shape": self.wrong_shape}
-        lists = "".join(f"; {len(keys)} {what}: {', '.join(keys)}" for what, keys in parts.items() if keys)
+        lists = "".join(f"; {len(keys)} {what}: {_first(keys)}" for what, keys in parts.items() if keys)
         return f"{self.origin}: {self.loaded} tensors loaded{lists}"
 
-    def lack(self, keys: int = 3) -> str:
+    @property
+    def mostly_foreign(self) -> bool:
+        """Whether the file left more tensors of the trunk empty than it filled: that is another network's file."""
+        return len(self.missing) + len(self.wrong_shape) > self.loaded
+
+    def lack(self) -> str:
         """Return in words what the trunk did not get, the first few tensors by name; empty where it got all."""
         lacking = (*self.missing, *self.wrong_shape)
-        more = f" and {len(lacking) - keys} more" if len(lacking) > keys else ""
-        return f"missing or of another shape are {', '.join(lacking[:keys])}{more}" if lacking else ""
+        return f"missing or of another shape are {_first(lacking)}" if lacking else ""
+
+
+def _first(names: Sequence[str], count: int = 3) -> str:
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return f"{', '.join(names[:count])}{more}"
 
 
 def find_imagenet(backbone: str, url: str, folders: Sequence[Path] = ()) -> Path:

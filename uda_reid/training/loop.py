@@ -58,6 +58,8 @@ def train(
         history = saved["history"]
         for key, part in parts.items():
             part.load_state_dict(saved["parts"][key])
+        if 0 < len(history) < epochs:
+            run.log(f"{name}: goes on after epoch {len(history)} of {epochs}")
     for epoch in range(len(history), epochs):
         with run.randomness(f"{name}/epoch/{epoch}"):
             planned = batches(epoch)

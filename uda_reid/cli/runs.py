@@ -1,0 +1,171 @@
+"""The commands that train, adapt and score."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from uda_reid.cli.arguments import (
+    Data,
+    Device,
+    Json,
+    Out,
+    Pictures,
+    Precision,
+    PrecisionOption,
+    ProfileOption,
+    Protocol,
+    RecipeName,
+    Seed,
+    Settings,
+    Source,
+    TargetName,
+    Threads,
+    Weights,
+    resumable,
+    screen,
+)
+from uda_reid.terminal import RichReporter
+
+if TYPE_CHECKING:
+    from uda_reid.job import Job
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "`uda-reid adapt --recipe pul --src plaza --tgt campus` built-in scenes, nothing to download\n\n"
+    "`uda-reid adapt --recipe pul --src market --tgt duke --data ~/datasets --device cuda`\n\n"
+    "`uda-reid adapt --recipe pul --src cuhk03 --tgt my-site --data ~/datasets --set adapt.clusters=300`"
+)
+def adapt(
+    src: Source,
+    tgt: TargetName,
+    recipe: RecipeName = "pul",
+    data: Data = Path("data"),
+    out: Out = Path("runs"),
+    seed: Seed = 0,
+    profile: ProfileOption = None,
+    set_: Settings = None,
+    bound: Annotated[
+        bool, typer.Option("--bound", help="Also train the supervised bound, with target labels.")
+    ] = False,
+    protocol: Protocol = "auto",
+    device: Device = "auto",
+    precision: PrecisionOption = Precision.fp32,
+    threads: Threads = 0,
+    weights: Weights = None,
+    pictures: Pictures = True,
+    json: Json = False,
+) -> None:
+    """Train a source model, adapt it to an unlabelled target, and score both on the target.
+
+    An interrupted run goes on where it stopped; a finished one is found again.
+    """
+    from uda_reid.pipeline import one
+    from uda_reid.report import show, to_json
+
+    job = _job(
+        recipe=recipe, source=src, target=tgt, data=data, out=out, seed=seed, profile=profile, settings=set_,
+        bound=bound, protocol=protocol, device=device, precision=precision, threads=threads, weights=weights,
+        pictures=pictures,
+    )  # fmt: skip
+    with resumable():
+        record, folder, finished = one(job, reporter=RichReporter(screen))
+    if json:
+        typer.echo(to_json(record), nl=False)
+        return
+    output = Console(highlight=False)
+    if finished:
+        output.print(
+            f"This run was finished before; these are its numbers (remove {folder} to run it again).",
+            soft_wrap=True,
+        )
+    output.print(show(record, notes=finished))
+    output.print(
+        f"run: {folder}\nmodel: {folder / 'adapted.safetensors'}\nreport: {folder / 'report.html'}", soft_wrap=True
+    )
+
+
+@app.command(epilog="Example: `uda-reid pretrain --src plaza`")
+def pretrain(
+    src: Source,
+    recipe: RecipeName = "pul",
+    data: Data = Path("data"),
+    out: Out = Path("runs"),
+    seed: Seed = 0,
+    profile: ProfileOption = None,
+    set_: Settings = None,
+    device: Device = "auto",
+    precision: PrecisionOption = Precision.fp32,
+    threads: Threads = 0,
+    weights: Weights = None,
+) -> None:
+    """Train a source model with labels; `adapt` with the same options and the same profile finds it."""
+    from uda_reid.pipeline import source_model
+
+    job = _job(
+        recipe=recipe, source=src, data=data, out=out, seed=seed, profile=profile, settings=set_,
+        device=device, precision=precision, threads=threads, weights=weights,
+    )  # fmt: skip
+    with resumable():
+        path, used, validation = source_model(job, reporter=RichReporter(screen))
+    typer.echo(f"profile: {used}")
+    for name, value in validation.items():
+        typer.echo(f"held-out identities: {name} {100 * value:.1f} %")
+    typer.echo(f"model: {path}")
+
+
+@app.command(epilog="Example: `uda-reid evaluate --checkpoint runs/RUN/adapted --tgt campus`")
+def evaluate(
+    checkpoint: Annotated[Path, typer.Option("--checkpoint", help="A model file, or the folder of a run.")],
+    tgt: TargetName,
+    data: Data = Path("data"),
+    protocol: Protocol = "auto",
+    device: Device = "auto",
+    threads: Threads = 0,
+    json: Json = False,
+) -> None:
+    """Score a saved model on a domain's query and gallery."""
+    from uda_reid.pipeline import score_checkpoint
+    from uda_reid.report import scores_json, show_row
+
+    row = score_checkpoint(
+        checkpoint,
+        tgt,
+        data=data,
+        protocol=protocol,
+        device=device,
+        threads=threads,
+        reporter=RichReporter(screen),
+    )
+    if json:
+        typer.echo(scores_json(row.scores), nl=False)
+    else:
+        Console(highlight=False).print(show_row(f"{checkpoint} on {tgt}", row))
+
+
+@app.command(epilog="Example: `uda-reid report runs/RUN --no-pictures`")
+def report(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    pictures: Pictures = True,
+) -> None:
+    """Write a finished run's report.html anew, with or without photographs."""
+    from uda_reid.report import rebuild
+
+    typer.echo(f"report: {rebuild(run, pictures=pictures)}")
+
+
+def _job(**values: Any) -> Job:
+    from uda_reid.job import Job
+
+    values = {key: value.value if isinstance(value, StrEnum) else value for key, value in values.items()}
+    values["settings"] = tuple(values["settings"] or ())
+    return Job(**values, command=shlex.join(["uda-reid", *sys.argv[1:]]))
