@@ -63,7 +63,7 @@ def table(title: str, recipe: str, records: list[Record]) -> Table:
     for column in ("mAP", "rank-1", "rank-5", "rank-10", "mINP"):
         result.add_column(column, justify="right")
     for name in (SOURCE_ONLY, recipe, BOUND):
-        scores = [row.scores for record in records if (row := record.row(name)) is not None]
+        scores = [row.scored for record in records if (row := record.row(name)) is not None]
         columns = [
             [score.mean_ap for score in scores],
             *([score.cmc[rank] for score in scores] for rank in (1, 5, 10)),
@@ -85,9 +85,9 @@ def verdict(records: list[Record]) -> str:
     for record in records:
         start, bound = record.row(SOURCE_ONLY), record.row(BOUND)
         assert start is not None and bound is not None
-        gains.append(record.adapted.scores.mean_ap - start.scores.mean_ap)
+        gains.append(record.adapted.scored.mean_ap - start.scored.mean_ap)
         shares.append(gap_closed(record))
-        ratios.append(start.scores.mean_ap / bound.scores.mean_ap)
+        ratios.append(start.scored.mean_ap / bound.scored.mean_ap)
     return "\n".join(
         (
             f"gain in mAP: {spread(gains)} points; by seed: " + ", ".join(f"{100 * gain:+.1f}" for gain in gains),

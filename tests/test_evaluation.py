@@ -9,7 +9,8 @@ from torch import nn
 
 from tests import oracles
 from uda_reid.errors import DataError, RecipeError
-from uda_reid.evaluation import Evaluator, evaluate
+from uda_reid.evaluation import Evaluator, evaluate, why_unscored
+from uda_reid.ops.distance import cosine_distances
 from uda_reid.run import Run
 from uda_reid.testing import tiny_domain, tiny_source
 from uda_reid.training.features import extract
@@ -108,6 +109,80 @@ def test_an_encoder_that_tells_identities_apart_scores_one(domain: Domain) -> No
 
     scores = evaluate(Perfect(), domain)
     assert scores.mean_ap == scores.mean_ap_step == scores.mean_inp == scores.cmc[1] == 1.0
+
+
+@pytest.mark.parametrize("protocol", ["market", "cross-camera", "any-camera"])
+def test_ranked_lists_equal_the_oracle(domain: Domain, source: Source, protocol: str) -> None:
+    pids = domain.gallery.pids.copy()
+    pids[[0, 7]], pids[3] = -1, 0
+    odd = replace(domain, gallery=replace(domain.gallery, pids=pids))
+    scorer = Evaluator(odd, protocol)
+    query, gallery = extract(source.encoder, scorer.query), extract(source.encoder, scorer.gallery)
+    assert odd.query.cams is not None and odd.gallery.cams is not None
+    lists = scorer.ranked(source.encoder, [5, 0, 7], top=40)
+    assert [found.query for found in lists] == [5, 0, 7]
+    for found in lists:
+        distances = cosine_distances(query, gallery)[found.query].tolist()
+        pid, cam = int(odd.query.pids[found.query]), int(odd.query.cams[found.query])
+        expected = oracles.ranked(distances, pid, cam, pids.tolist(), odd.gallery.cams.tolist(), protocol)
+        assert list(found.gallery) == expected
+        assert list(found.right) == [pids[row] == pid for row in expected]
+        assert found.distances == pytest.approx([distances[row] for row in expected], abs=1e-6)
+
+
+def test_ranked_lists_tell_the_average_precision_that_score_gives(domain: Domain, source: Source) -> None:
+    scorer = Evaluator(domain)
+    scores = scorer.score(source.encoder)
+    for found in scorer.ranked(source.encoder, range(8), top=32):
+        expected = oracles.trapezoid_average_precision(found.right)
+        assert scores.average_precision[found.query] == pytest.approx(expected, abs=1e-12)
+
+
+class Blind(Encoder):
+    """Embeds every image alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dim, self.spec = 2, {"height": 32, "width": 16}
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.ones(len(images), 2)
+
+
+def test_equal_distances_are_listed_in_the_gallerys_order(domain: Domain) -> None:
+    (found,) = Evaluator(domain, "any-camera").ranked(Blind(), [2], top=10)
+    assert found.gallery == tuple(range(10))
+    assert len(set(found.distances)) == 1
+
+
+def test_ranked_lists_of_many_queries_span_blocks(
+    domain: Domain, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Evaluator(domain).ranked(source.encoder, range(8))
+    monkeypatch.setattr("uda_reid.evaluation.BLOCK", 3)
+    in_blocks = Evaluator(domain).ranked(source.encoder, range(8))
+    assert [found.gallery for found in in_blocks] == [found.gallery for found in whole]
+
+
+def test_ranked_lists_under_single_gallery_shot_rank_the_whole_gallery(domain: Domain, source: Source) -> None:
+    shot = Evaluator(domain, "single-gallery-shot").ranked(source.encoder, [1])
+    assert shot == Evaluator(domain, "market").ranked(source.encoder, [1])
+    assert Evaluator(domain).ranked(source.encoder, []) == ()
+
+
+def test_ranked_lists_of_no_query_or_no_images_are_refused(domain: Domain, source: Source) -> None:
+    with pytest.raises(DataError, match="query 8 is out of range: there are 8"):
+        Evaluator(domain).ranked(source.encoder, [0, 8])
+    with pytest.raises(RecipeError, match="top 0 is not a positive number"):
+        Evaluator(domain).ranked(source.encoder, [0], top=0)
+
+
+def test_unscored_domain_says_what_is_missing(domain: Domain) -> None:
+    nothing = replace(domain.query, paths=(), pids=np.zeros(0, np.int64), cams=np.zeros(0, np.int64))
+    assert why_unscored(domain) == ""
+    bare = replace(domain, query=nothing, gallery=nothing)
+    assert why_unscored(bare).startswith("not scored: tiny has no query and gallery images; ")
+    assert "has no gallery images" in why_unscored(replace(domain, gallery=nothing))
 
 
 def test_unknown_protocol_and_missing_test_images_are_refused(domain: Domain) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -25,7 +26,7 @@ T = TypeVar("T")
 
 
 class Stopper:
-    """A reporter that interrupts the run when a line begins with some text."""
+    """A reporter that interrupts the run when a line holds some text."""
 
     def __init__(self, text: str = "\0") -> None:
         self.text = text
@@ -33,7 +34,7 @@ class Stopper:
 
     def log(self, message: str) -> None:
         self.lines.append(message)
-        if message.startswith(self.text):
+        if self.text in message:
             raise KeyboardInterrupt
 
     def progress(self, items: Iterable[T], description: str, total: int | None) -> Iterable[T]:
@@ -56,14 +57,14 @@ def test_run_leaves_its_record_recipe_log_and_model(job: Job) -> None:
     record, folder, finished = one(job)
     assert not finished
     assert {path.name for path in folder.iterdir()} == {
-        ".lock", "record.json", "recipe.yaml", "log.txt", "adapted.safetensors"
+        ".lock", "record.json", "recipe.yaml", "log.txt", "adapted.safetensors", "ranked.json", "report.html"
     }  # fmt: skip
     assert [row.name for row in record.rows] == [SOURCE_ONLY, "tiny"]
     assert record.rows[0].facts["target images used"] == "none"
     assert record.rows[1].facts["number of clusters given"] == 5
     assert record.rows[1].facts["camera ids used"] is False
     assert [entry["step"] for entry in record.curve] == [1, 2]
-    assert record.curve[-1]["mean_ap"] == record.adapted.scores.mean_ap
+    assert record.curve[-1]["mean_ap"] == record.adapted.scored.mean_ap
     assert {"nmi", "ari", "pair_f1"} <= record.curve[0].keys()
     assert len(record.history) == 2
     assert record.validation.keys() == {"mean_ap", "rank1"}
@@ -78,9 +79,9 @@ def test_finished_run_is_found_and_equal(job: Job) -> None:
     assert finished
     assert same_folder == folder
     assert (folder / "record.json").read_bytes() == before
-    assert again.adapted.scores.mean_ap == record.adapted.scores.mean_ap
+    assert again.adapted.scored.mean_ap == record.adapted.scored.mean_ap
     assert np.array_equal(
-        again.adapted.scores.average_precision, record.adapted.scores.average_precision, equal_nan=True
+        again.adapted.scored.average_precision, record.adapted.scored.average_precision, equal_nan=True
     )
 
 
@@ -106,7 +107,7 @@ def test_another_seed_or_option_is_another_run(job: Job) -> None:
     assert len(list((job.out / "sources").iterdir())) == 2  # one per seed: options of adapt do not touch it
 
 
-@pytest.mark.parametrize("line", ["pretrained on alpha", "PUL: round 1", "PUL: round 2", "audit"])
+@pytest.mark.parametrize("line", ["pretrained on alpha", "PUL: round 1", "PUL: round 2", "scored afterwards"])
 def test_interrupted_run_goes_on_to_the_same_weights(job: Job, tmp_path: Path, line: str) -> None:
     with pytest.raises(KeyboardInterrupt):
         one(job, reporter=Stopper(line))
@@ -116,6 +117,30 @@ def test_interrupted_run_goes_on_to_the_same_weights(job: Job, tmp_path: Path, l
     assert (folder / "adapted.safetensors").read_bytes() == (other / "adapted.safetensors").read_bytes()
     assert record.history == whole.history
     assert record.curve == whole.curve
+
+
+@pytest.mark.parametrize("write", [1, 3, 5, 8])
+def test_run_on_a_full_disk_loses_nothing_and_goes_on_once_there_is_room(
+    job: Job, tmp_path: Path, write: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, other, _ = one(replace(job, out=tmp_path / "whole"))
+    flush, left = os.fsync, write
+
+    def full(descriptor: int) -> None:
+        nonlocal left
+        left -= 1
+        if left <= 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        flush(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("uda_reid.training.checkpoint.os.fsync", full)
+        with pytest.raises(CheckpointError, match=r"^.* cannot be written \(No space left on device\); make room .*$"):
+            one(job)
+    assert list(job.out.rglob("*.tmp")) == []
+    record, folder, _ = one(job)
+    assert (folder / "adapted.safetensors").read_bytes() == (other / "adapted.safetensors").read_bytes()
+    assert (record.history, record.curve) == (whole.history, whole.curve)
 
 
 def test_source_model_is_trained_once(job: Job) -> None:
@@ -146,7 +171,7 @@ def test_saved_model_scores_as_the_record_says(job: Job) -> None:
     record, folder, _ = one(job)
     for checkpoint in (folder, folder / "adapted", folder / "adapted.safetensors"):
         scores = score_checkpoint(checkpoint, "beta", data=job.data)
-        assert scores.scores.mean_ap == record.adapted.scores.mean_ap
+        assert scores.scored.mean_ap == record.adapted.scored.mean_ap
         assert scores.facts["number of clusters given"] == 5
 
 
@@ -212,8 +237,8 @@ def test_built_in_scenes_have_a_gap_and_pul_closes_a_part_of_it(
     start, bound = record.row(SOURCE_ONLY), record.row(BOUND)
     assert start is not None and bound is not None
     assert record.profile == "scenes"
-    assert start.scores.mean_ap < 0.7 * bound.scores.mean_ap
-    assert record.adapted.scores.mean_ap > start.scores.mean_ap + 0.02
+    assert start.scored.mean_ap < 0.7 * bound.scored.mean_ap
+    assert record.adapted.scored.mean_ap > start.scored.mean_ap + 0.02
 
 
 @pytest.mark.slow  # about a minute: starts the program eight times and kills it seven times

@@ -14,6 +14,7 @@ from uda_reid.data.scenes import SCENES, ensure
 from uda_reid.errors import RecipeError
 from uda_reid.evaluation import check_protocol
 from uda_reid.models.encoder import find_weights
+from uda_reid.pretraining import check_identities
 from uda_reid.recipe import choose_profile, load, resolved
 from uda_reid.report import BOUND, SOURCE_ONLY, Facts
 from uda_reid.run import Reporter, Run, Silent
@@ -41,6 +42,7 @@ class Job:
         weights: folder with weights files, looked into before the usual places.
         bound: also train and score the supervised bound.
         protocol: evaluation protocol (`evaluation.Evaluator`).
+        pictures: show the target's images in the report.
         command: the command line, for the record.
     """
 
@@ -58,6 +60,7 @@ class Job:
     weights: Path | None = None
     bound: bool = False
     protocol: str = "auto"
+    pictures: bool = True
     command: str = ""
 
 
@@ -94,12 +97,17 @@ class Prepared:
         self.device = pick_device(job.device)
         self.source = open_domain(job.source, job.data, reporter=reporter)
         self.target = self.source if job.target is None else open_domain(job.target, job.data, reporter=reporter)
+        check_identities(self.source)
+        if job.bound and not (self.target.labelled and len(self.target.query) and len(self.target.gallery)):
+            needs = "training images with identities, queries and a gallery"
+            raise RecipeError(f"--bound needs a target with {needs}, and {self.target.name} lacks some; leave it out")
         images = len(self.target.train)
         built_in = is_scene(self.source) and is_scene(self.target)
         profile = choose_profile(job.profile, built_in=built_in, target_images=images)
         clusters_for = None if job.target is None else images
         self.recipe = load(job.recipe, profile=profile, settings=job.settings, target_images=clusters_for)
-        self.listings = {domain.root: listing(domain) for domain in (self.source, self.target)}
+        # By name too: protocols of one data set share its folder.
+        self.listings = {(domain.root, domain.name): listing(domain) for domain in (self.source, self.target)}
         self.folders = (job.weights, job.data / "weights") if job.weights else (job.data / "weights",)
         self.weights = find_weights(self.recipe.encoder, self.folders)
 
@@ -116,17 +124,20 @@ class Prepared:
     def source_folder(self, domain: Domain) -> Path:
         """Return where the model trained with labels on `domain` lives: the same for every strategy and target."""
         options = resolved(self.recipe)
-        identity = self._digest({"data": self.listings[domain.root]}, {"encoder", "pretrain"}, options)
+        identity = self._digest({"data": self._listing(domain)}, {"encoder", "pretrain"}, options)
         return self.job.out / "sources" / f"{domain.name}-s{self.job.seed}-{identity}"
 
     def run_folder(self) -> Path:
         """Return this job's own folder, named by everything that its numbers depend on."""
-        domains = {"source": self.listings[self.source.root], "target": self.listings[self.target.root]}
+        domains = {"source": self._listing(self.source), "target": self._listing(self.target)}
         options = resolved(self.recipe)
         keys = options.keys() - {"name", "notes", "paper", "fidelity"}
         identity = self._digest({**domains, "protocol": self.job.protocol}, keys, options)
         names = f"{self.recipe.name}-{self.source.name}-{self.target.name}-s{self.job.seed}-{identity}"
         return self.job.out / names
+
+    def _listing(self, domain: Domain) -> str:
+        return self.listings[domain.root, domain.name]
 
     def _digest(self, content: Mapping[str, Any], keys: Iterable[str], options: Mapping[str, Any]) -> str:
         return digest_of(

@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from filelock import FileLock, Timeout
-from torch import Tensor, nn
 
 from uda_reid import __version__
-from uda_reid.data.images import Photographs, target_order, unlabelled
+from uda_reid.auditor import score_snapshots, snapshots
+from uda_reid.data.images import Photographs, unlabelled
 from uda_reid.errors import CheckpointError, DataError, RecipeError
-from uda_reid.evaluation import Evaluator, check_protocol
-from uda_reid.job import Job, Prepared, open_domain
-from uda_reid.ops.quality import audit
+from uda_reid.evaluation import Evaluator, check_protocol, why_unscored
+from uda_reid.job import Job, Prepared, is_scene, open_domain
 from uda_reid.pretraining import pretrain, validate
 from uda_reid.recipe import resolved, to_yaml
-from uda_reid.report import BOUND, SOURCE_ONLY, Record, Row, write
+from uda_reid.report import (
+    BOUND,
+    LISTS,
+    PAGE,
+    RECORD,
+    SOURCE_ONLY,
+    Record,
+    Row,
+    collect,
+    rebuild,
+    write,
+    write_lists,
+)
 from uda_reid.report import read as read_record
 from uda_reid.run import Reporter, Run, Silent
-from uda_reid.training.checkpoint import CheckpointFolder, load_encoder, load_facts, replace_file, save_encoder
+from uda_reid.training.checkpoint import load_encoder, load_facts, replace_file, save_encoder
 from uda_reid.training.devices import environment, pick_device, use_threads
-from uda_reid.types import Domain, Encoder, Source
+from uda_reid.types import Domain, Source
 
 T = TypeVar("T")
 
@@ -50,14 +60,18 @@ def one(job: Job, *, reporter: Reporter | None = None) -> tuple[Record, Path, bo
     folder = prepared.run_folder()
     make_folder(folder)
     with _locked(folder):
-        found = folder / "record.json"
+        found = folder / RECORD
         finished = found.is_file() and (folder / "adapted.safetensors").is_file()
         logged = Logged(prepared.reporter, folder / "log.txt")
         record = read_record(found) if finished else _work(prepared, folder, logged)
+        changed = not finished
         if job.bound and record.row(BOUND) is None:
             evaluator = Evaluator(prepared.target, job.protocol, prepared.run(folder / "state"))
             record = record.with_row(_bound(prepared, evaluator, logged), command=job.command)
             write(record, found)
+            changed = True
+        if changed or not (folder / PAGE).is_file():
+            rebuild(folder, pictures=job.pictures)
         for leftover in ("state", "probes"):
             shutil.rmtree(folder / leftover, ignore_errors=True)
     return record, folder, finished
@@ -70,23 +84,30 @@ def _work(prepared: Prepared, folder: Path, reporter: Reporter) -> Record:
     for note in recipe.notes:
         reporter.log(f"note: {note}")
     clock = Clock()
-    run = replace(prepared.run(folder / "state", reporter), prober=_snapshots(folder / "probes"))
-    evaluator = Evaluator(target, job.protocol, run)
+    run = prepared.run(folder / "state", reporter)
+    unscored = why_unscored(target)
+    if unscored:
+        evaluator = None
+        reporter.log(unscored)
+    else:
+        evaluator = Evaluator(target, job.protocol, run)
+        run = replace(run, prober=snapshots(folder / "probes"))
     check_images(prepared, evaluator)
     clock.lap("images")
     source = train_source(prepared, prepared.source, reporter)
     validation = validate(source, run=run)
     clock.lap("pretrain")
     facts = prepared.facts(source)
-    before = Row(SOURCE_ONLY, evaluator.score(source.encoder), facts)
+    before = Row(SOURCE_ONLY, evaluator.score(source.encoder) if evaluator else None, facts)
     clock.lap("evaluate")
     result = recipe.strategy.adapt(source, unlabelled(target), run=run)
     clock.lap("adapt")
-    after = Row(recipe.name, evaluator.score(result.encoder), {**facts, **result.facts})
+    after = Row(recipe.name, evaluator.score(result.encoder) if evaluator else None, {**facts, **result.facts})
     origin = {"recipe": recipe.name, "adapted to": target.name, "profile": recipe.profile, "seed": job.seed}
     save_encoder(folder / "adapted.safetensors", result.encoder, facts={**after.facts, **origin})
-    curve = _audit(folder / "probes", result.encoder, evaluator, reporter)
+    curve = score_snapshots(folder / "probes", result.encoder, evaluator, reporter) if evaluator else ()
     clock.lap("evaluate")
+    trained = prepared.run(prepared.source_folder(prepared.source)).restore("pretrain")
     notes = (f"{domain.name}: {note}" for domain in (prepared.source, target) for note in domain.notes)
     record = Record(
         command=job.command,
@@ -103,8 +124,14 @@ def _work(prepared: Prepared, folder: Path, reporter: Reporter) -> Record:
         seconds=clock.seconds,
         environment=environment(prepared.device),
         notes=(*recipe.notes, *notes),
+        unscored=unscored,
+        pretraining=tuple(trained["history"] if trained else ()),
     )
-    write(record, folder / "record.json")
+    if evaluator:
+        photographs = not is_scene(target)
+        lists = collect(record, evaluator, source.encoder, result.encoder, photographs=photographs)
+        write_lists(lists, folder / LISTS)
+    write(record, folder / RECORD)
     return record
 
 
@@ -170,50 +197,23 @@ def _bound(prepared: Prepared, evaluator: Evaluator, reporter: Reporter) -> Row:
     return Row(BOUND, evaluator.score(source.encoder), facts)
 
 
-def check_images(prepared: Prepared, evaluator: Evaluator) -> None:
-    """Decode every image of the target once, so that a broken file is found before the training and not after.
+def check_images(prepared: Prepared, evaluator: Evaluator | None) -> None:
+    """Decode every image of the target once, so that broken files are found before the training and not after.
 
     Raises:
-        DataError: an image cannot be decoded.
+        DataError: images cannot be decoded; the first of every split is named, the others are counted.
     """
     size = prepared.recipe.encoder.height, prepared.recipe.encoder.width
     # Looked at and not kept: `unlabelled` decodes them again, into a cache of its own.
-    target = Photographs(prepared.target.train, name=f"{prepared.target.name} train", cache_bytes=0)
-    for images in (target, evaluator.query, evaluator.gallery):  # `pretrain` looks at the source's
-        images.preload(*size, progress=prepared.reporter.progress)
-
-
-def _snapshots(folder: Path) -> Callable[[nn.Module, int, Tensor | None], None]:
-    """Return a probe that keeps every snapshot in `folder`, for the auditor."""
-    store = CheckpointFolder(folder)
-
-    def keep(encoder: nn.Module, step: int, pseudo_labels: Tensor | None) -> None:
-        state: dict[str, Any] = {"step": step, "encoder": encoder.state_dict()}
-        if pseudo_labels is not None:
-            state["pseudo_labels"] = pseudo_labels
-        store.save(f"step-{step:05d}", state)
-
-    return keep
-
-
-def _audit(folder: Path, adapted: Encoder, evaluator: Evaluator, reporter: Reporter) -> tuple[Mapping[str, float], ...]:
-    """Score the snapshots of the probe on the target's test labels, now that adaptation is over."""
-    curve: list[Mapping[str, float]] = []
-    encoder, store = copy.deepcopy(adapted), CheckpointFolder(folder)
-    pids = evaluator.domain.train.pids
-    pids = pids[target_order(len(pids)).numpy()]
-    for file in sorted(folder.glob("step-*.safetensors")):
-        state = store.restore(file.stem)
-        if state is None:
-            continue
-        encoder.load_state_dict(state["encoder"])
-        scores = evaluator.score(encoder)
-        entry = {"step": float(state["step"]), "mean_ap": scores.mean_ap, "rank1": scores.cmc[1]}
-        if "pseudo_labels" in state:
-            entry |= audit(state["pseudo_labels"].numpy(), pids)
-        reporter.log("audit: " + ", ".join(f"{name} {value:.3f}" for name, value in entry.items()))
-        curve.append(entry)
-    return tuple(curve)
+    train = Photographs(prepared.target.train, name=f"{prepared.target.name} train", cache_bytes=0)
+    failures = []
+    for images in (train, evaluator.query, evaluator.gallery) if evaluator else (train,):  # `pretrain` does the source
+        try:
+            images.preload(*size, progress=prepared.reporter.progress)
+        except DataError as error:
+            failures.append(str(error))
+    if failures:
+        raise DataError("; ".join(failures))
 
 
 class Logged:

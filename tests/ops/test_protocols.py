@@ -64,3 +64,16 @@ def test_unknown_protocol_is_refused_with_the_known_ones() -> None:
 def test_bad_labels_are_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         check_labels(**{**GOOD, **change})
+
+
+def test_answerable_queries_have_a_match_that_is_not_removed() -> None:
+    pids, cams = [1, 2, 3, 4] * 40, [1, 1, 2, 2] * 40
+    gallery_pids, gallery_cams = [1, 2, 2, 3, -1, 0], [1, 1, 2, 2, 1, 1]
+    expected = {
+        "market": [False, True, False, False],
+        "cross-camera": [False, True, False, False],
+        "any-camera": [True, True, True, False],
+    }
+    for protocol, answers in expected.items():
+        labels = check_labels(pids, gallery_pids, cams, gallery_cams, protocol=protocol)
+        assert labels.answerable().tolist() == answers * 40

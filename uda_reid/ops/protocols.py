@@ -28,6 +28,8 @@ PROTOCOLS: Mapping[str, str] = MappingProxyType(
 
 IdsLike = Ids | Tensor | Sequence[int]
 
+_BLOCK = 64  # queries that are compared with the gallery's labels at once
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -47,6 +49,12 @@ class Labels:
             own_camera = self.query_cams[rows, None] == self.gallery_cams[None, :]
             removed = removed | (own_camera & same if self.protocol == "market" else own_camera)
         return same & ~removed, removed
+
+    def answerable(self) -> Tensor:
+        """Return which queries have a match that is not removed: (Q,) bool."""
+        queries = len(self.query_pids)
+        blocks = (slice(start, start + _BLOCK) for start in range(0, queries, _BLOCK))
+        return torch.cat([self.masks(rows)[0].any(dim=1) for rows in blocks])
 
 
 def check_labels(

@@ -1,47 +1,58 @@
-"""Records of runs, and how they are shown: what was measured, how, and with which knowledge."""
+"""What is kept of a finished run: its models and scores, their ledgers, curves and surroundings; as JSON on disk."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
-from uda_reid.errors import CheckpointError
+from uda_reid.errors import CheckpointError, DataError
 from uda_reid.training.checkpoint import replace_file
 from uda_reid.types import Scores
 
 SOURCE_ONLY, BOUND = "source-only", "supervised"
 FORMAT = 1
-"""Raised when a field of the record changes its meaning."""
-
-DEFINITIONS = {
-    "mAP": "mean over counted queries of the trapezoid average precision (Market-1501 code)",
-    "mAP step": "the same by the step rule (torchreid, fast-reid, OpenUnReID); never lower than the trapezoid",
-    "rank-k": "share of counted queries with a match among the first k images that are not removed (CMC)",
-    "mINP": "mean inverse negative penalty: matches / rank of the last match",
-}
-
+"""Raised when a field of the record changes its meaning; a new field with a default changes none."""
+DIRECT = "source_only"
+"""The strategy that adapts nothing: its row repeats the source-only one and is not shown."""
+FEW = 50
+"""Below so many counted queries one query moves rank-1 by more than two points, and a reader is told so."""
 
 Facts = Mapping[str, str | int | float | bool]
 """A supervision ledger: what a model knew, and how it was chosen."""
+Numbers = Mapping[str, float]
+"""What was measured at one step; NaN where a number does not exist."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: a model, how it scored on the target, and what it knew."""
+    """One line of a table: a model, how it scored on the target, and what it knew.
+
+    Args:
+        name: what the model is called.
+        scores: how it scored; None where the target has nothing to score on.
+        facts: its supervision ledger.
+    """
 
     name: str
-    scores: Scores
+    scores: Scores | None
     facts: Facts
+
+    @property
+    def scored(self) -> Scores:
+        """The scores, for those who need them.
+
+        Raises:
+            DataError: nothing was scored.
+        """
+        if self.scores is None:
+            raise DataError(f"{self.name} was not scored: the target has nothing to score on")
+        return self.scores
 
 
 @dataclass(frozen=True)
@@ -63,6 +74,8 @@ class Record:
         seconds: wall time by stage, of the process that finished the run; a stage found finished takes none.
         environment: versions, threads, device, processor.
         notes: what was unusual, one line each.
+        unscored: why nothing was scored, in one line; empty where the rows have scores.
+        pretraining: losses of the source training, per epoch.
     """
 
     command: str
@@ -73,21 +86,45 @@ class Record:
     profile: str
     recipe: Mapping[str, Any]
     rows: tuple[Row, ...]
-    validation: Mapping[str, float]
-    history: tuple[Mapping[str, float], ...]
-    curve: tuple[Mapping[str, float], ...]
-    seconds: Mapping[str, float]
+    validation: Numbers
+    history: tuple[Numbers, ...]
+    curve: tuple[Numbers, ...]
+    seconds: Numbers
     environment: Mapping[str, str | int]
     notes: tuple[str, ...] = ()
+    unscored: str = ""
+    pretraining: tuple[Numbers, ...] = ()
 
     def row(self, name: str) -> Row | None:
         """Return the row called `name`, or None."""
         return next((row for row in self.rows if row.name == name), None)
 
     @property
+    def start(self) -> Row:
+        """The row of the source model as it is."""
+        return self.rows[0]
+
+    @property
     def adapted(self) -> Row:
         """The row of the adapted model."""
         return self.rows[1]
+
+    @property
+    def direct(self) -> bool:
+        """Whether the recipe adapts nothing, so that the adapted row repeats the source-only one."""
+        return self.recipe.get("strategy") == DIRECT
+
+    @property
+    def shown(self) -> tuple[Row, ...]:
+        """The rows that differ: all, or all but the adapted one where nothing was adapted."""
+        return (self.start, *self.rows[2:]) if self.direct else self.rows
+
+    @property
+    def compared(self) -> tuple[Scores, Scores] | None:
+        """The scores before and after adaptation; None where nothing was scored or nothing was adapted."""
+        if self.direct or self.start.scores is None or self.adapted.scores is None:
+            return None
+        return self.start.scores, self.adapted.scores
 
     def with_row(self, row: Row, *, command: str) -> Record:
         """Return the record with one row more, and the command that made it."""
@@ -96,10 +133,25 @@ class Record:
 
 def gap_closed(record: Record) -> float | None:
     """Return (adapted - source-only) / (bound - source-only) in mAP; None where the denominator is under 2 points."""
-    start, bound = record.row(SOURCE_ONLY), record.row(BOUND)
-    if start is None or bound is None or not bound.scores.mean_ap - start.scores.mean_ap >= 0.02:  # NaN too
+    found = [None if row is None else row.scores for row in (record.start, record.adapted, record.row(BOUND))]
+    start, adapted, bound = found
+    if start is None or adapted is None or bound is None or not bound.mean_ap - start.mean_ap >= 0.02:  # NaN too
         return None
-    return (record.adapted.scores.mean_ap - start.scores.mean_ap) / (bound.scores.mean_ap - start.scores.mean_ap)
+    return (adapted.mean_ap - start.mean_ap) / (bound.mean_ap - start.mean_ap)
+
+
+def remarks(record: Record) -> tuple[str, ...]:
+    """Return what a reader must know before believing the numbers, one line each."""
+    lines = []
+    if record.source == record.target:
+        lines.append(f"source and target are the same data set ({record.target}): nothing was carried anywhere")
+    counted = 0 if record.start.scores is None else record.start.scores.counted
+    if 0 < counted < FEW:
+        lines.append(
+            f"only {counted} counted {'query' if counted == 1 else 'queries'}: the numbers are coarse "
+            f"(one query = {100 / counted:.1f} points of rank-1)"
+        )
+    return tuple(lines)
 
 
 def to_json(record: Record) -> str:
@@ -107,9 +159,9 @@ def to_json(record: Record) -> str:
     return json.dumps({"format": FORMAT, **_plain(asdict(record))}, indent=1, allow_nan=False) + "\n"
 
 
-def scores_json(scores: Scores) -> str:
-    """Return scores as JSON text."""
-    return json.dumps(_plain(asdict(scores)), indent=1, allow_nan=False) + "\n"
+def scores_json(scores: Scores | None) -> str:
+    """Return scores as JSON text; null where nothing was scored."""
+    return json.dumps(_plain(None if scores is None else asdict(scores)), indent=1, allow_nan=False) + "\n"
 
 
 def write(record: Record, path: Path) -> None:
@@ -128,18 +180,32 @@ def read(path: Path) -> Record:
         if data.pop("format") != FORMAT:
             raise ValueError("another format")
         rows = tuple(Row(row["name"], _scores(row["scores"]), row["facts"]) for row in data.pop("rows"))
-        values = {field.name: data[field.name] for field in fields(Record) if field.name != "rows"}
-        if len(rows) < 2 or not all({1, 5, 10} <= row.scores.cmc.keys() for row in rows) or not data["recipe"]["name"]:
-            raise ValueError("rows or ranks are missing")
+        values = {
+            field.name: data[field.name]
+            for field in fields(Record)
+            if field.name != "rows" and (field.name in data or field.default is MISSING)
+        }
+        if len(rows) < 2 or not data["recipe"]["name"]:
+            raise ValueError("rows are missing")
+        if not all(row.scores is None or {1, 5, 10} <= row.scores.cmc.keys() for row in rows):
+            raise ValueError("ranks are missing")
+        for name in ("history", "curve", "pretraining"):
+            values[name] = tuple(map(_numbers, values.get(name, ())))
+        values["validation"] = _numbers(values["validation"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path}: is not a record of this version of uda_reid ({error}); run with a new --out"
         ) from error
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    return Record(rows=rows, **values)
+    return Record(rows=rows, **{**values, "notes": tuple(values.get("notes", ()))})
 
 
-def _scores(data: dict[str, Any]) -> Scores:
+def _numbers(data: Mapping[str, float | None]) -> Numbers:
+    return {name: math.nan if value is None else value for name, value in data.items()}
+
+
+def _scores(data: dict[str, Any] | None) -> Scores | None:
+    if data is None:
+        return None
     data["cmc"] = {int(rank): share for rank, share in data["cmc"].items()}
     data["average_precision"] = np.array([math.nan if ap is None else ap for ap in data["average_precision"]])
     data["mean_ap"], data["mean_ap_step"], data["mean_inp"] = (
@@ -158,82 +224,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def show(record: Record) -> RenderableType:
-    """Return the table of a run with its gain and its supervision ledger, for a terminal."""
-    title = f"{record.source} -> {record.target}, {record.recipe['name']}, profile {record.profile}, seed {record.seed}"
-    fidelity = f"fidelity of the recipe in profile paper: {record.recipe['fidelity']} ({record.recipe['paper']})"
-    notes = (fidelity, *(f"note: {note}" for note in record.notes))
-    gain = Text(_gain(record), style="bold")
-    return Group(scores_table(title, record.rows), gain, _ledger(record.rows), _footnotes(record.rows, notes))
-
-
-def show_row(title: str, row: Row) -> RenderableType:
-    """Return the table of one scored model with its ledger, for a terminal."""
-    return Group(scores_table(title, [row]), _ledger([row]), _footnotes([row], ()))
-
-
-def _percent(value: float) -> str:
-    return "n/a" if math.isnan(value) else f"{100 * value:.1f}"
-
-
-def scores_table(title: str, rows: Sequence[Row]) -> Table:
-    """Return a table of rows, in percent."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("model", no_wrap=True)
-    for column in ("mAP", "rank-1", "rank-5", "rank-10", "mINP", "mAP step", "queries", "skipped"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for row in rows:
-        scores = row.scores
-        values = [
-            scores.mean_ap,
-            *(scores.cmc[rank] for rank in (1, 5, 10)),
-            scores.mean_inp,
-            scores.mean_ap_step,
-        ]
-        table.add_row(row.name, *map(_percent, values), str(scores.counted), str(scores.skipped))
-    return table
-
-
-def _gain(record: Record) -> str:
-    start = record.row(SOURCE_ONLY)
-    if start is None:
-        return ""
-    before, after = start.scores, record.adapted.scores
-    gained = after.mean_ap - before.mean_ap
-    line = (
-        f"gain: {'n/a' if math.isnan(gained) else f'{100 * gained:+.1f}'} mAP, "
-        f"{100 * (after.cmc[1] - before.cmc[1]):+.1f} rank-1 (points, one seed)"
-    )
-    if record.row(BOUND) is not None:
-        share = gap_closed(record)
-        line += f"; share of the gap to the bound closed: {'n/a' if share is None else f'{share:.0%}'}"
-    return line
-
-
-def _ledger(rows: Sequence[Row]) -> Table:
-    table = Table(
-        title="supervision ledger", title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
-    table.add_column("")
-    for row in rows:
-        table.add_column(row.name)
-    for key in dict.fromkeys(key for row in rows for key in row.facts):
-        table.add_row(key, *(_fact(row.facts.get(key)) for row in rows))
-    return table
-
-
-def _fact(value: str | int | float | bool | None) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "-" if value is None else str(value)
-
-
-def _footnotes(rows: Sequence[Row], notes: Sequence[str]) -> Text:
-    lines = [f"{name}: {meaning}" for name, meaning in DEFINITIONS.items()]
-    lines.append(f"protocol {rows[0].scores.protocol}; skipped queries have no valid match and are in no mean")
-    tied = max(row.scores.ties for row in rows)
-    if tied:
-        lines.append(f"queries with equal distances that touch a match: {tied}; ties are broken by gallery order")
-    return Text("\n".join((*lines, *notes)), style="dim")

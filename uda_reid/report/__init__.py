@@ -1,0 +1,43 @@
+"""Records of runs, and how they are shown: what was measured, how, and with which knowledge."""
+
+from __future__ import annotations
+
+from uda_reid.report.lists import Lists, collect, read_lists, write_lists
+from uda_reid.report.page import LISTS, PAGE, RECORD, rebuild, write_page
+from uda_reid.report.records import (
+    BOUND,
+    SOURCE_ONLY,
+    Facts,
+    Record,
+    Row,
+    gap_closed,
+    read,
+    scores_json,
+    to_json,
+    write,
+)
+from uda_reid.report.tables import show, show_row
+
+__all__ = [
+    "BOUND",
+    "LISTS",
+    "PAGE",
+    "RECORD",
+    "SOURCE_ONLY",
+    "Facts",
+    "Lists",
+    "Record",
+    "Row",
+    "collect",
+    "gap_closed",
+    "read",
+    "read_lists",
+    "rebuild",
+    "scores_json",
+    "show",
+    "show_row",
+    "to_json",
+    "write",
+    "write_lists",
+    "write_page",
+]

@@ -1,0 +1,181 @@
+"""Ranked lists before and after adaptation: which queries are shown, and `ranked.json`, which keeps what they found."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from uda_reid.errors import CheckpointError
+from uda_reid.evaluation import Evaluator, RankedList
+from uda_reid.report.records import Record
+from uda_reid.training.checkpoint import replace_file
+from uda_reid.types import Encoder, Split
+
+FORMAT = 1
+SHOWN, EXTREME = 12, 4
+"""How many queries are shown, and at most how many of them because they improved (or worsened) most."""
+IMPROVED, WORSENED, SPREAD = "improved", "worsened", "spread"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image of a split: its file, relative to the domain's folder where it lies in it, and its camera if known."""
+
+    path: str
+    cam: int | None
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One place of a ranked list."""
+
+    picture: Picture
+    right: bool
+    distance: float
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query with what was found for it; `before` is empty where nothing was adapted."""
+
+    row: int
+    picture: Picture
+    why: str
+    ap_before: float
+    ap_after: float
+    before: tuple[Hit, ...]
+    after: tuple[Hit, ...]
+
+
+@dataclass(frozen=True)
+class Lists:
+    """The ranked lists of a run.
+
+    Args:
+        root: the target's folder.
+        photographs: whether the images show real people.
+        counted: from how many queries the shown ones were chosen.
+        queries: the chosen ones, by the reason they were chosen for.
+    """
+
+    root: str
+    photographs: bool
+    counted: int
+    queries: tuple[Query, ...]
+
+
+def choose(
+    before: npt.NDArray[np.float64], after: npt.NDArray[np.float64], *, shown: int = SHOWN, extreme: int = EXTREME
+) -> tuple[tuple[int, str], ...]:
+    """Choose queries to show by a fixed rule, so that nobody's taste and no chance does.
+
+    Up to `extreme` whose average precision rose most, up to `extreme` whose fell most, and of the others as many as
+    are missing, at even steps from the highest to the lowest average precision after adaptation; the first of equals
+    is the query in the earlier row.
+
+    Args:
+        before: (Q,) average precision, NaN where a query is not counted.
+        after: (Q,) the same after adaptation.
+        shown: how many queries to choose at most.
+        extreme: how many of them for having improved (worsened) most, at most.
+
+    Returns:
+        Rows and reasons: the improved first, then the worsened, then the spread ones.
+
+    >>> choose(np.array([0.5, 0.5, 0.5, 0.2]), np.array([0.4, 0.9, 0.5, 0.2]), extreme=1)
+    ((1, 'improved'), (0, 'worsened'), (2, 'spread'), (3, 'spread'))
+    """
+    change = after - before
+    counted = np.flatnonzero(np.isfinite(change)).tolist()
+    improved = sorted((row for row in counted if change[row] > 0), key=lambda row: -change[row])[:extreme]
+    worsened = sorted((row for row in counted if change[row] < 0), key=lambda row: change[row])[:extreme]
+    extremes = {*improved, *worsened}
+    others = sorted((row for row in counted if row not in extremes), key=lambda row: -after[row])
+    number = min(max(shown - len(extremes), 0), len(others))
+    spread = [others[(2 * step + 1) * len(others) // (2 * number)] for step in range(number)]
+    reasons = ((improved, IMPROVED), (worsened, WORSENED), (spread, SPREAD))
+    return tuple((row, why) for rows, why in reasons for row in rows)
+
+
+def collect(record: Record, evaluator: Evaluator, before: Encoder, after: Encoder, *, photographs: bool) -> Lists:
+    """Rank the gallery for some queries with the models before and after adaptation.
+
+    Args:
+        record: the run; its scores decide which queries are shown.
+        evaluator: what scored it.
+        before: the source model.
+        after: the adapted model.
+        photographs: whether the target's images show real people; False for a drawn scene.
+
+    Returns:
+        The lists; without queries where the protocol gives no average precision or nothing was scored.
+    """
+    root, scores = Path(os.path.abspath(evaluator.domain.root)), (record.start.scores, record.adapted.scores)  # noqa: PTH100
+    if scores[0] is None or scores[1] is None:
+        return Lists(str(root), photographs, 0, ())
+    precision = scores[0].average_precision, scores[1].average_precision
+    chosen = choose(*precision)
+    rows = [row for row, _ in chosen]
+    found = [() if record.direct else evaluator.ranked(before, rows), evaluator.ranked(after, rows)]
+    split, gallery = evaluator.domain.query, evaluator.domain.gallery
+
+    def hits(lists: Sequence[RankedList], place: int) -> tuple[Hit, ...]:
+        if not lists:
+            return ()
+        entries = zip(lists[place].gallery, lists[place].right, lists[place].distances, strict=True)
+        return tuple(Hit(_picture(gallery, row, root), right, round(distance, 4)) for row, right, distance in entries)
+
+    queries = []
+    for place, (row, why) in enumerate(chosen):
+        aps = float(precision[0][row]), float(precision[1][row])
+        queries.append(Query(row, _picture(split, row, root), why, *aps, hits(found[0], place), hits(found[1], place)))
+    return Lists(str(root), photographs, int(np.isfinite(precision[0] + precision[1]).sum()), tuple(queries))
+
+
+def _picture(split: Split, row: int, root: Path) -> Picture:
+    path = Path(os.path.abspath(split.paths[row]))  # noqa: PTH100 (a link keeps its name, unlike with resolve)
+    shown = path.relative_to(root) if path.is_relative_to(root) else path
+    return Picture(shown.as_posix(), None if split.cams is None else int(split.cams[row]))
+
+
+def write_lists(lists: Lists, path: Path) -> None:
+    """Write ranked lists as JSON, whole or not at all."""
+    data = {"format": FORMAT, **asdict(lists)}
+    replace_file(path, (json.dumps(data, indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_lists(path: Path) -> Lists:
+    """Read ranked lists.
+
+    Raises:
+        CheckpointError: the file is missing, or holds no ranked lists of this version.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["format"] != FORMAT:
+            raise ValueError("another format")
+        queries = tuple(_query(query) for query in data["queries"])
+        return Lists(str(data["root"]), bool(data["photographs"]), int(data["counted"]), queries)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path}: holds no ranked lists of this version of uda_reid ({error}); remove it to do without them"
+        ) from error
+
+
+def _query(data: dict[str, Any]) -> Query:
+    hits = {
+        name: tuple(Hit(Picture(**hit["picture"]), bool(hit["right"]), float(hit["distance"])) for hit in data[name])
+        for name in ("before", "after")
+    }
+    query = Query(**{**data, "picture": Picture(**data["picture"]), **hits})
+    if query.why not in (IMPROVED, WORSENED, SPREAD) or not math.isfinite(query.ap_before + query.ap_after):
+        raise ValueError("a query without reason or average precision")
+    return query
