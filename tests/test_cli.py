@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from uda_reid import __version__, cli
 from uda_reid.models.encoder import EncoderSpec, build
@@ -114,6 +115,9 @@ def spoilt(data: Path) -> Path:
     (data / "corrupt" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     with (data / "corrupt" / "manifest.csv").open("a") as file:
         file.write("whole.jpg,7,1,gallery\ncut.jpg,7,2,gallery\n")
+    (data / "unlabelled").mkdir()
+    for path in (data / "beta").glob("train_*.png"):
+        shutil.copy(path, data / "unlabelled")
     relabel(data / "single", lambda row: {**row, "identity": "3"} if row["split"] == "train" else row)
     relabel(data / "strangers", lambda row: {**row, "identity": row["identity"] + ("0" * (row["split"] == "query"))})
     (data / "typo.yaml").write_text("strategy: pul\nadapt: {cluster: 5}\npaper: x\nfidelity: text\n")
@@ -130,6 +134,8 @@ def spoilt(data: Path) -> Path:
         (["--tgt", "empty"], "empty: no images in it"),
         (["--tgt", "corrupt"], "cut.jpg: cannot be decoded (truncated): remove or replace it; 1 of 26 images"),
         (["--src", "single"], "single: 1 identity to train on; identification needs at least 2"),
+        (["--src", "unlabelled"], "unlabelled: its training images have no identities, so no source model"),
+        (["--tgt", "unlabelled", "--bound"], "--bound needs a target with training images with identities, queries"),
         (["--tgt", "strangers"], "none of the 6 queries has a match in the gallery under protocol 'market'"),
         (["--recipe", "pull"], "did you mean 'pul'"),
         (["--recipe", "typo.yaml"], "typo.yaml:2: adapt.cluster: unknown option; did you mean 'clusters'?"),
@@ -167,6 +173,26 @@ def test_bad_input_is_one_line_and_exit_code_2_before_any_training(
     assert last.startswith("error: ")
     assert message in last
     assert "Traceback" not in err
+
+
+def test_target_without_labels_is_adapted_to_and_the_output_says_why_nothing_is_scored(
+    base: list[str], spoilt: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    words = ("adapt", "--src", "alpha", "--tgt", "unlabelled", *base)
+    code, out, err = run(monkeypatch, capsys, *words)
+    assert code == 0, err
+    assert "not scored: unlabelled has no query and gallery images" in out
+    assert "supervision ledger" in out
+    assert "PUL: round 2/2" in err
+    folder = Path(out.split("run: ")[1].splitlines()[0])
+    assert "ot scored: unlabelled has no query and gallery" in (folder / "report.html").read_text()
+    # Its labels were never read: the same images with labels give the same weights.
+    code, labelled, _ = run(monkeypatch, capsys, "adapt", "--src", "alpha", "--tgt", "beta", *base)
+    beta = Path(labelled.split("run: ")[1].splitlines()[0])
+    ours, theirs = (load_file(place / "adapted.safetensors") for place in (folder, beta))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_target_without_cameras_is_scored_under_any_camera(

@@ -18,7 +18,7 @@ from uda_reid.models.heads import Classifier
 from uda_reid.pretraining import Pretrain, pretrain, rate, validate
 from uda_reid.run import Run
 from uda_reid.testing import HEIGHT, WIDTH, fingerprint, tiny_domain
-from uda_reid.types import Domain
+from uda_reid.types import UNKNOWN, Domain
 
 SPEC = EncoderSpec(backbone="resnet_tiny", height=HEIGHT, width=WIDTH, weights="none")
 QUICK = Pretrain(epochs=1, batch=8, instances=2, warmup=0, augmentation="none", validation=0.0)
@@ -135,6 +135,14 @@ def test_validation_of_a_perfect_encoder_is_perfect(domain: Domain) -> None:
 def test_one_identity_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="1 identity to train on; identification needs at least 2"):
         pretrain(tiny_domain(tmp_path, identities=1), QUICK, encoder=SPEC)
+
+
+def test_source_without_identities_is_refused_before_an_image_is_read(domain: Domain, tmp_path: Path) -> None:
+    absent = tuple(tmp_path / path.name for path in domain.train.paths)
+    train = replace(domain.train, paths=absent, pids=np.full(len(domain.train), UNKNOWN))
+    message = f"^{domain.root}: its training images have no identities, so no source model can be trained on them; "
+    with pytest.raises(DataError, match=message):
+        pretrain(replace(domain, train=train), QUICK, encoder=SPEC)
 
 
 def test_options_out_of_range_are_refused() -> None:

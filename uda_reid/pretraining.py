@@ -84,11 +84,7 @@ def pretrain(
     Raises:
         DataError: no identities or fewer than two to train on, or an unreadable image.
     """
-    if not domain.labelled:
-        raise DataError(
-            f"{domain.root}: its training images have no identities, so no source model can be trained on them; "
-            "adapt to it, or give the identities by a folder for each or in a manifest.csv"
-        )
+    check_identities(domain)
     images = Photographs(domain.train, name=f"{domain.name} train")
     # Every image, the held-out ones too, before any time is spent: a broken file is an error now and not hours later.
     images.preload(encoder.height, encoder.width, progress=run.progress)
@@ -120,6 +116,19 @@ def pretrain(
     )
     _fit(source, model, options, run)
     return source
+
+
+def check_identities(domain: Domain) -> None:
+    """Refuse a domain that nobody labelled as a source.
+
+    Raises:
+        DataError: its training images have no identities.
+    """
+    if not domain.labelled:
+        raise DataError(
+            f"{domain.root}: its training images have no identities, so no source model can be trained on them; "
+            "adapt to it, or give the identities by a folder for each or in a manifest.csv"
+        )
 
 
 def _renumber(pids: Ids, share: float, run: Run) -> tuple[Tensor, Tensor]:
