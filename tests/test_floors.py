@@ -31,21 +31,40 @@ FLOORS = {
     "pretraining": 6.5,
     "strategies": 7,
     "recipe": 8,
-    "report": 8,
+    "report.figures": 8,
+    "report.pictures": 8,
+    "report.records": 8,
+    "report.lists": 8.1,
+    "report.tables": 8.1,
+    "report.sections": 8.2,
+    "report.page": 8.3,
+    "report": 8.4,
     "testing": 8,
+    "auditor": 8,
+    "doctor.findings": 8.3,
+    "doctor.people": 8.4,
+    "doctor.pictures": 8.4,
+    "doctor": 8.5,
     "job": 8.5,
+    "embedding": 9,
     "pipeline": 9,
-    "cli": 10,
+    "cli.arguments": 10,
+    "cli.runs": 10.1,
+    "cli.data": 10.1,
+    "cli.names": 10.1,
+    "cli": 10.2,
     "__main__": 11,
     "": 11,
 }
 
 DOORS = {
     "torchvision": {"data.images", "models.encoder"},
-    "sklearn": {"ops.clustering", "ops.quality", "report"},
+    "sklearn": {"ops.clustering", "ops.quality"},
     "faiss": {"ops.clustering", "ops.neighbours"},
     "yaml": {"recipe"},
     "typer": {"cli"},
+    "jinja2": {"report.page"},
+    "h5py": {"data.layouts.cuhk03_mat"},
 }
 
 
@@ -121,7 +140,7 @@ def test_every_floor_is_lived_on() -> None:
 
 def test_every_test_file_mirrors_a_module() -> None:
     here = Path(__file__).parent
-    unmirrored = {"test_floors.py", "test_find.py"}
+    unmirrored = {"test_floors.py", "test_find.py", "test_docs.py"}
     for path in here.rglob("test_*.py"):
         if path.name in unmirrored:
             continue

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from PIL import ExifTags, Image, ImageFile
 from torch import Tensor
 
-from uda_reid.data.images import Photographs, images_of, photographs, target_order, unlabelled
+from uda_reid.data.images import Photographs, images_of, photographs, sizes, target_order, unlabelled
 from uda_reid.errors import DataError
 from uda_reid.types import Domain, Split
 
@@ -247,6 +248,33 @@ def test_preload_reads_real_market_files() -> None:
     images = Photographs(Split(paths, np.zeros(len(paths), np.int64), None))
     images.preload(64, 32)
     assert images.read(torch.arange(len(paths)), 64, 32).float().std() > 20
+
+
+# ---- sizes ------------------------------------------------------------
+
+
+def test_sizes_are_those_of_the_upright_images_and_errors_those_of_reading(tmp_path: Path) -> None:
+    split = folder_of(tmp_path, 20, suffix="jpg", size=(12, 20))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # stored lying
+    Image.new("RGB", (40, 30)).save(split.paths[3], exif=exif)
+    truncate(split.paths[7], 0.9)
+    split.paths[9].unlink()
+    calls: list[tuple[str, int | None]] = []
+
+    def progress(items: Iterable[Any], description: str, total: int | None) -> Iterable[Any]:
+        calls.append((description, total))
+        return items
+
+    found = list(sizes(split, name="yard", progress=progress))
+    assert calls == [("decoding yard", 20)]
+    errors = {row: str(size) for row, size in enumerate(found) if isinstance(size, DataError)}
+    assert set(errors) == {7, 9}
+    for row, message in errors.items():
+        with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
+            images_of(split).read(torch.tensor([row]), 20, 12)
+    assert found[3] == (40, 30)
+    assert {size for row, size in enumerate(found) if row not in (3, 7, 9)} == {(20, 12)}
 
 
 # ---- unlabelled ------------------------------------------------------------

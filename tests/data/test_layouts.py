@@ -4,17 +4,22 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.data.layouts.folders import TRAIN, cams, fault, manifest, market, mentions, names, touch
 from uda_reid.data.layouts import DATASETS, Counts, describe, listing, read
 from uda_reid.data.layouts.known import KnownDataset
+from uda_reid.data.layouts.market import MARKET
 from uda_reid.errors import DataError
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
 
 
-@pytest.mark.parametrize("known", DATASETS.values(), ids=DATASETS.keys())
+MARKET_LIKE = {name: known for name, known in DATASETS.items() if MARKET in known.layouts}
+
+
+@pytest.mark.parametrize("known", MARKET_LIKE.values(), ids=MARKET_LIKE.keys())
 def test_known_dataset_is_found_in_each_of_its_places_under_each_of_its_names(
     known: KnownDataset, tmp_path: Path
 ) -> None:
@@ -149,7 +154,9 @@ def test_listing_changes_with_any_file_or_label(tmp_path: Path) -> None:
     digests.add(listing(replace(domain, train=replace(domain.train, pids=domain.train.pids + 1))))
     digests.add(listing(replace(domain, train=replace(domain.train, cams=None))))
     digests.add(listing(replace(domain, train=domain.query, query=domain.train)))
-    assert len(digests) == 6
+    for tracklets in ([1, 1, 2], [1, 2, 2]):
+        digests.add(listing(replace(domain, train=replace(domain.train, tracklets=np.array(tracklets)))))
+    assert len(digests) == 8
 
 
 def test_listing_of_a_vanished_file_is_refused(tmp_path: Path) -> None:
@@ -163,17 +170,20 @@ def test_listing_of_a_vanished_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the photographs for development are not here")
 @pytest.mark.parametrize(
-    ("name", "sizes"),
+    ("name", "sizes", "title"),
     [
-        ("mini_market1501", [(32, 16, 6), (32, 16, 6), (32, 16, 6)]),
-        ("cuhk03", [(1942, 200, 10), (200, 100, 10), (760, 100, 10)]),
-        ("pku", [(640, 40, 2), (68, 34, 2), (476, 34, 2)]),
+        ("mini_market1501", [(32, 16, 6), (32, 16, 6), (32, 16, 6)], ""),
+        ("cuhk03", [(1942, 200, 10), (200, 100, 10), (760, 100, 10)], "CUHK03-NP detected"),
+        ("pku", [(640, 40, 2), (68, 34, 2), (476, 34, 2)], "PKU-Reid"),
     ],
 )
-def test_photographs_at_hand_have_the_stated_sizes(name: str, sizes: list[tuple[int, int, int]]) -> None:
+def test_photographs_at_hand_have_the_stated_sizes(name: str, sizes: list[tuple[int, int, int]], title: str) -> None:
     domain = read(name, SHARED)
     assert [(row.images, row.identities, row.cameras) for row in describe(domain)] == sizes
-    assert (domain.name, domain.notes) == (name, ())
+    # CUHK03 and PKU-Reid are there in part only, which is said of each split and of nothing else.
+    assert domain.name == name
+    assert [note.partition(" has ")[0] for note in domain.notes] == (["train", "query", "gallery"] if title else [])
+    assert all(f"{title} was published with " in note for note in domain.notes)
     for split in (domain.train, domain.query, domain.gallery):
         assert list(split.paths) == sorted(split.paths)
         assert min(cams(split)) >= 1

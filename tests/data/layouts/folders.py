@@ -57,6 +57,11 @@ def cams(split: Split) -> list[int]:
     return [int(cam) for cam in split.cams]
 
 
+def tracklets(split: Split) -> list[int]:
+    assert split.tracklets is not None
+    return [int(number) for number in split.tracklets]
+
+
 def mentions(domain: Domain, text: str) -> bool:
     return any(text in note for note in domain.notes)
 

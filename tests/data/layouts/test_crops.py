@@ -7,7 +7,6 @@ import pytest
 
 from tests.data.layouts.folders import cams, fault, mentions, names, touch
 from uda_reid.data.layouts import read
-from uda_reid.data.layouts.crops import camera_in
 from uda_reid.errors import DataError
 
 
@@ -75,9 +74,9 @@ def test_folders_in_and_without_images_of_an_identity_are_noted(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("folders", "blamed"),
     [
-        (("cam_a", "cam_b"), "cam_a"),
-        (("camera1", "camera2"), "camera1"),
-        (("Cam-1", "Cam-2"), "Cam-1"),
+        (("cam_a", "cam_b/0001"), "cam_a"),
+        (("0001", "camera2"), "camera2"),
+        (("Cam-1", "splits"), "Cam-1"),
         (("image_query", "image_test", "image_train"), "image_query"),
         (("images", "splits"), "images"),
         (("bbox_test/0001", "bbox_train/0001"), "bbox_test"),
@@ -92,7 +91,9 @@ def test_folders_in_and_without_images_of_an_identity_are_noted(tmp_path: Path) 
 )
 def test_folders_of_another_layout_are_refused(folders: tuple[str, ...], blamed: str, tmp_path: Path) -> None:
     touch(tmp_path / "own", [f"{folder}/{n}.jpg" for folder in folders for n in (1, 2)])
-    with pytest.raises(DataError, match=rf"own/{blamed}: '{blamed}' names a split, a camera .*manifest.csv$"):
+    with pytest.raises(
+        DataError, match=rf"own/{blamed}: '{blamed}' names a split, a camera .* that folder itself .*manifest.csv$"
+    ):
         read("own", tmp_path)
 
 
@@ -112,9 +113,50 @@ def test_identity_folder_with_images_of_several_identities_is_refused(tmp_path: 
         read("own", tmp_path)
 
 
-def test_images_without_any_label_are_refused(tmp_path: Path) -> None:
-    touch(tmp_path / "own", ["a.jpg", "b.jpg"])
-    assert "own: its 2 images have no identities, which evaluation needs" in fault("own", tmp_path)
+def test_queries_without_identities_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path / "own", ["train/a/1.jpg", "query/a.jpg", "query/b.jpg", "gallery/c/1.jpg"])
+    assert "own/query: its 2 images have no identities, which evaluation needs" in fault("own", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("train", "cameras", "note"),
+    [
+        (("y.jpg", "x.jpg"), None, "train: no file name holds a camera"),
+        (("y_c3.jpg", "x_c1.jpg"), [1, 3], "train: 2 cameras read from the file names, as in x_c1.jpg"),
+        (("cam3/x.jpg", "cam9/x.jpg"), [3, 9], "train: 2 cameras read from the names of folders, as in cam3/x.jpg"),
+    ],
+)
+def test_unlabelled_training_images_beside_labelled_tests_can_be_scored(
+    train: tuple[str, ...], cameras: list[int] | None, note: str, tmp_path: Path
+) -> None:
+    touch(tmp_path / "own" / "train", train)
+    touch(tmp_path / "own", ["query/7/1_c1.jpg", "gallery/7/2_c2.jpg", "gallery/-1/3_c2.jpg", "gallery/8/4_c1.jpg"])
+    domain = read("own", tmp_path)
+    assert (names(domain.train), domain.train.pids.tolist()) == (
+        sorted(path.split("/")[-1] for path in train),
+        [-2, -2],
+    )
+    assert (None if domain.train.cams is None else cams(domain.train)) == cameras
+    assert (domain.query.pids.tolist(), cams(domain.query)) == ([7], [1])
+    assert (domain.gallery.pids.tolist(), cams(domain.gallery)) == ([-1, 7, 8], [2, 2, 1])
+    assert not domain.labelled
+    assert mentions(domain, note)
+    assert mentions(domain, "query and gallery: 2 cameras read from the file names, as in 1_c1.jpg")
+    assert domain.notes[-1] == (
+        "the training images have no identities: it can be adapted to and scored on, but is no source"
+    )
+
+
+def test_unlabelled_training_images_need_no_query_and_gallery(tmp_path: Path) -> None:
+    touch(tmp_path / "own", ["train/x.jpg", "train/y.jpg"])
+    domain = read("own", tmp_path)
+    assert domain.train.pids.tolist() == [-2, -2]
+    assert domain.notes[-1] == "no identities: it can be adapted to, nothing can be scored on it"
+    touch(tmp_path / "own", ["query/a/1.jpg"])
+    assert "has a folder train but none called gallery" in fault("own", tmp_path)
+    shutil.rmtree(tmp_path / "own" / "query")
+    touch(tmp_path / "own", ["train/a/1.jpg"])
+    assert "has a folder train but none called query" in fault("own", tmp_path)
 
 
 def test_folder_without_images_is_refused(tmp_path: Path) -> None:
@@ -122,21 +164,3 @@ def test_folder_without_images_is_refused(tmp_path: Path) -> None:
     assert "own: no images in it or in the folders in it" in fault("own", tmp_path)
     touch(tmp_path / "own", ["a/notes.txt", "readme.md"])
     assert "own: no images in it or in the folders in it" in fault("own", tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("name", "camera"),
-    [
-        ("0001_c2_f0046182", "2"),
-        ("c3_0001", "3"),
-        ("x-cam12-7", "12"),
-        ("Camera_4_x", "4"),
-        ("0001_C6_F0099", "6"),
-        ("abc3_1", ""),
-        ("c0012", ""),
-        ("webcam5", ""),
-        ("17", ""),
-    ],
-)
-def test_camera_is_found_at_token_boundaries_only(name: str, camera: str) -> None:
-    assert camera_in(name) == camera

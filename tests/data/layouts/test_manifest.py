@@ -7,6 +7,7 @@ import pytest
 from tests.data.layouts.folders import cams, fault, manifest, mentions, names, touch
 from uda_reid.data.layouts import listing, read
 from uda_reid.errors import DataError
+from uda_reid.types import UNKNOWN
 
 
 def test_manifest_with_numbers_keeps_them(tmp_path: Path) -> None:
@@ -100,14 +101,70 @@ def test_manifest_of_training_images_alone_can_only_be_a_source(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
+    ("header", "cells"),
+    [
+        ("path", ""),
+        ("path,identity", ","),
+        ("path,remark", ",x"),
+        ("path,split", ",train"),
+        ("path,identity,split", ",,train"),
+    ],
+)
+def test_manifest_without_identities_is_a_target_without_labels(header: str, cells: str, tmp_path: Path) -> None:
+    manifest(tmp_path, f"{header}\nb.jpg{cells}\na.jpg{cells}\n")
+    domain = read(str(tmp_path), tmp_path)
+    assert names(domain.train) == ["a.jpg", "b.jpg"]
+    assert (domain.train.pids.tolist(), domain.train.cams) == ([UNKNOWN, UNKNOWN], None)
+    assert (len(domain.query), len(domain.gallery)) == (0, 0)
+    assert domain.notes == ("no identities: it can be adapted to, nothing can be scored on it",)
+    assert not domain.labelled
+
+
+def test_manifest_without_identities_keeps_cameras(tmp_path: Path) -> None:
+    manifest(tmp_path, "path,camera\na.jpg,yard\nb.jpg,door\n")
+    assert cams(read(str(tmp_path), tmp_path).train) == [2, 1]
+
+
+@pytest.mark.parametrize(("yard", "train"), [("", None), ("4", [4, 4]), ("0", [1, 1])])
+def test_manifest_with_labelled_tests_beside_unlabelled_training_images(
+    yard: str, train: list[int] | None, tmp_path: Path
+) -> None:
+    manifest(
+        tmp_path,
+        "path,identity,camera,split\n"
+        f"a.jpg,,{yard},train\nb.jpg,,{yard},train\nc.jpg,bob,1,query\nd.jpg,bob,2,gallery\n",
+    )
+    domain = read(str(tmp_path), tmp_path)
+    assert domain.train.pids.tolist() == [UNKNOWN, UNKNOWN]
+    assert (None if domain.train.cams is None else cams(domain.train)) == train
+    shift = yard == "0"
+    assert (domain.query.pids.tolist(), cams(domain.query)) == ([1], [1 + shift])
+    assert (domain.gallery.pids.tolist(), cams(domain.gallery)) == ([1], [2 + shift])
+    assert mentions(domain, "it can be adapted to and scored on, but is no source")
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"manifest.csv:1: no column path and no column identity; the header is nothing"),
-        ("path;identity\n", r"manifest.csv:1: no column path .*the header is path;identity"),
-        ("path,pid\n", r"manifest.csv:1: no column identity; the header is path,pid"),
+        ("", r"manifest.csv:1: no column path; the header is nothing"),
+        ("path;identity\n", r"manifest.csv:1: no column path; the header is path;identity"),
+        ("path,pid\n", r"manifest.csv:1: no column identity; the header is path,pid, .*left blank where nobody knows"),
+        ("path,person_id\na.jpg,1\n", r"manifest.csv:1: no column identity; the header is path,person_id"),
+        ("path,Label,camera\na.jpg,1,1\n", r"manifest.csv:1: no column identity; the header is path,label"),
         ("path,identity\n", r"manifest.csv: lists no image"),
         ("path,identity\na.jpg,1,2\n", r"manifest.csv:2: 3 values under 2 columns"),
-        ("path,identity\na.jpg,\n", r"manifest.csv:2: identity is blank"),
+        ("path,identity\na.jpg,1\nb.jpg,\n", r"manifest.csv:3: identity is blank here but given for other training"),
+        (
+            "path,identity,split\nb.jpg,,train\na.jpg,1,train\n",
+            r"manifest.csv:2: identity is blank here but given for other training images; fill in all",
+        ),
+        (
+            "path,identity,split\na.jpg,,train\nb.jpg,,gallery\n",
+            r"manifest.csv:3: identity is blank; every gallery image",
+        ),
+        ("path,split\na.jpg,train\nb.jpg,query\n", r"manifest.csv:3: identity is blank; every query image"),
+        ("path,camera\na.jpg,1\nb.jpg,\n", r"manifest.csv:3: camera is blank here but given elsewhere"),
+        ("path,split\na.jpg,train\nb.jpg,\n", r"manifest.csv:3: split is blank here but given elsewhere"),
         ("path,identity\n,1\n", r"manifest.csv:2: path is blank"),
         ("path,identity\na.jpg,1\n\nz.jpg,1\n", r"manifest.csv:4: there is no file .*z.jpg"),
         (

@@ -11,18 +11,20 @@ from uda_reid.data.images.augmentation import (
     jitter_colours,
     rotate_and_shift,
 )
-from uda_reid.data.images.photographs import Photographs, images_of, target_order, unlabelled
+from uda_reid.data.images.photographs import Photographs, Progress, images_of, sizes, target_order, unlabelled
 
 __all__ = [
     "AUGMENTATIONS",
     "IMAGENET_MEAN",
     "Photographs",
+    "Progress",
     "augment",
     "erase_rectangles",
     "flip_and_crop",
     "images_of",
     "jitter_colours",
     "rotate_and_shift",
+    "sizes",
     "target_order",
     "unlabelled",
 ]

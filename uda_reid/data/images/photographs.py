@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from uda_reid.errors import DataError
 from uda_reid.run import QUIET
 from uda_reid.types import JUNK, Domain, Split, Target
 
+T = TypeVar("T")
 Pixels = npt.NDArray[np.uint8]
 Progress = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
 """How `Run.progress` is called: items, description, total; gives the items back."""
@@ -72,21 +73,53 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _decode(path: Path, height: int, width: int) -> Pixels | DataError:
-    """Return one file as (3, height, width) uint8 RGB, or the error that says why it is not one."""
+def _opened(path: Path, use: Callable[[Image.Image], T]) -> T | DataError:
+    """Return what `use` makes of one file as an upright RGB image, or the error that says why it is not one."""
     try:
         with Image.open(path) as image:
             if image.mode == "F" or image.mode.startswith("I"):  # Pillow would clip these to white
                 return DataError(f"{path}: 16-bit or float pixels; convert to 8 bits")
-            rgb = _upright(image.convert("RGB"))
-        if rgb.size != (width, height):
-            # Pillow widens the bilinear kernel when it shrinks: what other libraries call antialiasing.
-            rgb = rgb.resize((width, height), Image.Resampling.BILINEAR)
-        return np.asarray(rgb, dtype=np.uint8).transpose(2, 0, 1)
+            return use(_upright(image.convert("RGB")))
     except MemoryError:  # says nothing about the file
         raise
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and more
         return DataError(f"{path}: {_reason(error)}")
+
+
+def _decode(path: Path, height: int, width: int) -> Pixels | DataError:
+    """Return one file as (3, height, width) uint8 RGB, or the error that says why it is not one."""
+
+    def resized(rgb: Image.Image) -> Pixels:
+        if rgb.size != (width, height):
+            # Pillow widens the bilinear kernel when it shrinks: what other libraries call antialiasing.
+            rgb = rgb.resize((width, height), Image.Resampling.BILINEAR)
+        return np.asarray(rgb, dtype=np.uint8).transpose(2, 0, 1)
+
+    return _opened(path, resized)
+
+
+def _ahead(work: Callable[[Path], T], paths: Sequence[Path]) -> Iterator[T]:
+    """Yield what `work` makes of each file, in order; threads work ahead (Pillow releases the GIL)."""
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        spread = pool.map if len(paths) >= 16 else map  # for a few files, starting threads takes longer
+        for start in range(0, len(paths), _CHUNK):
+            with _strict_pillow():
+                done = list(spread(work, paths[start : start + _CHUNK]))
+            yield from done
+
+
+def sizes(
+    split: Split, *, name: str = "", progress: Progress = QUIET.progress
+) -> Iterator[tuple[int, int] | DataError]:
+    """Yield the height and width of every crop, decoded in full and not kept, or why a run would refuse it.
+
+    Args:
+        split: which files, in which order.
+        name: what the progress bar calls them.
+        progress: shows how many have passed, as `Run.progress` does.
+    """
+    measured = _ahead(partial(_opened, use=lambda rgb: (rgb.height, rgb.width)), split.paths)
+    yield from progress(measured, f"decoding {name}".strip(), len(split))
 
 
 class Photographs:
@@ -153,7 +186,7 @@ class Photographs:
         cache = self._cache(height, width)
         rows = range(len(self)) if cache is None else torch.nonzero(~cache[1]).flatten().tolist()
         failures: list[DataError] = []
-        decoded = progress(self._decoded(list(rows), height, width), f"decoding {self.name}".strip(), len(rows))
+        decoded = progress(self._decoded(rows, height, width), f"decoding {self.name}".strip(), len(rows))
         for row, pixels in zip(rows, decoded, strict=True):
             if isinstance(pixels, DataError):
                 failures.append(pixels)
@@ -185,16 +218,9 @@ class Photographs:
             self._caches[height, width] = pixels, torch.zeros(len(self), dtype=torch.bool)
         return self._caches[height, width]
 
-    def _decoded(self, rows: list[int], height: int, width: int) -> Iterator[Pixels | DataError]:
-        """Yield each row's pixels or its error, in order; threads work ahead (Pillow releases the GIL)."""
-        decode = partial(_decode, height=height, width=width)
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-            spread = pool.map if len(rows) >= 16 else map  # for a few files, starting threads takes longer
-            for start in range(0, len(rows), _CHUNK):
-                paths = [self._paths[row] for row in rows[start : start + _CHUNK]]
-                with _strict_pillow():
-                    decoded = list(spread(decode, paths))
-                yield from decoded
+    def _decoded(self, rows: Iterable[int], height: int, width: int) -> Iterator[Pixels | DataError]:
+        """Yield each row's pixels or its error, in order."""
+        return _ahead(partial(_decode, height=height, width=width), [self._paths[row] for row in rows])
 
 
 def _or_raise(pixels: Pixels | DataError) -> Pixels:

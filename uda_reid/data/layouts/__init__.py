@@ -16,6 +16,7 @@ from uda_reid.data.layouts.known import DATASETS, KnownDataset, Published, find_
 from uda_reid.data.layouts.labels import SPLITS
 from uda_reid.data.layouts.layout import Layout
 from uda_reid.data.layouts.manifest import MANIFEST, TABLE
+from uda_reid.data.layouts.unlabelled import UNLABELLED
 from uda_reid.errors import DataError
 from uda_reid.types import DISTRACTOR, JUNK, Domain, Split
 
@@ -73,7 +74,7 @@ def describe(domain: Domain) -> tuple[Counts, ...]:
 
 
 def listing(domain: Domain) -> str:
-    """Return a hex digest over the split, relative path, size in bytes, identity and camera of every image.
+    """Return a hex digest over the split, relative path, size in bytes and labels of every image.
 
     Moving the whole folder leaves it as it is; adding, removing, relabelling or resizing an image changes it.
 
@@ -82,7 +83,8 @@ def listing(domain: Domain) -> str:
     """
     digest = hashlib.sha256()
     for name in SPLITS:
-        for path, pid, cam in getattr(domain, name):
+        split: Split = getattr(domain, name)
+        for row, (path, pid, cam) in enumerate(split):
             shown = path.relative_to(domain.root) if path.is_relative_to(domain.root) else path
             try:
                 size = path.stat().st_size
@@ -90,7 +92,9 @@ def listing(domain: Domain) -> str:
                 raise DataError(
                     f"{path}: the image cannot be read ({error.strerror}); was the data set moved?"
                 ) from error
-            digest.update(f"{name}\0{shown.as_posix()}\0{size}\0{pid}\0{cam}\n".encode(errors="surrogateescape"))
+            tracklet = "" if split.tracklets is None else f"\0{split.tracklets[row]}"
+            line = f"{name}\0{shown.as_posix()}\0{size}\0{pid}\0{cam}{tracklet}\n"
+            digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
@@ -121,7 +125,7 @@ def _split_of(name: str) -> tuple[KnownDataset | None, int]:
 def _layout(folder: Path, known: KnownDataset | None) -> Layout:
     """Return the first layout that recognises the folder, those of the known data set before all others."""
     others = (layout for dataset in DATASETS.values() for layout in dataset.layouts)
-    for layout in (TABLE, *(known.layouts if known else ()), *others):
+    for layout in dict.fromkeys((TABLE, *(known.layouts if known else ()), *others, UNLABELLED)):
         if layout.recognises(folder):
             return layout
     return CROPS

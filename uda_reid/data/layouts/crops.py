@@ -6,13 +6,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from uda_reid.data.layouts.cameras import camera_in, settled
 from uda_reid.data.layouts.files import SUFFIXES_TEXT, folders_in, images_in
 from uda_reid.data.layouts.labels import SPLITS, Parts, Row, arrange
 from uda_reid.data.layouts.layout import Layout
 from uda_reid.data.layouts.market import MARKET_NAME
+from uda_reid.data.layouts.unlabelled import is_unlabelled, unlabelled_rows
 from uda_reid.errors import DataError
 
-_CAMERA = re.compile(r"(?<![a-z0-9])(?:(?<=_)c(\d+)|c(\d+)_|cam(?:era)?[-_]?(\d+))", re.ASCII | re.IGNORECASE)
 _NO_IDENTITY = re.compile(
     r"cam[-_]?\d+|cam[-_][a-z]|camera[-_]?(\d+|[a-z])|images?([-_].*)?|imgs?|bbox([-_].*)?|bounding_box(es)?([-_].*)?"
     r"|gt[-_].*|labell?ed|detected|(train|val|test)([-_].*)?|training|validation|testing|query|gallery|probe"
@@ -26,7 +27,8 @@ def read_crops(folder: Path) -> Parts:
     """Read `folder/IDENTITY/IMAGE`, or `folder/{train,query,gallery}/IDENTITY/IMAGE`.
 
     Cameras come from the file names when every name holds one (see `camera_in`), else they are unknown; the
-    notes say which, and what was left out.
+    notes say which, and what was left out. Below `train` there may be images without identities instead: then the
+    folder can be a target, and query and gallery may be absent if neither is given.
 
     Raises:
         DataError: a split's folder is missing, there are no images, none of them has an identity, or a folder
@@ -34,31 +36,23 @@ def read_crops(folder: Path) -> Parts:
     """
     given = [split for split in SPLITS if (folder / split).is_dir()]
     missing = [split for split in SPLITS if split not in given]
-    if given and missing:
+    unlabelled = "train" in given and is_unlabelled(folder / "train")
+    if given and missing and not (unlabelled and given == ["train"]):
         raise DataError(
             f"{folder}: has a folder {given[0]} but none called {missing[0]}; give all of {', '.join(SPLITS)}"
         )
     notes = _beside(folder) if given else []
     rows: list[Row] = []
-    for split in given or [""]:
-        rows += _crops(folder / split, split, notes)
-    notes.append(_cameras(rows))
-    if not all(row.camera for row in rows):
-        rows = [row._replace(camera="") for row in rows]
+    if unlabelled:
+        rows, found = unlabelled_rows(folder / "train")
+        notes += [f"train: {note}" for note in found]
+    labelled = [split for split in given or [""] if not (unlabelled and split == "train")]
+    if labelled:
+        crops, note = settled([row for split in labelled for row in _crops(folder / split, split, notes)])
+        rows += crops
+        notes.append(f"query and gallery: {note}" if unlabelled else note)
     parts = arrange(rows, folder=folder)
     return parts._replace(notes=(*notes, *parts.notes))
-
-
-def camera_in(name: str) -> str:
-    """Return the digits of the camera in a file's name, or nothing.
-
-    A camera is written `_c2`, `c2_`, `cam2` or `camera_2`, not inside a longer word.
-
-    >>> [camera_in(name) for name in ("0002_c1s1_000451_03.jpg", "cam04-17.png", "c3_12.jpg", "abc3_1.jpg")]
-    ['1', '04', '3', '']
-    """
-    match = _CAMERA.search(name)
-    return next(group for group in match.groups() if group) if match else ""
 
 
 def _crops(folder: Path, split: str, notes: list[str]) -> list[Row]:
@@ -96,7 +90,8 @@ def _check_identity(folder: Path, images: Sequence[Path]) -> None:
     if _NO_IDENTITY.fullmatch(folder.name):
         raise DataError(
             f"{folder}: {folder.name!r} names a split, a camera or a kind of images, not an identity, so these are "
-            "no folders of crops per identity; list the images in a manifest.csv"
+            "no folders of crops per identity; give that folder itself to read its images without labels, "
+            "or list the images in a manifest.csv"
         )
     examples: dict[str, Path] = {}
     for path in images:
@@ -115,18 +110,6 @@ def _beside(folder: Path) -> list[str]:
     """Return a note when there are folders beside those of the splits, such as val or train_all."""
     others = [other.name for other in folders_in(folder) if other.name not in SPLITS]
     return [f"only {', '.join(SPLITS)} are read, ignored beside them: {', '.join(others)}"] if others else []
-
-
-def _cameras(rows: Sequence[Row]) -> str:
-    """Return a note on what the file names say about cameras."""
-    named = [row for row in rows if row.camera]
-    if not named:
-        return "no file name holds a camera, so cameras are unknown; give a manifest.csv if you know them"
-    example = f"as in {named[0].path.name}; give a manifest.csv if that is wrong"
-    if len(named) < len(rows):
-        return f"only {len(named)} of {len(rows)} file names hold a camera, so cameras count as unknown, {example}"
-    cameras = len({int(row.camera) for row in named})
-    return f"{cameras} camera{'s' if cameras > 1 else ''} read from the file names, {example}"
 
 
 CROPS = Layout(

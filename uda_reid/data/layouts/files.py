@@ -19,8 +19,17 @@ def images_in(folder: Path) -> tuple[Path, ...]:
     Raises:
         DataError: the folder cannot be read.
     """
-    files = (entry.name for entry in _entries(folder) if entry.is_file())
-    return tuple(folder / name for name in sorted(files) if name.lower().endswith(SUFFIXES))
+    return tuple(folder / name for name in sorted(_images(folder)))
+
+
+def first_image(folder: Path) -> Path | None:
+    """Return the first of `images_in(folder)`, or nothing; to look at a large folder without listing it.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    name = min(_images(folder), default=None)
+    return None if name is None else folder / name
 
 
 def folders_in(folder: Path) -> tuple[Path, ...]:
@@ -30,6 +39,10 @@ def folders_in(folder: Path) -> tuple[Path, ...]:
         DataError: the folder cannot be read.
     """
     return tuple(folder / name for name in sorted(entry.name for entry in _entries(folder) if entry.is_dir()))
+
+
+def _images(folder: Path) -> Iterator[str]:
+    return (entry.name for entry in _entries(folder) if entry.name.lower().endswith(SUFFIXES) and entry.is_file())
 
 
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:

@@ -11,21 +11,23 @@ import numpy as np
 import numpy.typing as npt
 
 from uda_reid.errors import DataError
-from uda_reid.types import DISTRACTOR, JUNK, Ids, Split
+from uda_reid.types import DISTRACTOR, JUNK, UNKNOWN, Ids, Split
 
 SPLITS = ("train", "query", "gallery")
 Texts = npt.NDArray[np.object_]
 _INTEGER = re.compile(r"-?\d{1,18}", re.ASCII)
+_UNSEEN = -1  # stands for the camera of an image whose camera nobody knows
 
 
 class Row(NamedTuple):
-    """One image, its labels as written (camera and split may be empty), and where, for error messages."""
+    """One image, its labels as written (all but the path may be empty), and where, for error messages."""
 
     path: Path
     identity: str
     camera: str
     split: str
     where: str
+    tracklet: str = ""
 
 
 class Parts(NamedTuple):
@@ -41,20 +43,22 @@ def arrange(rows: Sequence[Row], *, folder: Path, zero_is_distractor: bool = Fal
     """Number the labels, divide the images where no split is given, and sort every split by path.
 
     Whole numbers stay as they are, text is numbered from 1 in sorted order; an identity of -1 is junk and 0 a
-    distractor in either. Cameras that count from 0 are shifted to count from 1; a single camera tells nothing
-    and counts as unknown.
+    distractor in either. Training images without an identity are `UNKNOWN`. Cameras that count from 0 are shifted to
+    count from 1; a single camera tells nothing and counts as unknown.
 
     Args:
-        rows: the images; splits are given for all of them or for none, and so are cameras.
+        rows: the images; splits and tracklets are given for all of them or for none, the cameras and the training
+            images' identities for all images of a split or for none.
         folder: where the images come from, for error messages.
         zero_is_distractor: whether 0 outside the gallery is a stray distractor, to be dropped; otherwise it
             shows that identities count from 0, and all are shifted by 1.
 
     Raises:
-        DataError: a number is out of range, or nothing is left to train on.
+        DataError: a number is out of range, an identity is missing, or nothing is left to train on.
     """
     rows = sorted(rows, key=lambda row: row.path.as_posix())
     notes: list[str] = []
+    _check_identities(rows)
     pids = _identities(rows)
     cams = _cameras(rows, notes)
     given = np.array([row.split for row in rows], dtype=object)
@@ -62,7 +66,7 @@ def arrange(rows: Sequence[Row], *, folder: Path, zero_is_distractor: bool = Fal
         pids[pids >= 0] += 1
         notes.append("identities count from 0, where 0 means a distractor in a gallery: 1 was added to each")
     splits = given if any(given) else _divided(pids, cams, folder, notes)
-    parts = _parts([row.path for row in rows], pids, cams, splits, notes)
+    parts = _parts(rows, pids, cams, splits, notes)
     if not len(parts.train):
         raise DataError(f"{folder}: no image is left in train; a data set needs training images")
     return parts
@@ -71,9 +75,8 @@ def arrange(rows: Sequence[Row], *, folder: Path, zero_is_distractor: bool = Fal
 def divide(pids: Ids, cams: Ids | None) -> Texts:
     """Return a split for every image by a fixed rule: no chance, so everyone gets the same benchmark.
 
-    In the order of their numbers, the 1st, 3rd, 5th ... identity trains and the others test. Of a test
-    identity the first image of each camera (without cameras: the first image) is a query, as long as every
-    query keeps a valid match in the gallery; the rest is gallery, junk too.
+    In the order of their numbers, the 1st, 3rd, 5th ... identity trains and the others test, by `choose_queries`.
+    Images without an identity train.
 
     Args:
         pids: (N,) int64, images sorted by path.
@@ -85,18 +88,37 @@ def divide(pids: Ids, cams: Ids | None) -> Texts:
     >>> divide(np.array([1, 1, 2, 2, 2]), np.array([1, 2, 1, 1, 2])).tolist()
     ['train', 'train', 'query', 'gallery', 'gallery']
     """
-    identities = np.unique(pids[pids > DISTRACTOR])
+    splits = choose_queries(pids, cams)
+    splits[np.isin(pids, np.unique(pids[pids > DISTRACTOR])[::2]) | (pids == UNKNOWN)] = "train"
+    return splits
+
+
+def choose_queries(pids: Ids, cams: Ids | None) -> Texts:
+    """Return for every test image whether it is a query or in the gallery, by a fixed rule.
+
+    Of every identity the first image of each camera (without cameras: the first image) is a query, as long as every
+    query keeps a valid match in the gallery; the rest is gallery, junk and distractors too.
+
+    Args:
+        pids: (N,) int64, images in their order.
+        cams: (N,) int64 or None.
+
+    Returns:
+        (N,) objects out of `query`, `gallery`.
+    """
     splits = np.full(len(pids), "gallery", dtype=object)
-    splits[np.isin(pids, identities[::2])] = "train"
     members: dict[int, list[int]] = {}
     for row, pid in enumerate(pids.tolist()):
         members.setdefault(pid, []).append(row)
-    for pid in identities[1::2].tolist():
-        splits[_queries(members[pid], cams)] = "query"
+    for pid, rows in members.items():
+        if pid > DISTRACTOR:
+            splits[_queries(rows, cams)] = "query"
     return splits
 
 
 def _divided(pids: Ids, cams: Ids | None, folder: Path, notes: list[str]) -> Texts:
+    if bool((pids == UNKNOWN).all()):
+        return np.full(len(pids), "train", dtype=object)
     identities = len(np.unique(pids[pids > DISTRACTOR]))
     if identities < 2:
         raise DataError(f"{folder}: {identities} identities, too few to train and test on; give at least 2")
@@ -124,27 +146,47 @@ def _queries(rows: list[int], cams: Ids | None) -> list[int]:
     return chosen
 
 
+def _check_identities(rows: Sequence[Row]) -> None:
+    """Raise a DataError where an identity is missing that has to be there."""
+    named = any(row.identity for row in rows if row.split not in SPLITS[1:])
+    for row in rows:
+        if row.identity:
+            continue
+        if row.split in SPLITS[1:]:
+            raise DataError(f"{row.where}: identity is blank; every {row.split} image needs one")
+        if named:
+            raise DataError(
+                f"{row.where}: identity is blank here but given for other training images; "
+                "fill in all, or none to adapt to images without labels"
+            )
+
+
 def _identities(rows: Sequence[Row]) -> Ids:
-    texts = [row.identity for row in rows]
-    numbers = _numbered(texts, keep={str(JUNK), str(DISTRACTOR)})
-    for row, number in zip(rows, numbers.tolist(), strict=True):
+    pids = np.full(len(rows), UNKNOWN, dtype=np.int64)
+    labelled = [place for place, row in enumerate(rows) if row.identity]
+    numbers = _numbered([rows[place].identity for place in labelled], keep={str(JUNK), str(DISTRACTOR)})
+    for place, number in zip(labelled, numbers.tolist(), strict=True):
         if number < JUNK:
-            raise DataError(f"{row.where}: identity {number} is negative; only -1 may be, for junk")
-    return numbers
+            raise DataError(f"{rows[place].where}: identity {number} is negative; only -1 may be, for junk")
+    pids[labelled] = numbers
+    return pids
 
 
 def _cameras(rows: Sequence[Row], notes: list[str]) -> Ids | None:
-    texts = [row.camera for row in rows]
-    if not any(texts):
+    """Return the numbers of the cameras, `_UNSEEN` where none is given."""
+    seen = [place for place, row in enumerate(rows) if row.camera]
+    if not seen:
         return None
-    numbers = _numbered(texts, keep=set())
-    for row, number in zip(rows, numbers.tolist(), strict=True):
+    numbers = _numbered([rows[place].camera for place in seen], keep=set())
+    for place, number in zip(seen, numbers.tolist(), strict=True):
         if number < 0:
-            raise DataError(f"{row.where}: camera {number} is negative; count cameras from 1")
+            raise DataError(f"{rows[place].where}: camera {number} is negative; count cameras from 1")
     if len(np.unique(numbers)) == 1:
         notes.append("all images are from one camera, so cameras count as unknown")
         return None
-    return numbers + 1 if numbers.min() == 0 else numbers
+    cams = np.full(len(rows), _UNSEEN, dtype=np.int64)
+    cams[seen] = numbers + 1 if numbers.min() == 0 else numbers
+    return cams
 
 
 def _numbered(texts: Sequence[str], *, keep: set[str]) -> Ids:
@@ -157,25 +199,36 @@ def _numbered(texts: Sequence[str], *, keep: set[str]) -> Ids:
     return np.array([numbers[text] for text in texts], dtype=np.int64)
 
 
-def _parts(paths: Sequence[Path], pids: Ids, cams: Ids | None, splits: Texts, notes: list[str]) -> Parts:
+def _parts(rows: Sequence[Row], pids: Ids, cams: Ids | None, splits: Texts, notes: list[str]) -> Parts:
+    tracklets = _numbered([row.tracklet for row in rows], keep=set()) if any(row.tracklet for row in rows) else None
     columns: dict[str, Split] = {}
     for split in SPLITS:
-        rows = np.flatnonzero(splits == split)
+        places = np.flatnonzero(splits == split)
         if split != "gallery":
-            dropped = rows[pids[rows] <= DISTRACTOR]
-            rows = rows[pids[rows] > DISTRACTOR]
-            if len(dropped):
-                count = f"{len(dropped)} of junk or distractors, first {paths[int(dropped[0])].name}"
-                notes.append(f"images left out of {split}: {count}")
+            unwanted = np.isin(pids[places], (JUNK, DISTRACTOR))
+            if unwanted.any():
+                first = rows[int(places[unwanted][0])].path.name
+                notes.append(f"images left out of {split}: {unwanted.sum()} of junk or distractors, first {first}")
+            places = places[~unwanted]
+        unseen = cams is None or bool((cams[places] == _UNSEEN).any())
         columns[split] = Split(
-            paths=tuple(paths[row] for row in rows.tolist()),
-            pids=pids[rows],
-            cams=None if cams is None else cams[rows],
+            paths=tuple(rows[place].path for place in places.tolist()),
+            pids=pids[places],
+            cams=None if cams is None or unseen else cams[places],
+            tracklets=None if tracklets is None else tracklets[places],
         )
     train, query, gallery = (columns[split] for split in SPLITS)
     shared = np.intersect1d(train.pids, query.pids)
     if len(shared):
         notes.append(f"{len(shared)} identities are both in train and query, so scores flatter; one is {shared[0]}")
-    if not len(query) or not len(gallery):
-        notes.append("no queries or no gallery, so this can be a source but nothing can be scored on it")
+    notes += _uses(train, scored=bool(len(query) and len(gallery)))
     return Parts(train, query, gallery, tuple(notes))
+
+
+def _uses(train: Split, *, scored: bool) -> list[str]:
+    """Return a note where a domain cannot be both a source and a target with scores."""
+    if len(train) and bool((train.pids == UNKNOWN).all()):
+        if scored:
+            return ["the training images have no identities: it can be adapted to and scored on, but is no source"]
+        return ["no identities: it can be adapted to, nothing can be scored on it"]
+    return [] if scored else ["no queries or no gallery, so this can be a source but nothing can be scored on it"]

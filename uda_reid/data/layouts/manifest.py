@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,14 +13,16 @@ from uda_reid.errors import DataError
 
 MANIFEST = "manifest.csv"
 COLUMNS = ("path", "identity", "camera", "split")
+_MEANT = re.compile(r"(p|person)?[-_ ]?(ids?|identifiers?|identities|labels?|person)", re.ASCII)
+"""Headers that mean the column `identity`: without it images count as unlabelled, so a slip must not pass."""
 
 
 def read_manifest(folder: Path) -> Parts:
     """Read the data set that `folder/manifest.csv` lists.
 
-    The columns `path` (relative to the folder, or absolute) and `identity` are needed, `camera` and `split`
-    may be absent or blank throughout; other columns are ignored. Labels are
-    numbered as in `labels.arrange`.
+    The column `path` (relative to the folder, or absolute) is needed, `camera` and `split` may be absent or blank
+    throughout; other columns are ignored. `identity` may be absent or blank for all training images, which then can
+    be adapted to only. Labels are numbered as in `labels.arrange`.
 
     Raises:
         DataError: a column is missing, a value is blank, out of range or given for some images only, a file
@@ -36,11 +39,17 @@ def read_manifest(folder: Path) -> Parts:
         rows.append(row)
     if not rows:
         raise DataError(f"{file}: lists no image; write one line for each under the header {','.join(COLUMNS)}")
-    for column in ("camera", "split"):
-        blank = [row for row in rows if not getattr(row, column)]
-        if blank and len(blank) < len(rows):
-            raise DataError(f"{blank[0].where}: {column} is blank here but given elsewhere; fill in all or none")
+    _check_filled("split", rows)
+    unlabelled = [row for row in rows if not row.identity]
+    for part in (unlabelled, [row for row in rows if row.identity]):
+        _check_filled("camera", part)
     return arrange(rows, folder=folder)
+
+
+def _check_filled(column: str, rows: list[Row]) -> None:
+    blank = [row for row in rows if not getattr(row, column)]
+    if blank and len(blank) < len(rows):
+        raise DataError(f"{blank[0].where}: {column} is blank here but given elsewhere; fill in all or none")
 
 
 def _lines(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
@@ -50,12 +59,13 @@ def _lines(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.reader(stream)
             header = [name.strip().lower() for name in next(reader, [])]
-            missing = [name for name in COLUMNS[:2] if name not in header]
+            meant = "identity" not in header and any(_MEANT.fullmatch(name) for name in header)
+            missing = "path" if "path" not in header else "identity" if meant else ""
             if missing:
                 found = ",".join(header) or "nothing"
+                blank = ", with identity left blank where nobody knows it" if meant else ""
                 raise DataError(
-                    f"{file}:1: no column {' and no column '.join(missing)}; the header is {found}, "
-                    f"write {','.join(COLUMNS)}"
+                    f"{file}:1: no column {missing}; the header is {found}, write {','.join(COLUMNS)}{blank}"
                 )
             for cells in reader:
                 where = f"{file}:{reader.line_num}"
@@ -69,16 +79,15 @@ def _lines(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def _row(folder: Path, where: str, values: dict[str, str]) -> Row:
-    for column in COLUMNS[:2]:
-        if not values[column]:
-            raise DataError(f"{where}: {column} is blank; every image needs one")
+    if not values["path"]:
+        raise DataError(f"{where}: path is blank; every image needs one")
     split = values.get("split", "")
     if split and split not in SPLITS:
         raise DataError(f"{where}: split {split!r} is unknown; use {', '.join(SPLITS)}")
     path = folder / values["path"]
     if not path.is_file():
         raise DataError(f"{where}: there is no file {path}; paths are relative to the manifest's folder")
-    return Row(path, values["identity"], values.get("camera", ""), split, where)
+    return Row(path, values.get("identity", ""), values.get("camera", ""), split, where)
 
 
 TABLE = Layout(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from uda_reid.data.layouts.files import SUFFIXES_TEXT, images_in
+from uda_reid.data.layouts.files import SUFFIXES_TEXT, folders_in, images_in
 from uda_reid.data.layouts.labels import SPLITS, Parts, Row, arrange
 from uda_reid.data.layouts.layout import Layout
 from uda_reid.errors import DataError
@@ -18,31 +18,17 @@ MARKET_FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
 """The folders of the training images, the queries and the gallery."""
 
 
-def market_layout(
-    title: str, *, pattern: re.Pattern[str] = MARKET_NAME, folders: tuple[str, str, str] = MARKET_FOLDERS
-) -> Layout:
-    """Return the layout of a folder per split, with identity and camera at the start of the file names.
-
-    Args:
-        title: how people call it.
-        pattern: matched at the start of a file's own name; groups are identity and camera.
-        folders: the folders of training images, queries and gallery.
-    """
-    return Layout(
-        title,
-        f"the folders {folders[0]}, {folders[1]} and {folders[2]}",
-        recognises=lambda folder: is_market(folder, folders=folders),
-        read=lambda folder, split: read_market(folder, pattern=pattern, folders=folders),
-    )
-
-
 def is_market(folder: Path, *, folders: tuple[str, str, str] = MARKET_FOLDERS) -> bool:
     """Return whether `folder` looks like this layout: it holds the folder of training images."""
     return (folder / folders[0]).is_dir()
 
 
 def read_market(
-    folder: Path, *, pattern: re.Pattern[str] = MARKET_NAME, folders: tuple[str, str, str] = MARKET_FOLDERS
+    folder: Path,
+    *,
+    pattern: re.Pattern[str] = MARKET_NAME,
+    folders: tuple[str, str, str] = MARKET_FOLDERS,
+    nested: bool = False,
 ) -> Parts:
     """Read a folder in Market-1501's layout.
 
@@ -53,17 +39,13 @@ def read_market(
         folder: the data set.
         pattern: matched at the start of a file's own name; groups are identity and camera.
         folders: the folders of training images, queries and gallery.
+        nested: whether every identity's images lie in a folder of their own below these.
 
     Raises:
         DataError: a folder is missing or holds no image, no image in it is named by the pattern, or a query
             is of identity 0.
     """
-    rows: list[Row] = []
-    strange: list[Path] = []
-    for split, name in zip(SPLITS, folders, strict=True):
-        named, unnamed = _split(folder, name, split, pattern, folders)
-        rows += named
-        strange += unnamed
+    rows, notes = named_rows(folder, pattern=pattern, folders=folders, nested=nested)
     for row in rows:
         if row.split == "query" and int(row.identity) == DISTRACTOR:
             raise DataError(
@@ -71,37 +53,57 @@ def read_market(
                 "layout keeps for distractors; list the images in a manifest.csv instead"
             )
     parts = arrange(rows, folder=folder, zero_is_distractor=True)
-    if strange:
-        plural = "images are" if len(strange) > 1 else "image is"
-        note = f"{len(strange)} {plural} not named by identity and camera and left out, first {strange[0]}"
-        parts = parts._replace(notes=(note, *parts.notes))
-    return parts
+    return parts._replace(notes=(*notes, *parts.notes))
 
 
-def _split(
-    folder: Path, name: str, split: str, pattern: re.Pattern[str], folders: tuple[str, str, str]
-) -> tuple[list[Row], list[Path]]:
-    if not (folder / name).is_dir():
-        layout = f"{folders[0]}, {folders[1]} and {folders[2]}"
-        raise DataError(f"{folder}: the folder {name} is missing; this layout has {layout}")
-    images = images_in(folder / name)
-    if not images:
-        raise DataError(f"{folder / name}: no images in it ({SUFFIXES_TEXT})")
+def named_rows(
+    folder: Path, *, pattern: re.Pattern[str], folders: tuple[str, str, str], nested: bool = False
+) -> tuple[list[Row], list[str]]:
+    """Return the images of all splits with the labels in their names, and a note on those named otherwise.
+
+    Args:
+        folder: the data set.
+        pattern: matched at the start of a file's own name; groups are identity and camera.
+        folders: the folders of training images, queries and gallery.
+        nested: whether every identity's images lie in a folder of their own below these.
+
+    Raises:
+        DataError: a folder is missing or holds no image, or no image in it is named by the pattern.
+    """
     rows: list[Row] = []
     strange: list[Path] = []
-    for path in images:
+    for split, name in zip(SPLITS, folders, strict=True):
+        if not (folder / name).is_dir():
+            layout = f"{folders[0]}, {folders[1]} and {folders[2]}"
+            raise DataError(f"{folder}: the folder {name} is missing; this layout has {layout}")
+        inner = folders_in(folder / name) if nested else (folder / name,)
+        images = [image for place in inner for image in images_in(place)]
+        if not images:
+            raise DataError(f"{folder / name}: no images in it ({SUFFIXES_TEXT})")
         # The name alone: a parent folder called exp-1_c2 would otherwise make every image junk of camera 2.
-        match = pattern.match(path.name)
-        if match:
-            rows.append(Row(path, match[1], match[2], split, str(path)))
-        else:
-            strange.append(path)
-    if not rows:
-        raise DataError(
-            f"{folder / name}: none of its {len(images)} images is named by identity and camera, "
-            f"like 0002_c1s1_000451_03.jpg; the first is {images[0].name}"
-        )
-    return rows, strange
+        matches = [(path, pattern.match(path.name)) for path in images]
+        found = [Row(path, match[1], match[2], split, str(path)) for path, match in matches if match]
+        if not found:
+            raise DataError(
+                f"{folder / name}: none of its {len(images)} images is named by identity and camera, "
+                f"like 0002_c1s1_000451_03.jpg; the first is {images[0].name}"
+            )
+        rows += found
+        strange += [path for path, match in matches if not match]
+    return rows, left_out(strange)
 
 
-MARKET = market_layout("Market-1501's folders")
+def left_out(strange: list[Path]) -> list[str]:
+    """Return a note on the images whose names say nothing, if there are any."""
+    if not strange:
+        return []
+    plural = "images are" if len(strange) > 1 else "image is"
+    return [f"{len(strange)} {plural} not named by identity and camera and left out, first {strange[0]}"]
+
+
+MARKET = Layout(
+    "Market-1501's folders",
+    f"the folders {MARKET_FOLDERS[0]}, {MARKET_FOLDERS[1]} and {MARKET_FOLDERS[2]}",
+    recognises=is_market,
+    read=lambda folder, split: read_market(folder),
+)
