@@ -9,7 +9,7 @@ import pytest
 
 from tests.data.layouts.folders import TRAIN, cams, fault, manifest, market, mentions, names, touch
 from uda_reid.data.layouts import DATASETS, Counts, describe, listing, read
-from uda_reid.data.layouts.known import KnownDataset
+from uda_reid.data.layouts.dataset import KnownDataset
 from uda_reid.data.layouts.market import MARKET
 from uda_reid.errors import DataError
 

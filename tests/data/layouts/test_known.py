@@ -7,7 +7,8 @@ import pytest
 
 from tests.data.layouts.folders import TRAIN, cams, manifest, market
 from uda_reid.data.layouts import DATASETS, read
-from uda_reid.data.layouts.known import Published, find_known
+from uda_reid.data.layouts.dataset import Published
+from uda_reid.data.layouts.known import find_known, known_at
 
 
 def test_each_surprise_in_a_known_dataset_is_one_note(tmp_path: Path) -> None:
@@ -48,7 +49,7 @@ def test_published_counts_are_the_literature_ones() -> None:
         "cuhk03-labelled-classic": [(0, 1_367), (0, 100), (0, 100)],
         "cuhk01": [(1_940, 485), (972, 486), (972, 486)],
         "viper": [(632, 316), (316, 316), (316, 316)],
-        "pku": [(912, 57), (114, 57), (798, 57)],
+        "pku": [(912, 57), (0, 57), (0, 57)],
     }
     assert {name: known.cameras for name, known in DATASETS.items()} == {
         "market": 6,
@@ -117,3 +118,11 @@ def test_no_name_means_two_datasets() -> None:
     assert len(taken) == len(set(taken))
     for known in DATASETS.values():
         assert all(find_known(name) is known for name in (known.name, *known.aliases, known.title))
+
+
+def test_folder_is_known_by_the_end_of_its_path(tmp_path: Path) -> None:
+    known = known_at(tmp_path / "CUHK01" / "campus")
+    assert known is not None and known.name == "cuhk01"
+    assert known_at(tmp_path / "campus") is None
+    domain = read(str(market(tmp_path / "msmt17" / "MSMT17_V1")), tmp_path)
+    assert domain.name == "msmt17"

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from uda_reid.data.layouts.crops import CROPS
+from uda_reid.data.layouts.dataset import KnownDataset, Published
 from uda_reid.data.layouts.files import folders_in
-from uda_reid.data.layouts.known import DATASETS, KnownDataset, Published, find_known
+from uda_reid.data.layouts.known import DATASETS, find_known, known_at
 from uda_reid.data.layouts.labels import SPLITS
 from uda_reid.data.layouts.layout import Layout
 from uda_reid.data.layouts.manifest import MANIFEST, TABLE
@@ -46,9 +47,9 @@ def read(name: str, root: str | Path, *, others: Iterable[str] = ()) -> Domain:
     known, number = _split_of(name)
     folder = _place(known, name.partition(":")[0], root) if known else _folder(name, root, others)
     # Unlike resolve(), abspath leaves a symbolic link the name its owner gave it.
-    typed = os.path.basename(os.path.abspath(folder))  # noqa: PTH100, PTH119
-    known = known or find_known(typed)
-    called = known.name if known else typed
+    typed = Path(os.path.abspath(folder))  # noqa: PTH100
+    known = known or find_known(typed.name) or known_at(typed)
+    called = known.name if known else typed.name
     known = known or find_known(folder.resolve().name)
     layout = _layout(folder, known)
     parts = layout.read(folder, number)
@@ -133,7 +134,10 @@ def _layout(folder: Path, known: KnownDataset | None) -> Layout:
 
 def _place(known: KnownDataset, name: str, root: Path) -> Path:
     """Return the folder of a known data set: one of its places, or called as it was typed or by its title."""
-    places = tuple(dict.fromkeys((*known.places, name, known.title)))
+    spellings: dict[str, str] = {}  # one of those that differ in case only: all cases are looked for
+    for place in (*known.places, name, known.title):
+        spellings.setdefault(place.casefold(), place)
+    places = list(spellings.values())
     for place in places if root.is_dir() else ():
         for folder in _spelt(place, root, name):
             if any(layout.recognises(folder) for layout in (TABLE, *known.layouts)):
