@@ -21,7 +21,15 @@ from torch import Tensor, nn
 from uda_reid.errors import CheckpointError
 from uda_reid.models.encoder import EncoderSpec, build
 from uda_reid.run import Store
-from uda_reid.training.checkpoint import CheckpointFolder, load, load_encoder, replace_file, save, save_encoder
+from uda_reid.training.checkpoint import (
+    CheckpointFolder,
+    load,
+    load_encoder,
+    replace_file,
+    replacing,
+    save,
+    save_encoder,
+)
 
 SPEC = EncoderSpec(backbone="resnet_tiny", height=64, width=32, weights="none", dim=8)
 
@@ -241,6 +249,23 @@ def test_threads_that_write_one_file_at_once_leave_it_whole(tmp_path: Path, monk
         list(pool.map(lambda content: replace_file(path, content), contents))
     assert path.read_bytes() in contents
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, MemoryError])
+def test_file_that_is_written_piece_by_piece_appears_whole_or_not_at_all(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    path = tmp_path / "new folder" / "state"
+    with replacing(path) as file:
+        file.write(b"one ")
+        assert not path.exists()
+        file.write(b"two")
+    assert path.read_bytes() == b"one two"
+    with pytest.raises(error, match="stopped"), replacing(path) as file:
+        file.write(b"half")
+        raise error("stopped")
+    assert path.read_bytes() == b"one two"
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_leavings_of_killed_writers_are_swept_once_they_are_old(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 from urllib.parse import quote
 
 import numpy as np
@@ -171,12 +171,25 @@ def replace_file(path: Path, data: bytes) -> None:
     Raises:
         CheckpointError: the disk is full or the place cannot be written; the old file is as it was.
     """
+    with replacing(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write to that becomes `path` in one step at the end, as with `replace_file`.
+
+    Where an error leaves the block, the new file is removed and the old one is as it was.
+
+    Raises:
+        CheckpointError: the disk is full or the place cannot be written.
+    """
     # Not from `tempfile`, whose files nobody else may read whatever the umask allows.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

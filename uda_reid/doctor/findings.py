@@ -1,0 +1,43 @@
+"""What the doctor says about a data set, one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Level = Literal["error", "warning", "note"]
+LEVELS: tuple[Level, ...] = ("error", "warning", "note")
+"""What stops a run; what makes its numbers mislead or its learning suffer; what is good to know."""
+
+NAMED = 10
+"""How many of a kind are named; all of them are counted."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line about a data set: what is there, why it matters, what to do."""
+
+    level: Level
+    text: str
+
+
+def some(things: Sequence[object]) -> str:
+    """Return the first few of some things, and how many more there are.
+
+    >>> some([3, 5, 8])
+    '3, 5, 8'
+    >>> some(range(1, 14))
+    '1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 3 more'
+    """
+    named = ", ".join(map(str, things[:NAMED]))
+    return f"{named} and {len(things) - NAMED:,} more" if len(things) > NAMED else named
+
+
+def count(number: int, one: str, many: str = "") -> str:
+    """Return a number with its noun.
+
+    >>> count(1, "image"), count(2_500, "image"), count(0, "identity", "identities")
+    ('1 image', '2,500 images', '0 identities')
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

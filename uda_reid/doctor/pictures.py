@@ -1,0 +1,179 @@
+"""What the files of a data set are: readable or not, how large, and which are the same bytes."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from uda_reid.data.images import Progress, sizes
+from uda_reid.doctor.findings import NAMED, Finding, count
+from uda_reid.errors import DataError
+from uda_reid.ops.protocols import Labels
+from uda_reid.run import QUIET
+from uda_reid.training.devices import digest_of
+from uda_reid.types import DISTRACTOR, Domain, Ids
+
+SPLITS = ("train", "query", "gallery")
+LANDSCAPE = 0.05
+"""Crops of people stand upright: with more than this share of crops that are wider than tall, something is odd."""
+
+
+class Looked(NamedTuple):
+    """The files of a domain after every one was decoded.
+
+    Args:
+        shapes: (N, 2) int64 height and width of every readable image, all splits one after another.
+        wide: the readable images that are wider than tall.
+        unreadable: split -> why each of its unreadable images is one.
+    """
+
+    shapes: Ids
+    wide: tuple[Path, ...]
+    unreadable: Mapping[str, tuple[DataError, ...]]
+
+
+def look(domain: Domain, *, progress: Progress = QUIET.progress) -> Looked:
+    """Decode every image of a domain, keeping none."""
+    shapes: list[tuple[int, int]] = []
+    wide: list[Path] = []
+    unreadable: dict[str, tuple[DataError, ...]] = {}
+    for name in SPLITS:
+        split, bad = getattr(domain, name), []
+        found = sizes(split, name=f"{domain.name} {name}", progress=progress)
+        for path, size in zip(split.paths, found, strict=True):
+            if isinstance(size, DataError):
+                bad.append(size)
+                continue
+            shapes.append(size)
+            if size[1] > size[0]:
+                wide.append(path)
+        unreadable[name] = tuple(bad)
+    return Looked(np.array(shapes, dtype=np.int64).reshape(-1, 2), tuple(wide), unreadable)
+
+
+def decoded(domain: Domain, looked: Looked) -> Iterator[Finding]:
+    """Yield what decoding showed: unreadable files, each of the first few with its reason, and sizes."""
+    failures = [(name, error) for name in SPLITS for error in looked.unreadable[name]]
+    if failures:
+        where = ", ".join(f"{len(bad):,} in {name}" for name, bad in looked.unreadable.items() if bad)
+        first = f" (the first {NAMED} follow)" if len(failures) > NAMED else ""
+        yield Finding(
+            "error",
+            f"{count(len(failures), 'image')} cannot be read ({where}), and a run stops at the first of them: "
+            f"replace or remove them{first}",
+        )
+    for name, error in failures[:NAMED]:
+        yield Finding("error", f"{name}: {shortened(str(error), domain.root)}")
+    if len(looked.shapes):
+        yield Finding("note", _sizes(looked.shapes))
+    if looked.wide:
+        share = len(looked.wide) / len(looked.shapes)
+        yield Finding(
+            "warning" if share > LANDSCAPE else "note",
+            f"{count(len(looked.wide), 'image')} ({share:.1%}) wider than tall, and an encoder takes upright crops of "
+            f"one person each, squeezing all else: look at {within(looked.wide[0], domain.root)}",
+        )
+
+
+def _sizes(shapes: Ids) -> str:
+    areas = shapes.prod(axis=1)
+    smallest, largest = shapes[areas.argmin()], shapes[areas.argmax()]
+    median = np.median(shapes, axis=0)
+    if (smallest == largest).all():
+        return f"all images are {smallest[0]} x {smallest[1]} pixels (height x width)"
+    return (
+        f"images are {smallest[0]} x {smallest[1]} to {largest[0]} x {largest[1]} pixels (height x width), "
+        f"median {median[0]:.0f} x {median[1]:.0f}"
+    )
+
+
+class Place(NamedTuple):
+    """Where an image stands: split and row."""
+
+    split: str
+    row: int
+
+
+def copies(domain: Domain, *, progress: Progress = QUIET.progress) -> list[list[Place]]:
+    """Return the places of all images that are the same bytes, group by group; files that cannot be read are left out.
+
+    Only files of equal size are read.
+    """
+    by_size: dict[int, list[Place]] = defaultdict(list)
+    for name in SPLITS:
+        for row, path in enumerate(getattr(domain, name).paths):
+            with suppress(OSError):
+                by_size[path.stat().st_size].append(Place(name, row))
+    alike = [place for places in by_size.values() if len(places) > 1 for place in places]
+    by_bytes: dict[str, list[Place]] = defaultdict(list)
+    for place in progress(alike, f"comparing {domain.name}", len(alike)):
+        with suppress(OSError):
+            by_bytes[digest_of(_path(domain, place))].append(place)
+    return [group for group in by_bytes.values() if len(group) > 1]
+
+
+def repeated(domain: Domain, groups: Sequence[Sequence[Place]], labels: Labels | None) -> Iterator[Finding]:
+    """Yield what identical files mean for learning and for the test.
+
+    Args:
+        domain: the domain.
+        groups: what `copies` found.
+        labels: the labels of queries and gallery, where they can be used.
+    """
+
+    def told(chosen: Sequence[Sequence[Place]], where: str, meaning: str) -> str:
+        first, second = (within(_path(domain, place), domain.root) for place in chosen[0][:2])
+        return f"identical files {where}: {len(chosen):,}, first {first} = {second}; {meaning}"
+
+    leaks = [group for group in groups if {place.split for place in group} > {"train"}]
+    if leaks:
+        meaning = "the test shows pictures that were learnt from, so scores flatter: keep each in one of them"
+        yield Finding("warning", told(leaks, "in train and in the test", meaning))
+    torn = [group for group in groups if len({_pid(domain, place) for place in group} - {None}) > 1]
+    if torn:
+        yield Finding("warning", told(torn, "with two identities", "one of the two is wrong: mend the labels"))
+    found = [group for group in groups if labels is not None and _finds_itself(group, labels)]
+    if found:
+        meaning = "such a query finds itself, so scores flatter: take its copy out of the gallery"
+        yield Finding("warning", told(found, "in query and gallery", meaning))
+    for name in SPLITS:
+        inside = [[place for place in group if place.split == name] for group in groups]
+        again = [places for places in inside if len(places) > 1]
+        if again:
+            yield Finding("note", told(again, f"within {name}", "each copy weighs as an image of its own"))
+
+
+def _finds_itself(group: Sequence[Place], labels: Labels) -> bool:
+    gallery = [place.row for place in group if place.split == "gallery"]
+    for place in group:
+        if place.split == "query" and gallery:
+            _, removed = labels.masks(slice(place.row, place.row + 1))
+            if not bool(removed[0, gallery].all()):
+                return True
+    return False
+
+
+def _path(domain: Domain, place: Place) -> Path:
+    path: Path = getattr(domain, place.split).paths[place.row]
+    return path
+
+
+def _pid(domain: Domain, place: Place) -> int | None:
+    pid = int(getattr(domain, place.split).pids[place.row])
+    return pid if pid > DISTRACTOR else None
+
+
+def within(path: Path, root: Path) -> str:
+    """Return a file's path below the root, or as it is where it lies elsewhere."""
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+
+
+def shortened(text: str, root: Path) -> str:
+    """Return a message with the root's path taken off the file that it begins with."""
+    return text.removeprefix(f"{root}{os.sep}")
