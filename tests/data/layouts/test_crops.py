@@ -51,6 +51,7 @@ def test_folder_per_identity_under_given_splits(tmp_path: Path) -> None:
     ]
     assert domain.notes == (
         "no file name holds a camera, so cameras are unknown; give a manifest.csv if you know them",
+        "the gallery shows one identity, so every answer is right and scores say nothing",
     )
     touch(tmp_path / "own", ["val/a/1.jpg", "train_all/a/1.jpg"])
     assert mentions(read("own", tmp_path), "only train, query, gallery are read, ignored beside them: train_all, val")

@@ -198,3 +198,10 @@ def test_manifest_faults_name_file_and_line(text: str, message: str, tmp_path: P
 def test_manifest_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.csv").write_bytes(b"path,identity\n\xff\xfe\x00.jpg,1\n")
     assert "manifest.csv: cannot be read as CSV text in UTF-8" in fault(tmp_path, tmp_path)
+
+
+def test_gallery_of_one_identity_is_noted(tmp_path: Path) -> None:
+    manifest(tmp_path / "one", "path,identity,split\na.jpg,1,train\nb.jpg,2,query\nc.jpg,2,gallery\nd.jpg,-1,gallery\n")
+    assert mentions(read("one", tmp_path), "the gallery shows one identity, so every answer is right")
+    manifest(tmp_path / "two", "path,identity,split\na.jpg,1,train\nb.jpg,2,query\nc.jpg,2,gallery\nd.jpg,0,gallery\n")
+    assert not mentions(read("two", tmp_path), "every answer is right")

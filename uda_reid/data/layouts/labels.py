@@ -221,6 +221,8 @@ def _parts(rows: Sequence[Row], pids: Ids, cams: Ids | None, splits: Texts, note
     shared = np.intersect1d(train.pids, query.pids)
     if len(shared):
         notes.append(f"{len(shared)} identities are both in train and query, so scores flatter; one is {shared[0]}")
+    if len(np.unique(gallery.pids[gallery.pids != JUNK])) == 1 and len(query):
+        notes.append("the gallery shows one identity, so every answer is right and scores say nothing")
     notes += _uses(train, scored=bool(len(query) and len(gallery)))
     return Parts(train, query, gallery, tuple(notes))
 
