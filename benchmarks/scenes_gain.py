@@ -1,9 +1,9 @@
-"""How far PUL carries a model between two built-in scenes: source-only, PUL and the supervised bound, several seeds.
+"""How far strategies carry a model between two built-in scenes, beside source-only and the supervised bound.
 
-    python benchmarks/scenes_gain.py --out runs/scenes --seeds 0,1,2 --pairs plaza:campus,campus:plaza
+    python benchmarks/scenes_gain.py --seeds 0,1,2 --recipes adabn,pul,cluster --pairs plaza:campus,campus:plaza
 
-Finished runs are found again, so it can be stopped and started at will. About 2 minutes per seed and pair on 2 cores.
-With `--set adapt.lr=0 --set adapt.rounds=1` nothing is learned and only batch-norm statistics move: the control.
+Finished runs and source models are found again, so it can be stopped and started at will. `adabn` is the control of all
+others: it learns nothing, and only the batch-norm statistics see the target.
 """
 
 from __future__ import annotations
@@ -22,48 +22,53 @@ from uda_reid.job import Job
 from uda_reid.pipeline import one
 from uda_reid.report import BOUND, SOURCE_ONLY, Record, gap_closed
 from uda_reid.terminal import RichReporter
+from uda_reid.types import Scores
 
 
 def main() -> None:
-    """Run every pair with every seed and print mean and spread."""
+    """Run every pair with every recipe and seed, and print mean and spread."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/scenes"))
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--pairs", default="plaza:campus,campus:plaza")
-    parser.add_argument("--recipe", default="pul")
-    parser.add_argument("--set", action="append", default=[], help="as of `uda-reid adapt`; adapt.lr=0 is a control")
+    parser.add_argument("--recipes", default="adabn,pul,cluster")
+    parser.add_argument("--set", action="append", default=[], help="as of `uda-reid adapt`")
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args()
     reporter = RichReporter(Console(stderr=True))
     output = Console(width=110, highlight=False)
     for pair in options.pairs.split(","):
         source, target = pair.split(":")
-        records = []
-        for seed in map(int, options.seeds.split(",")):
-            job = Job(
-                recipe=options.recipe,
-                source=source,
-                target=target,
-                seed=seed,
-                out=options.out,
-                threads=options.threads,
-                settings=tuple(options.set),
-                bound=True,
-                command=shlex.join(["python", *sys.argv]),
-            )
-            records.append(one(job, reporter=reporter)[0])
-        output.print(table(f"{source} -> {target}, seeds {options.seeds}", options.recipe, records))
-        output.print(verdict(records))
+        runs: dict[str, list[Record]] = {}
+        for recipe in options.recipes.split(","):
+            for seed in map(int, options.seeds.split(",")):
+                job = Job(
+                    recipe=recipe,
+                    source=source,
+                    target=target,
+                    seed=seed,
+                    out=options.out,
+                    threads=options.threads,
+                    settings=tuple(options.set),
+                    bound=True,
+                    command=shlex.join(["python", *sys.argv]),
+                )
+                runs.setdefault(recipe, []).append(one(job, reporter=reporter)[0])
+        output.print(table(f"{source} -> {target}, seeds {options.seeds}", runs))
+        for recipe, records in runs.items():
+            output.print(verdict(recipe, records))
 
 
-def table(title: str, recipe: str, records: list[Record]) -> Table:
+def table(title: str, runs: dict[str, list[Record]]) -> Table:
     """Return mean and standard deviation over seeds, in points."""
     result = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     result.add_column("model")
     for column in ("mAP", "rank-1", "rank-5", "rank-10", "mINP"):
         result.add_column(column, justify="right")
-    for name in (SOURCE_ONLY, recipe, BOUND):
-        scores = [row.scored for record in records if (row := record.row(name)) is not None]
+    first = next(iter(runs.values()))  # source-only and the bound are the same models in the runs of every recipe
+    rows = [(SOURCE_ONLY, first), *runs.items(), (BOUND, first)]
+    for name, records in rows:
+        scores = [scored(record, name) for record in records]
         columns = [
             [score.mean_ap for score in scores],
             *([score.cmc[rank] for score in scores] for rank in (1, 5, 10)),
@@ -73,27 +78,33 @@ def table(title: str, recipe: str, records: list[Record]) -> Table:
     return result
 
 
+def scored(record: Record, name: str) -> Scores:
+    """Return the scores of the row called `name`; a recipe's row is the adapted one."""
+    row = record.row(name)
+    return (record.adapted if row is None else row).scored
+
+
 def spread(values: list[float]) -> str:
     """Return mean +- sample standard deviation, in points."""
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     return f"{100 * statistics.mean(values):.1f} ± {100 * deviation:.1f}"
 
 
-def verdict(records: list[Record]) -> str:
+def verdict(recipe: str, records: list[Record]) -> str:
     """Return the gain of every seed, what share of the gap it closes, and how large the gap is."""
     gains, shares, ratios = [], [], []
     for record in records:
-        start, bound = record.row(SOURCE_ONLY), record.row(BOUND)
-        assert start is not None and bound is not None
-        gains.append(record.adapted.scored.mean_ap - start.scored.mean_ap)
+        start, bound = (scored(record, name).mean_ap for name in (SOURCE_ONLY, BOUND))
+        gains.append(record.adapted.scored.mean_ap - start)
         shares.append(gap_closed(record))
-        ratios.append(start.scored.mean_ap / bound.scored.mean_ap)
-    return "\n".join(
-        (
-            f"gain in mAP: {spread(gains)} points; by seed: " + ", ".join(f"{100 * gain:+.1f}" for gain in gains),
-            "share of the gap closed: " + ", ".join("n/a" if share is None else f"{share:.0%}" for share in shares),
-            "source-only / bound: " + ", ".join(f"{ratio:.0%}" for ratio in ratios),
-        )
+        ratios.append(start / bound)
+    return (
+        f"{recipe}: gain in mAP {spread(gains)} points; by seed: "
+        + ", ".join(f"{100 * gain:+.1f}" for gain in gains)
+        + "; share of the gap closed: "
+        + ", ".join("n/a" if share is None else f"{share:.0%}" for share in shares)
+        + "; source-only / bound: "
+        + ", ".join(f"{ratio:.0%}" for ratio in ratios)
     )
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import shutil
@@ -7,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -146,6 +148,10 @@ def spoilt(data: Path) -> Path:
             ["--set", "encoder.weights=model.safetensors", "--set", "encoder.backbone=resnet18"],
             "does not hold resnet18",
         ),
+        (["--set", "encoder.weights=nowhere.pth"], "nowhere.pth: there is no such weights file"),
+        (["--weights", "nowhere"], "--weights nowhere: there is no such folder"),
+        (["--out", ""], "Invalid value for '--out': is empty; give a path"),
+        (["--tgt", "x" * 300], "File name too long"),
         (["--device", "cuda:9"], "device 'cuda:9' is not there"),
         (["--device", "warp"], "device 'warp' is unknown"),
         (["--protocol", "markt"], "protocol 'markt' is unknown"),
@@ -238,6 +244,81 @@ def test_full_disk_is_one_line(
     code, _, err = run(monkeypatch, capsys, "adapt", "--src", "alpha", "--tgt", "beta", *base)
     assert code == 2
     assert "error: log.txt: No space left on device" in err
+
+
+def test_full_disk_under_the_output_is_one_line(
+    base: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    monkeypatch.setattr(sys, "argv", ["uda-reid", "list", "recipes"])
+    with open("/dev/full", "w") as full, monkeypatch.context() as patch:  # noqa: PTH123
+        patch.setattr(sys, "stdout", full)
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+            full.flush()
+        patch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
+    assert stop.value.code == 2
+    assert "error: the output: No space left on device" in capsys.readouterr().err
+
+
+def test_names_that_no_terminal_can_show_are_spelt_out(
+    base: list[str], data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strange = "b\x1b[31m\n:x:ta"
+    shutil.copytree(data / "beta", data / strange)
+    (data / strange / "gallery_000.png").write_bytes(b"no image")
+    code, _, err = run(monkeypatch, capsys, "adapt", "--src", "alpha", "--tgt", strange, *base)
+    assert code == 2
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("error: ") and "b\\x1b[31m\\n:x:ta/gallery_000.png: cannot be decoded" in last
+
+
+def test_command_in_the_record_names_the_data_folder_of_the_environment(
+    base: list[str], data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("UDA_REID_DATA", str(data))
+    words = [word for word in base if word not in ("--data", str(data))]
+    code, out, _ = run(monkeypatch, capsys, "adapt", "--src", "alpha", "--tgt", "beta", "--json", *words)
+    assert code == 0
+    assert json.loads(out)["command"].endswith(f"--json {' '.join(words)} --data {data}")
+
+
+def test_report_writes_the_page_anew_and_says_where_there_is_no_run(
+    base: list[str], data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    _, out, _ = run(monkeypatch, capsys, "adapt", "--src", "alpha", "--tgt", "beta", *base)
+    page = Path(out.split("report: ")[1].strip())
+    page.unlink()
+    assert run(monkeypatch, capsys, "report", str(page.parent), "--no-pictures")[:2] == (0, f"report: {page}\n")
+    assert "data:image" not in page.read_text()
+    run(monkeypatch, capsys, "report", str(page.parent / "record.json"))
+    assert "data:image" in page.read_text()
+    code, _, err = run(monkeypatch, capsys, "report", str(data))
+    assert (code, err) == (
+        2, f"error: {data}: no finished run is there (record.json is missing); give a folder that adapt printed\n"
+    )  # fmt: skip
+
+
+def test_check_and_embed_from_the_command_line(
+    base: list[str], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(monkeypatch, capsys, "data", "check", str(data / "beta"))
+    assert code == 0 and "as a target" in out and "a table (manifest.csv)" in out
+    code, out, _ = run(monkeypatch, capsys, "data", "check", str(data / "beta"), "--json", "--no-decode")
+    assert json.loads(out)["name"] == "beta"
+    (data / "beta" / "train_000.png").write_bytes(b"no image")
+    assert run(monkeypatch, capsys, "data", "check", "beta", "--data", str(data))[0] == 2
+    _, out, _ = run(monkeypatch, capsys, "pretrain", "--src", "alpha", *base)
+    model = out.split("model: ")[1].strip()
+    words = ("embed", str(data / "alpha"), "--checkpoint", model, "--out", str(tmp_path / "features"))
+    code, out, err = run(monkeypatch, capsys, *words, "--split", "query", "--normalise")
+    assert code == 0, err
+    assert np.load(tmp_path / "features" / "features.npy").shape[0] == 6
+    assert run(monkeypatch, capsys, *words)[0] == 2  # not over what is there
 
 
 def test_version_and_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

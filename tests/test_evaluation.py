@@ -189,5 +189,5 @@ def test_unknown_protocol_and_missing_test_images_are_refused(domain: Domain) ->
     with pytest.raises(RecipeError, match="protocol 'markt' is unknown; use one of: market"):
         Evaluator(domain, "markt")
     nothing = replace(domain.query, paths=(), pids=np.zeros(0, np.int64), cams=np.zeros(0, np.int64))
-    with pytest.raises(DataError, match="no query images, so nothing can be scored on tiny"):
+    with pytest.raises(DataError, match="not scored: tiny has no query images; give it labelled ones"):
         Evaluator(replace(domain, query=nothing))

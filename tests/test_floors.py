@@ -12,9 +12,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "uda_reid"
 FLOORS = {
     "errors": 0,
     "shipped": 0,
-    "terminal": 1,
     "options": 1,
     "run": 1,
+    "terminal": 1.1,
     "types": 2,
     "ops.distance": 3.0,
     "ops.losses": 3.0,
@@ -27,6 +27,7 @@ FLOORS = {
     "models.weights": 3.9,
     "models": 4,
     "training": 5,
+    "training.pseudo_labels": 5.5,
     "evaluation": 6,
     "pretraining": 6.5,
     "strategies": 7,

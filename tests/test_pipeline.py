@@ -18,9 +18,11 @@ import pytest
 from filelock import FileLock
 
 from uda_reid.errors import CheckpointError, DataError
+from uda_reid.evaluation import Evaluator, Features
 from uda_reid.job import Job, open_domain
 from uda_reid.pipeline import one, score_checkpoint, source_model
 from uda_reid.report import BOUND, SOURCE_ONLY, gap_closed, read
+from uda_reid.types import Encoder, Scores
 
 T = TypeVar("T")
 
@@ -165,6 +167,65 @@ def test_bound_is_added_to_a_finished_run(job: Job) -> None:
     assert [row.name for row in read(folder / "record.json").rows] == [SOURCE_ONLY, "tiny", BOUND]
     share = gap_closed(record)
     assert share is None or np.isfinite(share)
+
+
+def test_page_follows_the_record_and_the_wish_for_pictures(job: Job) -> None:
+    _, folder, _ = one(job)
+    page = folder / "report.html"
+    assert "supervised" not in page.read_text() and "data:image" in page.read_text()
+    one(replace(job, pictures=False))
+    assert "data:image" not in page.read_text()
+    one(replace(job, bound=True))
+    assert "supervised" in page.read_text()
+    page.write_text("half a page")
+    one(job)
+    assert page.read_text().endswith("</html>")
+
+
+def test_bound_that_was_recorded_before_a_crash_is_on_the_page(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, folder, _ = one(job)
+    with monkeypatch.context() as patch:
+        patch.setattr("uda_reid.pipeline.rebuild", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            one(replace(job, bound=True))
+    one(replace(job, bound=True))
+    assert "supervised" in (folder / "report.html").read_text()
+
+
+def test_interrupted_audit_scores_nothing_twice(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _, _ = one(replace(job, out=job.out / "whole"))
+    scored: list[str] = []
+    score = Evaluator.score
+
+    def counted(self: Evaluator, encoder: Encoder | Features) -> Scores:
+        scored.append(type(encoder).__name__)
+        return score(self, encoder)
+
+    monkeypatch.setattr(Evaluator, "score", counted)
+    with pytest.raises(KeyboardInterrupt):
+        one(job, reporter=Stopper("after step 2 (scored afterwards)"))
+    # Before and after from their features, the first snapshot; the last is the adapted model itself.
+    assert scored == ["Features", "Features", "Embedder"]
+    scored.clear()
+    record, _, _ = one(job)
+    assert scored == ["Features", "Features"]
+    assert record.curve == whole.curve
+
+
+def test_single_gallery_shot_goes_from_end_to_end(job: Job) -> None:
+    record, folder, _ = one(replace(job, protocol="single-gallery-shot", bound=True))
+    assert np.isnan(record.adapted.scored.mean_ap) and record.adapted.scored.cmc[1] > 0
+    page = (folder / "report.html").read_text()
+    assert "it is one of mAP, which this protocol lacks" in page
+    assert "nan" not in (folder / "log.txt").read_text()
+
+
+def test_labelled_training_images_are_audited_without_queries(job: Job, data: Path) -> None:
+    lines = (data / "beta" / "manifest.csv").read_text().splitlines()
+    (data / "beta" / "manifest.csv").write_text("\n".join([lines[0], *(row for row in lines if "train" in row)]))
+    record, _, _ = one(job)
+    assert record.adapted.scores is None
+    assert [set(entry) >= {"step", "pair_precision", "nmi"} for entry in record.curve] == [True, True]
 
 
 def test_saved_model_scores_as_the_record_says(job: Job) -> None:

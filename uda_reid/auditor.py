@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from uda_reid.data.images import target_order
+from uda_reid.errors import DataError
 from uda_reid.evaluation import Evaluator
 from uda_reid.ops.quality import audit
-from uda_reid.run import Reporter
+from uda_reid.run import Run
 from uda_reid.training.checkpoint import CheckpointFolder
-from uda_reid.types import Encoder
+from uda_reid.types import Domain, Encoder, Scores
+
+Numbers = tuple[Mapping[str, float], ...]
+"""What was measured, step by step."""
 
 
 def snapshots(folder: Path) -> Callable[[nn.Module, int, Tensor | None], None]:
@@ -30,35 +36,71 @@ def snapshots(folder: Path) -> Callable[[nn.Module, int, Tensor | None], None]:
     return keep
 
 
-def score_snapshots(
-    folder: Path, adapted: Encoder, evaluator: Evaluator, reporter: Reporter
-) -> tuple[Mapping[str, float], ...]:
-    """Score the snapshots of the probe on the target's test labels, now that adaptation is over."""
-    curve: list[Mapping[str, float]] = []
+def audit_snapshots(
+    folder: Path, adapted: Encoder, scores: Scores | None, target: Domain, evaluator: Evaluator | None, *, run: Run
+) -> Numbers:
+    """Compare the snapshots of the probe with the target's labels, now that adaptation is over.
+
+    What has been scored is saved, so that an interrupted audit goes on.
+
+    Args:
+        folder: where `snapshots` kept them.
+        adapted: the adapted encoder.
+        scores: how it scored, for the snapshot that is equal to it.
+        target: the target; its training identities are what pseudo-labels are compared with.
+        evaluator: scores the others; None where the target has nothing to score on.
+        run: the surroundings.
+
+    Returns:
+        Per snapshot its step, `mean_ap` and `rank1` (NaN where its embeddings are not finite), and what
+        `ops.quality.audit` says of its pseudo-labels.
+    """
     encoder, store = copy.deepcopy(adapted), CheckpointFolder(folder)
-    pids = evaluator.domain.train.pids
-    pids = pids[target_order(len(pids)).numpy()]
-    for file in sorted(folder.glob("step-*.safetensors")):
+    pids = target.train.pids[target_order(len(target.train)).numpy()]
+    curve: list[Mapping[str, float]] = (run.restore("audit") or {"curve": []})["curve"]
+    for file in sorted(folder.glob("step-*.safetensors"))[len(curve) :]:
         state = store.restore(file.stem)
         if state is None:
             continue
-        encoder.load_state_dict(state["encoder"])
-        scores = evaluator.score(encoder)
-        entry = {"step": float(state["step"]), "mean_ap": scores.mean_ap, "rank1": scores.cmc[1]}
-        if "pseudo_labels" in state and evaluator.domain.labelled:
+        entry = {"step": float(state["step"])}
+        if evaluator:
+            encoder.load_state_dict(state["encoder"])
+            known = scores if same_weights(encoder, adapted) else None
+            entry |= _scored(encoder, known, evaluator, run)
+        if "pseudo_labels" in state and target.labelled:
             entry |= audit(state["pseudo_labels"].numpy(), pids)
-        reporter.log(f"{evaluator.domain.name} after step {state['step']} (scored afterwards): {_said(entry)}")
+        run.log(f"{target.name} after step {state['step']} (scored afterwards): {_said(entry)}")
         curve.append(entry)
+        run.save("audit", {"curve": curve})
     return tuple(curve)
+
+
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    """Return whether two modules of one kind hold equal parameters and buffers, bit by bit."""
+    mine, theirs = one.state_dict(), other.state_dict()
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def _scored(encoder: Encoder, known: Scores | None, evaluator: Evaluator, run: Run) -> dict[str, float]:
+    try:
+        scores = known or evaluator.score(encoder)
+    except DataError as error:  # a snapshot that has diverged is a point that is missing, not the end of the run
+        run.log(f"a snapshot cannot be scored: {error}")
+        return {"mean_ap": math.nan, "rank1": math.nan}
+    return {"mean_ap": scores.mean_ap, "rank1": scores.cmc[1]}
 
 
 def _said(entry: Mapping[str, float]) -> str:
     """Return one point of the learning curve in words."""
-    words = f"mAP {100 * entry['mean_ap']:.1f}, rank-1 {100 * entry['rank1']:.1f}"
+    words = [
+        f"{name} {100 * entry[key]:.1f}"
+        for key, name in (("mean_ap", "mAP"), ("rank1", "rank-1"))
+        if math.isfinite(entry.get(key, math.nan))
+    ]
     if "clusters" in entry:
-        words += (
-            f"; pseudo-labels: {entry['clusters']:.0f} clusters on {entry['used']:.0%} of the images, "
+        words.append(
+            f"pseudo-labels: {entry['clusters']:.0f} clusters on {entry['used']:.0%} of the images, "
             f"{entry['pair_precision']:.0%} of the pairs they join are right, "
             f"{entry['pair_recall']:.0%} of the true pairs are joined"
         )
-    return words
+    return ", ".join(words)

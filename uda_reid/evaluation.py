@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -70,6 +71,13 @@ class RankedList:
     distances: tuple[float, ...]
 
 
+class Features(NamedTuple):
+    """What an encoder makes of a domain's test images: query (Q, D) and gallery (G, D) float32, on the CPU."""
+
+    query: Tensor
+    gallery: Tensor
+
+
 @dataclass(frozen=True)
 class Evaluator:
     """Scores encoders on one domain; the test images are decoded once and kept.
@@ -93,10 +101,10 @@ class Evaluator:
 
     def __post_init__(self) -> None:
         check_protocol(self.protocol)
+        if why_unscored(self.domain):
+            raise DataError(f"{self.domain.root}: {why_unscored(self.domain)}")
         for part in ("query", "gallery"):
             split: Split = getattr(self.domain, part)
-            if not len(split):
-                raise DataError(f"{self.domain.root}: no {part} images, so nothing can be scored on {self.domain.name}")
             object.__setattr__(self, part, Photographs(split, name=f"{self.domain.name} {part}"))
         if self.protocol == "auto":
             object.__setattr__(self, "protocol", self._by_cameras())
@@ -111,9 +119,14 @@ class Evaluator:
     def _by_cameras(self) -> str:
         return protocol_by_cameras(self.domain)
 
-    def score(self, encoder: Encoder) -> Scores:
-        """Return how well `encoder` retrieves the domain's identities."""
-        query, gallery = self._features(encoder)
+    def features(self, encoder: Encoder) -> Features:
+        """Return the embeddings of the test images, for `score` and `ranked`."""
+        query = extract(encoder, self.query, run=self.run, description=f"{self.domain.name} queries")
+        return Features(query, extract(encoder, self.gallery, run=self.run, description=f"{self.domain.name} gallery"))
+
+    def score(self, encoder: Encoder | Features) -> Scores:
+        """Return how well an encoder, or what `features` gave for it, retrieves the domain's identities."""
+        query, gallery = encoder if isinstance(encoder, Features) else self.features(encoder)
         if self.protocol == SHOT:
             return self._single_gallery_shot(query, gallery)
         ranking = rank(
@@ -139,13 +152,13 @@ class Evaluator:
             average_precision=ranking.average_precision,
         )
 
-    def ranked(self, encoder: Encoder, queries: Sequence[int], *, top: int = 10) -> tuple[RankedList, ...]:
+    def ranked(self, encoder: Encoder | Features, queries: Sequence[int], *, top: int = 10) -> tuple[RankedList, ...]:
         """Return the nearest gallery images of some queries, by the same distances and removals as `score`.
 
         Under `single-gallery-shot`, whose galleries are drawn, the whole gallery is ranked.
 
         Args:
-            encoder: the encoder.
+            encoder: the encoder, or what `features` gave for it.
             queries: rows of queries.
             top: images per query, at least 1; fewer where the protocol leaves fewer.
 
@@ -163,7 +176,7 @@ class Evaluator:
         split, among = self.domain.query, self.domain.gallery
         protocol = self._by_cameras() if self.protocol == SHOT else self.protocol
         labels = check_labels(split.pids, among.pids, split.cams, among.cams, protocol=protocol)
-        features, gallery = self._features(encoder)
+        features, gallery = encoder if isinstance(encoder, Features) else self.features(encoder)
         check_search(features, gallery, labels)
         found: dict[int, RankedList] = {}
         # In the blocks that `score` ranks: another block size would change the last bits of the distances.
@@ -171,10 +184,6 @@ class Evaluator:
             for query in set(queries).intersection(range(number * BLOCK, number * BLOCK + len(distances))):
                 found[query] = _nearest(query, distances[query % BLOCK], labels, top)
         return tuple(found[query] for query in queries)
-
-    def _features(self, encoder: Encoder) -> tuple[Tensor, Tensor]:
-        query = extract(encoder, self.query, run=self.run, description=f"{self.domain.name} queries")
-        return query, extract(encoder, self.gallery, run=self.run, description=f"{self.domain.name} gallery")
 
     def _single_gallery_shot(self, query: Tensor, gallery: Tensor) -> Scores:
         shot = single_gallery_shot(

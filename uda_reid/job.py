@@ -79,9 +79,14 @@ def open_domain(name: str, data: Path = Path("data"), *, reporter: Reporter | No
     return domain
 
 
+def is_drawn(domain: Domain) -> bool:
+    """Return whether the domain's images are a drawing, of whatever size and name, and show nobody."""
+    return (domain.root / "scene.json").is_file()
+
+
 def is_scene(domain: Domain) -> bool:
-    """Return whether the domain's images are a drawing of a built-in scene."""
-    return domain.name in SCENES and (domain.root / "scene.json").is_file()
+    """Return whether the domain is a built-in scene as it is drawn on first use."""
+    return domain.name in SCENES and is_drawn(domain)
 
 
 class Prepared:
@@ -94,6 +99,8 @@ class Prepared:
         if recipe.name in (SOURCE_ONLY, BOUND):
             raise RecipeError(f"a recipe cannot be called {recipe.name!r}, a row of every table; rename the file")
         check_protocol(job.protocol)
+        if job.weights and not job.weights.is_dir():
+            raise RecipeError(f"--weights {job.weights}: there is no such folder; give the one with the weights files")
         self.device = pick_device(job.device)
         self.source = open_domain(job.source, job.data, reporter=reporter)
         self.target = self.source if job.target is None else open_domain(job.target, job.data, reporter=reporter)

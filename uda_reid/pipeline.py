@@ -8,22 +8,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from filelock import FileLock, Timeout
 
 from uda_reid import __version__
-from uda_reid.auditor import score_snapshots, snapshots
+from uda_reid.auditor import Numbers, audit_snapshots, same_weights, snapshots
 from uda_reid.data.images import Photographs, unlabelled
-from uda_reid.errors import CheckpointError, DataError, RecipeError
+from uda_reid.errors import CheckpointError, DataError, RecipeError, UdaReidError
 from uda_reid.evaluation import Evaluator, check_protocol, why_unscored
-from uda_reid.job import Job, Prepared, is_scene, open_domain
+from uda_reid.job import Job, Prepared, is_drawn, open_domain
 from uda_reid.pretraining import pretrain, validate
 from uda_reid.recipe import resolved, to_yaml
 from uda_reid.report import (
     BOUND,
     LISTS,
-    PAGE,
     RECORD,
     SOURCE_ONLY,
     Record,
@@ -35,6 +34,7 @@ from uda_reid.report import (
 )
 from uda_reid.report import read as read_record
 from uda_reid.run import Reporter, Run, Silent
+from uda_reid.terminal import Logged
 from uda_reid.training.checkpoint import load_encoder, load_facts, replace_file, save_encoder
 from uda_reid.training.devices import environment, pick_device, use_threads
 from uda_reid.types import Domain, Source
@@ -45,7 +45,8 @@ T = TypeVar("T")
 def one(job: Job, *, reporter: Reporter | None = None) -> tuple[Record, Path, bool]:
     """Carry one model from one source to one target, and score it.
 
-    Every stage is resumed from what an interrupted run left; a finished run is found and returned.
+    Training, adaptation and the audit are resumed from what an interrupted run left; a finished run is found and
+    returned. Its page is written anew every time.
 
     Returns:
         The record, the run's folder, and whether the run had been finished before.
@@ -63,76 +64,107 @@ def one(job: Job, *, reporter: Reporter | None = None) -> tuple[Record, Path, bo
         found = folder / RECORD
         finished = found.is_file() and (folder / "adapted.safetensors").is_file()
         logged = Logged(prepared.reporter, folder / "log.txt")
-        record = read_record(found) if finished else _work(prepared, folder, logged)
-        changed = not finished
-        if job.bound and record.row(BOUND) is None:
-            evaluator = Evaluator(prepared.target, job.protocol, prepared.run(folder / "state"))
+        unscored = why_unscored(prepared.target)
+        run = prepared.run(folder / "state", logged)
+        evaluator = None if unscored else Evaluator(prepared.target, job.protocol, run)
+        record = read_record(found) if finished else _work(prepared, folder, run, evaluator)
+        if job.bound and evaluator and record.row(BOUND) is None:
             record = record.with_row(_bound(prepared, evaluator, logged), command=job.command)
             write(record, found)
-            changed = True
-        if changed or not (folder / PAGE).is_file():
-            rebuild(folder, pictures=job.pictures)
+        rebuild(folder, pictures=job.pictures)  # always: it is quick, and follows the record and --no-pictures
         for leftover in ("state", "probes"):
             shutil.rmtree(folder / leftover, ignore_errors=True)
     return record, folder, finished
 
 
-def _work(prepared: Prepared, folder: Path, reporter: Reporter) -> Record:
-    job, recipe, target = prepared.job, prepared.recipe, prepared.target
-    replace_file(folder / "recipe.yaml", to_yaml(recipe).encode())
-    reporter.log(f"{recipe.name}: {prepared.source.name} -> {target.name}, profile {recipe.profile}, seed {job.seed}")
-    for note in recipe.notes:
-        reporter.log(f"note: {note}")
-    clock = Clock()
-    run = prepared.run(folder / "state", reporter)
-    unscored = why_unscored(target)
-    if unscored:
-        evaluator = None
-        reporter.log(unscored)
-    else:
-        evaluator = Evaluator(target, job.protocol, run)
-        run = replace(run, prober=snapshots(folder / "probes"))
+def _work(prepared: Prepared, folder: Path, run: Run, evaluator: Evaluator | None) -> Record:
+    """Train, adapt and score; without an evaluator nothing is scored."""
+    recipe, target = prepared.recipe, prepared.target
+    _announce(prepared, folder, run)
+    clock, audited = Clock(), evaluator is not None or target.labelled
     check_images(prepared, evaluator)
     clock.lap("images")
-    source = train_source(prepared, prepared.source, reporter)
+    source = train_source(prepared, prepared.source, run.reporter)
     validation = validate(source, run=run)
     clock.lap("pretrain")
     facts = prepared.facts(source)
-    before = Row(SOURCE_ONLY, evaluator.score(source.encoder) if evaluator else None, facts)
+    found = evaluator.features(source.encoder) if evaluator else None
+    before = Row(SOURCE_ONLY, evaluator.score(found) if evaluator and found else None, facts)
     clock.lap("evaluate")
-    result = recipe.strategy.adapt(source, unlabelled(target), run=run)
+    probed = replace(run, prober=snapshots(folder / "probes")) if audited else run
+    result = recipe.strategy.adapt(source, unlabelled(target), run=probed)
+    history = plain_history(result.history, recipe.name)
     clock.lap("adapt")
-    after = Row(recipe.name, evaluator.score(result.encoder) if evaluator else None, {**facts, **result.facts})
-    origin = {"recipe": recipe.name, "adapted to": target.name, "profile": recipe.profile, "seed": job.seed}
+    again = found if same_weights(source.encoder, result.encoder) else None
+    adapted = again or (evaluator.features(result.encoder) if evaluator else None)
+    after = Row(recipe.name, evaluator.score(adapted) if evaluator and adapted else None, {**facts, **result.facts})
+    origin = {"recipe": recipe.name, "adapted to": target.name, "profile": recipe.profile, "seed": prepared.job.seed}
     save_encoder(folder / "adapted.safetensors", result.encoder, facts={**after.facts, **origin})
-    curve = score_snapshots(folder / "probes", result.encoder, evaluator, reporter) if evaluator else ()
+    curve = audit_snapshots(folder / "probes", result.encoder, after.scores, target, evaluator, run=run)
+    record = _record(prepared, (before, after), history=history, curve=curve, validation=validation)
+    if evaluator and found and adapted:
+        lists = collect(record, evaluator, found, adapted, photographs=not is_drawn(target))
+        write_lists(lists, folder / LISTS)
     clock.lap("evaluate")
+    record = replace(record, seconds=clock.seconds)
+    write(record, folder / RECORD)
+    return record
+
+
+def _announce(prepared: Prepared, folder: Path, run: Run) -> None:
+    """Write the resolved recipe down, and say what is about to happen."""
+    recipe = prepared.recipe
+    replace_file(folder / "recipe.yaml", to_yaml(recipe).encode())
+    names = f"{prepared.source.name} -> {prepared.target.name}"
+    run.log(f"{recipe.name}: {names}, profile {recipe.profile}, seed {prepared.job.seed}")
+    for note in recipe.notes:
+        run.log(f"note: {note}")
+    unscored = why_unscored(prepared.target)
+    if unscored:
+        run.log(unscored)
+
+
+def _record(
+    prepared: Prepared,
+    rows: tuple[Row, ...],
+    *,
+    history: Numbers,
+    curve: Numbers,
+    validation: Mapping[str, float],
+) -> Record:
+    recipe, job = prepared.recipe, prepared.job
     trained = prepared.run(prepared.source_folder(prepared.source)).restore("pretrain")
-    notes = (f"{domain.name}: {note}" for domain in (prepared.source, target) for note in domain.notes)
-    record = Record(
+    notes = (f"{domain.name}: {note}" for domain in (prepared.source, prepared.target) for note in domain.notes)
+    return Record(
         command=job.command,
         version=__version__,
         source=prepared.source.name,
-        target=target.name,
+        target=prepared.target.name,
         seed=job.seed,
         profile=recipe.profile,
         recipe=resolved(recipe),
-        rows=(before, after),
+        rows=rows,
         validation=validation,
-        history=tuple(result.history),
+        history=history,
         curve=curve,
-        seconds=clock.seconds,
+        seconds={},
         environment=environment(prepared.device),
         notes=(*recipe.notes, *notes),
-        unscored=unscored,
+        unscored=why_unscored(prepared.target),
         pretraining=tuple(trained["history"] if trained else ()),
     )
-    if evaluator:
-        photographs = not is_scene(target)
-        lists = collect(record, evaluator, source.encoder, result.encoder, photographs=photographs)
-        write_lists(lists, folder / LISTS)
-    write(record, folder / RECORD)
-    return record
+
+
+def plain_history(history: Iterable[Mapping[str, float]], name: str) -> Numbers:
+    """Return what a strategy reported as plain numbers, whatever kind of numbers it used.
+
+    Raises:
+        UdaReidError: it reported something else.
+    """
+    try:
+        return tuple({str(key): float(value) for key, value in entry.items()} for entry in history)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UdaReidError(f"strategy {name}: its history holds something else than named numbers ({error})") from error
 
 
 def train_source(prepared: Prepared, domain: Domain, reporter: Reporter) -> Source:
@@ -174,7 +206,9 @@ def score_checkpoint(
     *,
     data: Path = Path("data"),
     protocol: str = "auto",
+    seed: int = 0,
     device: str = "auto",
+    precision: Literal["fp32", "bf16"] = "fp32",
     threads: int = 0,
     reporter: Reporter | None = None,
 ) -> Row:
@@ -182,7 +216,7 @@ def score_checkpoint(
     use_threads(threads)
     reporter = reporter or Silent()
     check_protocol(protocol)
-    run = Run(device=pick_device(device), reporter=reporter)
+    run = Run(seed=seed, device=pick_device(device), precision=precision, reporter=reporter)
     encoder, facts = load_encoder(checkpoint), load_facts(checkpoint)
     scores = Evaluator(open_domain(target, data, reporter=reporter), protocol, run).score(encoder)
     return Row(checkpoint.stem, scores, facts)
@@ -214,23 +248,6 @@ def check_images(prepared: Prepared, evaluator: Evaluator | None) -> None:
             failures.append(str(error))
     if failures:
         raise DataError("; ".join(failures))
-
-
-class Logged:
-    """A reporter that also writes every line into a file."""
-
-    def __init__(self, reporter: Reporter, path: Path) -> None:
-        self.reporter, self.path = reporter, path
-
-    def log(self, message: str) -> None:
-        """Say one line, and write it with the time."""
-        self.reporter.log(message)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
-
-    def progress(self, items: Iterable[T], description: str, total: int | None) -> Iterable[T]:
-        """Show progress; the file gets none of it."""
-        return self.reporter.progress(items, description, total)
 
 
 class Clock:

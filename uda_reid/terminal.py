@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from uda_reid.run import Reporter
+
 T = TypeVar("T")
 
 QUIET_SECONDS = 20.0
 """Without a terminal, long work says where it is this often."""
+
+
+def visible(text: str) -> str:
+    r"""Return text as one line that a terminal shows as it is: control characters and stray bytes are spelt out.
+
+    Names of files may hold line breaks, escape sequences, and bytes that no encoding knows.
+
+    >>> visible("a\nb\x1b[1m \udce9 ü")
+    'a\\nb\\x1b[1m \\udce9 ü'
+    """
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 class RichReporter:
@@ -26,7 +40,7 @@ class RichReporter:
     def log(self, message: str) -> None:
         """Print one line above the bars."""
         self.spoken = time.monotonic()
-        self.console.print(message, markup=False, soft_wrap=True)
+        self.console.print(visible(message), markup=False, emoji=False, soft_wrap=True)
 
     def progress(self, items: Iterable[T], description: str, total: int | None) -> Iterable[T]:
         """Show a bar while `items` pass, nested bars below one another; without a terminal, a line now and then."""
@@ -38,7 +52,12 @@ class RichReporter:
             return
         outermost = self.bars is None
         if self.bars is None:
-            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+            columns = (
+                SpinnerColumn(),
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                MofNCompleteColumn(),
+            )
             self.bars = Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True)
             self.bars.start()
         bars = self.bars
@@ -52,3 +71,20 @@ class RichReporter:
             if outermost:
                 bars.stop()
                 self.bars = None
+
+
+class Logged:
+    """A reporter that also writes every line into a file."""
+
+    def __init__(self, reporter: Reporter, path: Path) -> None:
+        self.reporter, self.path = reporter, path
+
+    def log(self, message: str) -> None:
+        """Say one line, and write it with the time."""
+        self.reporter.log(message)
+        with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
+
+    def progress(self, items: Iterable[T], description: str, total: int | None) -> Iterable[T]:
+        """Show progress; the file gets none of it."""
+        return self.reporter.progress(items, description, total)

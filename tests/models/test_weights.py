@@ -12,7 +12,7 @@ import torchvision
 
 from uda_reid.errors import CheckpointError
 from uda_reid.models.encoder import Embedder, EncoderSpec, build
-from uda_reid.models.weights import LoadReport, find_imagenet
+from uda_reid.models.weights import LoadReport, fill, find_imagenet
 
 MOBILENET = Path(__file__).resolve().parents[2] / "../shared/data/weights/mobilenet_v2_imagenet.safetensors"
 
@@ -47,24 +47,41 @@ def test_weights_of_torchvision_and_its_descendants_load_in_full(name: str, pref
     assert report.loaded == sum(not key.startswith(("fc.", "classifier.")) for key in network.state_dict())
 
 
-def test_load_report_lists_the_keys_that_did_not_match(tmp_path: Path) -> None:
+def test_load_report_lists_the_keys_that_did_not_match() -> None:
     weights = build(spec(), seed=1).trunk.state_dict()
     del weights["layer2.0.conv1.weight"]
-    weights["layer9.weight"] = torch.zeros(1)
+    weights["other.weight"] = torch.zeros(1)
+    weights["layer4.7.conv1.weight"] = torch.zeros(1)
     weights["layer1.0.conv1.weight"] = torch.zeros(2, 2)
-    path = tmp_path / "partly.safetensors"
-    safetensors.torch.save_file(weights, path)
-    encoder = build(spec(weights=str(path)))
-    report = encoder.load_report
-    assert report is not None
+    encoder = build(spec())
+    fresh = encoder.trunk.state_dict()["layer1.0.conv1.weight"].clone()
+    report = fill(encoder, weights, backbone="resnet_tiny", origin="partly.pth")
     assert report.missing == ("trunk.layer2.0.conv1.weight",)
-    assert report.unexpected == ("layer9.weight",)
+    assert report.unexpected == ("other.weight",)
     assert report.wrong_shape == ("layer1.0.conv1.weight",)
-    assert report.loaded == len(weights) - 2
-    assert "1 missing: trunk.layer2.0.conv1.weight; 1 unexpected: layer9.weight; 1 of another shape" in str(report)
-    fresh = build(spec()).state_dict()["trunk.layer1.0.conv1.weight"]
+    assert report.beyond == ("layer4.7.conv1.weight",)
+    assert report.loaded == len(weights) - 3
+    assert "1 missing: trunk.layer2.0.conv1.weight; 1 unexpected: other.weight; 1 of another shape" in str(report)
     assert torch.equal(encoder.state_dict()["trunk.layer1.0.conv1.weight"], fresh)
     assert torch.equal(encoder.trunk.get_parameter("conv1.weight"), weights["conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted", "message"),
+    [
+        ("resnet18", "resnet34", "missing or of another shape are trunk.layer1.2.conv1.weight"),
+        ("resnet34", "resnet18", "too many are layer1.2.conv1.weight"),
+        ("resnet50", "resnet34", "missing or of another shape are layer1.0.conv1.weight"),
+        ("mobilenet_v3_small", "mobilenet_v3_large", "missing or of another shape are"),
+    ],
+)
+def test_weights_of_a_relative_of_the_encoder_are_refused(
+    given: str, wanted: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save(torchvision.models.get_model(given, weights=None).state_dict(), path)
+    with pytest.raises(CheckpointError, match=f"weights.pth does not hold {wanted}: .*{message}"):
+        build(spec(backbone=wanted, weights=str(path)))
 
 
 def test_imagenet_file_of_another_network_is_refused(tmp_path: Path) -> None:
@@ -77,7 +94,7 @@ def test_imagenet_file_of_another_network_is_refused(tmp_path: Path) -> None:
 def test_checkpoint_of_another_encoder_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "source.safetensors"
     safetensors.torch.save_file(build(spec()).state_dict(), path)
-    with pytest.raises(CheckpointError, match=r"source.safetensors does not hold resnet18: missing or of another shape"):
+    with pytest.raises(CheckpointError, match=r"source.safetensors does not hold resnet18: missing or"):
         build(spec(backbone="resnet18", weights=str(path)))
 
 

@@ -108,3 +108,12 @@ def test_scatter_counts_better_worse_and_same_queries_and_no_skipped_one() -> No
 
 def test_scatter_of_no_counted_query_is_none() -> None:
     assert scatter(np.array([math.nan]), np.array([math.nan])) is None
+
+
+def test_values_that_do_not_exist_leave_a_gap() -> None:
+    points = [(1.0, 1.0), (2.0, float("inf")), (3.0, 2.0), (4.0, 2.0)]
+    chart = line_chart("loss", {"loss": points}, x_label="epochs", unit="number")
+    assert chart is not None
+    path = chart.curves[0].path
+    assert (path.count("M"), path.count("L")) == (2, 1)
+    assert len(chart.curves[0].marks) == 3

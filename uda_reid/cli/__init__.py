@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +12,7 @@ from uda_reid import __version__
 from uda_reid.cli import data, names, runs
 from uda_reid.cli.arguments import Interrupted, screen
 from uda_reid.errors import UdaReidError
+from uda_reid.terminal import visible
 
 app = typer.Typer(
     name="uda-reid",
@@ -39,6 +42,8 @@ UsageError: type[Any] = typer.BadParameter.__mro__[1]
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on the error stream and exit code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold bytes that no encoding knows
     try:
         raise SystemExit(app(standalone_mode=False))
     except UsageError as error:
@@ -46,8 +51,15 @@ def main() -> None:
         message = " ".join(error.format_message().split()).replace("Value error, ", "").rstrip(".")
         if message:
             command = error.ctx.command_path if error.ctx else "uda-reid"
-            screen.print(f"error: {message}; see {command} --help", markup=False, soft_wrap=True)
+            _complain(f"{message}; see {command} --help")
         raise SystemExit(2) from None
     except UdaReidError as error:
-        screen.print(f"error: {error}", markup=False, soft_wrap=True)
+        _complain(str(error))
         raise SystemExit(1 if isinstance(error, Interrupted) else 2) from None
+    except OSError as error:
+        _complain(f"{error.filename or 'the output'}: {error.strerror or type(error).__name__}")
+        raise SystemExit(2) from None
+
+
+def _complain(message: str) -> None:
+    screen.print(f"error: {visible(message)}", markup=False, soft_wrap=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import errno
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +14,22 @@ from rich.console import Console
 
 from uda_reid.errors import UdaReidError
 
-screen = Console(stderr=True, highlight=False)
+screen = Console(stderr=True, highlight=False, emoji=False)
+
+
+def output() -> Console:
+    """Return what results are printed on; into a file or a pipe lines are wide, so that a name stays on its line."""
+    console = Console(highlight=False, emoji=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 160
+    return console
+
+
+def path(text: str) -> Path:
+    """Return a path; `~` is the home folder even where no shell has put it in (`--data=~/x`)."""
+    if not text:
+        raise typer.BadParameter("is empty; give a path, `.` for the current folder")
+    return Path(text).expanduser()
 
 
 class Profile(StrEnum):
@@ -33,12 +48,20 @@ class Precision(StrEnum):
 
 
 Source = Annotated[str, typer.Option("--src", help="Source: a built-in scene, a known data set, or a folder.")]
-TargetName = Annotated[str, typer.Option("--tgt", help="Target: the same choices; its training labels are never read.")]
+TargetName = Annotated[
+    str, typer.Option("--tgt", help="Target: the same choices; the strategy never sees its identities.")
+]
+Scored = Annotated[
+    str, typer.Option("--tgt", help="What to score on: a built-in scene, a known data set, or a folder.")
+]
 RecipeName = Annotated[
     str, typer.Option("--recipe", "-r", help="A shipped recipe (see `list recipes`) or a YAML file.")
 ]
-Data = Annotated[Path, typer.Option("--data", envvar="UDA_REID_DATA", help="Folder that holds the data sets.")]
-Out = Annotated[Path, typer.Option("--out", help="Folder for runs and source models.")]
+Data = Annotated[
+    Path, typer.Option("--data", envvar="UDA_REID_DATA", parser=path, help="Folder that holds the data sets.")
+]
+Out = Annotated[Path, typer.Option("--out", parser=path, help="Folder for runs and source models.")]
+Checkpoint = Annotated[Path, typer.Option("--checkpoint", parser=path, help="A model file, or the folder of a run.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Root of every random stream.")]
 ProfileOption = Annotated[Profile | None, typer.Option("--profile", help="Schedule (default: chosen by the domains).")]
 Settings = Annotated[
@@ -47,14 +70,16 @@ Settings = Annotated[
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 PrecisionOption = Annotated[Precision, typer.Option("--precision", help="fp32, or bf16 for the forward passes.")]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0: torch's choice.")]
-Weights = Annotated[Path | None, typer.Option("--weights", help="Folder with weights files, looked into first.")]
+Weights = Annotated[
+    Path | None, typer.Option("--weights", parser=path, help="Folder with weights files, looked into first.")
+]
 Protocol = Annotated[
     str, typer.Option("--protocol", help="market, cross-camera, any-camera, single-gallery-shot, auto.")
 ]
 Pictures = Annotated[
     bool, typer.Option("--pictures/--no-pictures", help="Show images of the target in the report's ranked lists.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print the record as JSON instead of tables.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
 class Interrupted(UdaReidError):
@@ -62,14 +87,26 @@ class Interrupted(UdaReidError):
 
 
 @contextmanager
-def resumable() -> Iterator[None]:
-    """Turn Ctrl-C into a line that says how to go on, and a full disk into one that says what happened."""
+def told(*, interrupted: str, kept: str = "") -> Iterator[None]:
+    """Turn Ctrl-C, and what the file system refuses, into one line.
+
+    Args:
+        interrupted: what Ctrl-C leads to, and how to go on.
+        kept: what is still there after a full disk, say.
+    """
     try:
         yield
     except KeyboardInterrupt as error:
-        raise Interrupted("interrupted; the same command goes on from the last finished epoch or round") from error
+        raise Interrupted(f"interrupted; {interrupted}") from error
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        place = error.filename or "a file"
-        raise UdaReidError(f"{place}: {error.strerror}; what was finished is kept, the same command goes on") from error
+        place = error.filename or "the output"
+        reason = error.strerror or type(error).__name__
+        raise UdaReidError(f"{place}: {reason}{f'; {kept}' if kept else ''}") from error
+
+
+def resumable() -> AbstractContextManager[None]:
+    """Return the context of commands that go on where they stopped."""
+    goes_on = "the same command goes on"
+    return told(
+        interrupted=f"{goes_on} from the last finished epoch or round", kept=f"what was finished is kept, {goes_on}"
+    )

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from uda_reid.cli.arguments import Data, Device, Json, Seed, Threads, resumable, screen
+from uda_reid.cli.arguments import Checkpoint, Data, Device, Json, Seed, Threads, output, path, screen, told
 from uda_reid.errors import RecipeError
 from uda_reid.terminal import RichReporter
 
@@ -40,18 +39,21 @@ def check(
     from uda_reid.job import open_domain
 
     reporter = RichReporter(screen)
-    diagnosis = examine(open_domain(name, data), progress=reporter.progress, decode=decode)
+    with told(interrupted="nothing was changed"):
+        diagnosis = examine(open_domain(name, data), progress=reporter.progress, decode=decode)
     if json:
         typer.echo(to_json(diagnosis), nl=False)
     else:
-        Console(highlight=False).print(show(diagnosis))
+        output().print(show(diagnosis))
     raise typer.Exit(diagnosis.exit_code)
 
 
 @data_app.command("draw", epilog="Example: `uda-reid data draw plaza --out data/big-plaza --identities 500`")
 def draw(
     scene: Annotated[str, typer.Argument(help="plaza, campus or station.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder to draw into; it must not exist or be empty.")],
+    out: Annotated[
+        Path, typer.Option("--out", parser=path, help="Folder to draw into; it must not exist or be empty.")
+    ],
     identities: Annotated[int, typer.Option("--identities", min=2, help="People in the training set.")] = 100,
     test_identities: Annotated[int, typer.Option("--test-identities", min=2, help="People to search for.")] = 60,
     cameras: Annotated[int, typer.Option("--cameras", min=2, help="Cameras of the network.")] = 5,
@@ -77,7 +79,7 @@ def draw(
         option = ".".join(map(str, problem["loc"])).replace("_", "-")
         raise RecipeError(f"--{option} {problem['input']}: {problem['msg'].lower()}") from error
     reporter = RichReporter(screen)
-    with resumable():
+    with told(interrupted="nothing is left of the drawing; the same command draws it anew"):
         folder = draw_scene(scene, out, options, processes=jobs or os.cpu_count() or 1, progress=reporter.progress)
     typer.echo(f"drawn: {folder}")
 
@@ -89,9 +91,11 @@ def draw(
 )
 def embed(
     name: Annotated[str, typer.Argument(metavar="DIR", help="A folder, a known data set, or a built-in scene.")],
-    checkpoint: Annotated[Path, typer.Option("--checkpoint", help="A model file, or the folder of a run.")],
+    checkpoint: Checkpoint,
     data: Data = Path("data"),
-    out: Annotated[Path | None, typer.Option("--out", help="Folder to write into (default: NAME-features).")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", parser=path, help="Folder to write into (default: NAME-features).")
+    ] = None,
     split: Annotated[
         list[str] | None, typer.Option("--split", help="train, query or gallery; may be repeated (default: all).")
     ] = None,
@@ -103,7 +107,7 @@ def embed(
     """Write the embedding of every image: features.npy, and rows.csv with the image of each row."""
     from uda_reid.embedding import embed as embed_images
 
-    with resumable():
+    with told(interrupted="nothing was written; the same command starts anew", kept="nothing was written"):
         written = embed_images(
             checkpoint, name, data=data, out=out, splits=split or (), normalise=normalise, overwrite=overwrite,
             device=device, threads=threads, reporter=RichReporter(screen),

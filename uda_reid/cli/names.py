@@ -6,8 +6,9 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from uda_reid.cli.arguments import output
 
 app = typer.Typer()
 
@@ -26,14 +27,14 @@ def list_(
     kind: Annotated[Kind | None, typer.Argument(help="What to list (default: everything).")] = None,
 ) -> None:
     """List the data sets, recipes, strategies and encoders that can be named."""
-    output = Console(highlight=False)
+    table_output = output()
     for what in [kind] if kind else list(Kind):
         table = Table(title=what.value, title_justify="left", title_style="bold", show_header=False)
         table.add_column(no_wrap=True)
         table.add_column()
         for name, meaning in _known(what).items():
             table.add_row(name, meaning)
-        output.print(table)
+        table_output.print(table)
 
 
 def _known(kind: Kind) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from enum import StrEnum
@@ -9,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from uda_reid.cli.arguments import (
+    Checkpoint,
     Data,
     Device,
     Json,
@@ -22,14 +23,18 @@ from uda_reid.cli.arguments import (
     ProfileOption,
     Protocol,
     RecipeName,
+    Scored,
     Seed,
     Settings,
     Source,
     TargetName,
     Threads,
     Weights,
+    output,
+    path,
     resumable,
     screen,
+    told,
 )
 from uda_reid.terminal import RichReporter
 
@@ -82,14 +87,14 @@ def adapt(
     if json:
         typer.echo(to_json(record), nl=False)
         return
-    output = Console(highlight=False)
+    table = output()
     if finished:
-        output.print(
+        table.print(
             f"This run was finished before; these are its numbers (remove {folder} to run it again).",
             soft_wrap=True,
         )
-    output.print(show(record, notes=finished))
-    output.print(
+    table.print(show(record, notes=finished))
+    table.print(
         f"run: {folder}\nmodel: {folder / 'adapted.safetensors'}\nreport: {folder / 'report.html'}", soft_wrap=True
     )
 
@@ -123,13 +128,15 @@ def pretrain(
     typer.echo(f"model: {path}")
 
 
-@app.command(epilog="Example: `uda-reid evaluate --checkpoint runs/RUN/adapted --tgt campus`")
+@app.command(epilog="Example: `uda-reid evaluate --checkpoint runs/RUN --tgt campus`")
 def evaluate(
-    checkpoint: Annotated[Path, typer.Option("--checkpoint", help="A model file, or the folder of a run.")],
-    tgt: TargetName,
+    checkpoint: Checkpoint,
+    tgt: Scored,
     data: Data = Path("data"),
     protocol: Protocol = "auto",
+    seed: Seed = 0,
     device: Device = "auto",
+    precision: PrecisionOption = Precision.fp32,
     threads: Threads = 0,
     json: Json = False,
 ) -> None:
@@ -137,30 +144,27 @@ def evaluate(
     from uda_reid.pipeline import score_checkpoint
     from uda_reid.report import scores_json, show_row
 
-    row = score_checkpoint(
-        checkpoint,
-        tgt,
-        data=data,
-        protocol=protocol,
-        device=device,
-        threads=threads,
-        reporter=RichReporter(screen),
-    )
+    with told(interrupted="nothing was scored"):
+        row = score_checkpoint(
+            checkpoint, tgt, data=data, protocol=protocol, seed=seed, device=device, precision=precision.value,
+            threads=threads, reporter=RichReporter(screen),
+        )  # fmt: skip
     if json:
         typer.echo(scores_json(row.scores), nl=False)
     else:
-        Console(highlight=False).print(show_row(f"{checkpoint} on {tgt}", row))
+        output().print(show_row(f"{checkpoint} on {tgt}", row))
 
 
 @app.command(epilog="Example: `uda-reid report runs/RUN --no-pictures`")
 def report(
-    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    run: Annotated[Path, typer.Argument(parser=path, help="The folder of a finished run.")],
     pictures: Pictures = True,
 ) -> None:
     """Write a finished run's report.html anew, with or without photographs."""
     from uda_reid.report import rebuild
 
-    typer.echo(f"report: {rebuild(run, pictures=pictures)}")
+    with told(interrupted="the page is as it was"):
+        typer.echo(f"report: {rebuild(run, pictures=pictures)}")
 
 
 def _job(**values: Any) -> Job:
@@ -168,4 +172,7 @@ def _job(**values: Any) -> Job:
 
     values = {key: value.value if isinstance(value, StrEnum) else value for key, value in values.items()}
     values["settings"] = tuple(values["settings"] or ())
-    return Job(**values, command=shlex.join(["uda-reid", *sys.argv[1:]]))
+    words = ["uda-reid", *sys.argv[1:]]
+    if os.environ.get("UDA_REID_DATA") and not any(word == "--data" or word.startswith("--data=") for word in words):
+        words += ["--data", os.environ["UDA_REID_DATA"]]  # the line has to make this run elsewhere too
+    return Job(**values, command=shlex.join(words))

@@ -244,7 +244,7 @@ def build(spec: EncoderSpec, *, seed: int = 0, weights_folders: Sequence[Path] =
     path = find_weights(spec, weights_folders)
     if path is not None:
         report = fill(encoder, read(path), backbone=spec.backbone, origin=str(path))
-        if report.mostly_foreign or (spec.weights == "imagenet" and report.lack()):
+        if report.lack():
             raise CheckpointError(f"{path} does not hold {spec.backbone}: {report.lack()}")
         encoder.load_report = report
     return encoder
@@ -258,7 +258,7 @@ def find_weights(spec: EncoderSpec, folders: Sequence[Path] = ()) -> Path | None
         folders: where ImageNet weights are looked for before torchvision's own cache and download.
 
     Raises:
-        CheckpointError: ImageNet weights are neither there nor to be downloaded.
+        CheckpointError: the file is missing, or ImageNet weights are neither there nor to be downloaded.
     """
     if spec.weights == "none":
         return None
@@ -266,4 +266,7 @@ def find_weights(spec: EncoderSpec, folders: Sequence[Path] = ()) -> Path | None
         # IMAGENET1K_V1: the weights behind published re-identification results; later ones differ.
         url: str = models.get_model_weights(spec.backbone)["IMAGENET1K_V1"].url
         return find_imagenet(spec.backbone, url, folders)
-    return Path(spec.weights).expanduser()
+    path = Path(spec.weights).expanduser()
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such weights file")
+    return path

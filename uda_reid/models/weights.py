@@ -33,6 +33,7 @@ class LoadReport:
         missing: tensors of the trunk that the file lacks; they keep their fresh values.
         unexpected: tensors of the file that the encoder has no place for, classifiers apart.
         wrong_shape: tensors whose shape differs; they keep their fresh values.
+        beyond: tensors for deeper parts of the trunk's blocks than there are, as of a ResNet-101 for a ResNet-50.
     """
 
     origin: str
@@ -40,21 +41,19 @@ class LoadReport:
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     wrong_shape: tuple[str, ...] = ()
+    beyond: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         parts = {"missing": self.missing, "unexpected": self.unexpected, "of another shape": self.wrong_shape}
         lists = "".join(f"; {len(keys)} {what}: {_first(keys)}" for what, keys in parts.items() if keys)
         return f"{self.origin}: {self.loaded} tensors loaded{lists}"
 
-    @property
-    def mostly_foreign(self) -> bool:
-        """Whether the file left more tensors of the trunk empty than it filled: that is another network's file."""
-        return len(self.missing) + len(self.wrong_shape) > self.loaded
-
     def lack(self) -> str:
-        """Return in words what the trunk did not get, the first few tensors by name; empty where it got all."""
+        """Return in words why the trunk is not the file's, the first few tensors by name; empty where it is."""
         lacking = (*self.missing, *self.wrong_shape)
-        return f"missing or of another shape are {_first(lacking)}" if lacking else ""
+        parts = [f"missing or of another shape are {_first(lacking)}"] if lacking else []
+        parts += [f"too many are {_first(self.beyond)}"] if self.beyond else []
+        return "; ".join(parts)
 
 
 def _first(names: Sequence[str], count: int = 3) -> str:
@@ -153,13 +152,16 @@ def fill(encoder: nn.Module, weights: Mapping[str, Tensor], *, backbone: str, or
         own[name].copy_(weights[placed[name]])
     # Files older than the counter of batches lack it; nothing is computed from it here.
     needed = (name for name in own if name.startswith("trunk.") and not name.endswith("num_batches_tracked"))
-    foreign = ((key, name) for key, name in places.items() if name not in own)
+    foreign = [(key, name) for key, name in places.items() if name not in own]
+    blocks = {name.split(".")[1] for name in own if name.startswith("trunk.")}
+    beyond = tuple(key for key, name in foreign if name.split(".")[0] in blocks)
     return LoadReport(
         origin,
         len(fitting),
         missing=tuple(name for name in needed if name not in placed),
-        unexpected=tuple(key for key, name in foreign if not name.startswith(CLASSIFIERS)),
+        unexpected=tuple(key for key, name in foreign if not name.startswith(CLASSIFIERS) and key not in beyond),
         wrong_shape=tuple(key for key, name in places.items() if name in own and name not in fitting),
+        beyond=beyond,
     )
 
 

@@ -142,8 +142,8 @@ def line_chart(
         y_ticks=y_ticks,
         curves=tuple(
             _curve(key, style, points, frame, unit, x_label)
-            for style, (key, points) in enumerate(finite.items())
-            if points
+            for style, (key, points) in enumerate(curves.items())
+            if finite[key]
         ),
         levels=tuple(Level(key, style, frame.y(value)) for key, (value, style) in levels.items()),
     )
@@ -161,10 +161,14 @@ def _axes(
 
 
 def _curve(name: str, style: int, points: Points, frame: Frame, unit: Unit, x_label: str) -> Curve:
-    places = [(frame.x(x), frame.y(y)) for x, y in points]
-    path = "M" + "L".join(f"{x:g},{y:g}" for x, y in places)
-    step = math.ceil(len(points) / MARKS)
-    marks = zip(places[::-step], points[::-step], strict=True)  # from the last one on, which matters most
+    path, draws = "", False
+    for x, y in points:
+        if math.isfinite(y):
+            path += f"{'L' if draws else 'M'}{frame.x(x):g},{frame.y(y):g}"
+        draws = math.isfinite(y)
+    finite = [(x, y) for x, y in points if math.isfinite(y)]
+    chosen = finite[:: -math.ceil(len(finite) / MARKS)]  # from the last one on, which matters most
+    marks = (((frame.x(x), frame.y(y)), (x, y)) for x, y in chosen)
     return Curve(
         name, style, path, tuple(Mark(*at, f"{name} {shown(y, unit)}, {x_label}: {x:g}") for at, (x, y) in marks)
     )

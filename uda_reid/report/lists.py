@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from uda_reid.errors import CheckpointError
-from uda_reid.evaluation import Evaluator, RankedList
+from uda_reid.evaluation import Evaluator, Features, RankedList
 from uda_reid.report.records import Record
 from uda_reid.training.checkpoint import replace_file
 from uda_reid.types import Encoder, Split
@@ -105,14 +105,16 @@ def choose(
     return tuple((row, why) for rows, why in reasons for row in rows)
 
 
-def collect(record: Record, evaluator: Evaluator, before: Encoder, after: Encoder, *, photographs: bool) -> Lists:
+def collect(
+    record: Record, evaluator: Evaluator, before: Encoder | Features, after: Encoder | Features, *, photographs: bool
+) -> Lists:
     """Rank the gallery for some queries with the models before and after adaptation.
 
     Args:
         record: the run; its scores decide which queries are shown.
         evaluator: what scored it.
-        before: the source model.
-        after: the adapted model.
+        before: the source model, or what the evaluator's `features` gave for it.
+        after: the same of the adapted model.
         photographs: whether the target's images show real people; False for a drawn scene.
 
     Returns:

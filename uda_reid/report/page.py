@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from uda_reid.errors import CheckpointError
 from uda_reid.report import sections
 from uda_reid.report.lists import Lists, read_lists
 from uda_reid.report.pictures import thumbnails
@@ -36,15 +37,20 @@ def rebuild(folder: Path, *, pictures: bool = True) -> Path:
     """Write the page of a finished run again, from `record.json` and `ranked.json` in its folder.
 
     Args:
-        folder: the run's folder.
+        folder: the run's folder, or a file in it.
         pictures: as for `write_page`; images that have gone are shown as their names.
 
     Returns:
         The page.
 
     Raises:
-        CheckpointError: the record is missing, or one of the two files is damaged.
+        CheckpointError: there is no finished run, or one of the two files is damaged.
     """
+    folder = folder.parent if folder.is_file() else folder
+    if not (folder / RECORD).is_file():
+        raise CheckpointError(
+            f"{folder}: no finished run is there ({RECORD} is missing); give a folder that adapt printed"
+        )
     lists = read_lists(folder / LISTS) if (folder / LISTS).is_file() else None
     write_page(folder / PAGE, read(folder / RECORD), lists, pictures=pictures)
     return folder / PAGE

@@ -18,7 +18,7 @@ from uda_reid.types import Scores
 SOURCE_ONLY, BOUND = "source-only", "supervised"
 FORMAT = 1
 """Raised when a field of the record changes its meaning; a new field with a default changes none."""
-DIRECT = "source_only"
+DIRECT = ("source_only", *(f"uda_reid.strategies.source_only{mark}SourceOnly" for mark in ":."))
 """The strategy that adapts nothing: its row repeats the source-only one and is not shown."""
 FEW = 50
 """Below so many counted queries one query moves rank-1 by more than two points, and a reader is told so."""
@@ -112,7 +112,7 @@ class Record:
     @property
     def direct(self) -> bool:
         """Whether the recipe adapts nothing, so that the adapted row repeats the source-only one."""
-        return self.recipe.get("strategy") == DIRECT
+        return self.recipe.get("strategy") in DIRECT
 
     @property
     def shown(self) -> tuple[Row, ...]:

@@ -122,6 +122,10 @@ def headline(record: Record) -> str:
     share = gap_closed(record)
     if share is not None:
         text += f" {share:.0%} of the gap in mAP to the supervised bound is closed."
+    elif record.row(BOUND) is not None and math.isnan(record.start.scores.mean_ap):
+        text += (
+            " The share of the gap to the supervised bound is not given: it is one of mAP, which this protocol lacks."
+        )
     elif record.row(BOUND) is not None:
         text += " The share of the gap to the supervised bound is not given: the gap is under 2 points of mAP."
     return text
