@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "AdaBN": "strategies.adabn",
     "AdaptationResult": "types",
     "CheckpointError": "errors",
+    "Cluster": "strategies.cluster",
     "DataError": "errors",
     "Domain": "types",
     "Encoder": "types",
@@ -58,6 +60,8 @@ if TYPE_CHECKING:
     from uda_reid.pretraining import Pretrain as Pretrain
     from uda_reid.pretraining import pretrain as pretrain
     from uda_reid.run import Run as Run
+    from uda_reid.strategies.adabn import AdaBN as AdaBN
+    from uda_reid.strategies.cluster import Cluster as Cluster
     from uda_reid.strategies.pul import PUL as PUL
     from uda_reid.strategies.source_only import SourceOnly as SourceOnly
     from uda_reid.testing import check_strategy as check_strategy

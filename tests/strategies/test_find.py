@@ -10,6 +10,7 @@ import uda_reid.strategies
 from uda_reid.errors import RecipeError
 from uda_reid.strategies import BUILT_IN, GROUP, find, known
 
+NAMES = "adabn, cluster, pul, source_only"
 MODULE = """
 class Mine:
     def adapt(self, source, target, *, run=None):
@@ -80,9 +81,9 @@ def test_one_name_offered_twice_does_not_depend_on_the_order(package: str, monke
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("pull", "is unknown; did you mean 'pul'? Known are pul, source_only; or write package.module:Class"),
-        ("PUL", "is unknown; did you mean 'pul'? Known are pul, source_only; or write package.module:Class"),
-        ("xyz", "is unknown; known are pul, source_only; or write package.module:Class"),
+        ("pull", f"is unknown; did you mean 'pul'? Known are {NAMES}; or write package.module:Class"),
+        ("PUL", f"is unknown; did you mean 'pul'? Known are {NAMES}; or write package.module:Class"),
+        ("xyz", f"is unknown; known are {NAMES}; or write package.module:Class"),
         (":Mine", "names no class; write package.module:Class"),
         ("their_reid.methods:Nine", "their_reid.methods has no Nine; write package.module:Class"),
         (

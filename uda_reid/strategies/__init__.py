@@ -11,6 +11,8 @@ from typing import Any
 from uda_reid.errors import RecipeError
 
 BUILT_IN: Mapping[str, str] = {
+    "adabn": "uda_reid.strategies.adabn:AdaBN",
+    "cluster": "uda_reid.strategies.cluster:Cluster",
     "pul": "uda_reid.strategies.pul:PUL",
     "source_only": "uda_reid.strategies.source_only:SourceOnly",
 }

@@ -1,9 +1,8 @@
-"""Groups of features: k-means, to convergence and in bounded memory."""
+"""k-means, to convergence and in bounded memory."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -11,9 +10,7 @@ import torch
 from torch import Tensor
 
 from uda_reid.errors import DataError, RecipeError
-
-# Entries of a distance block: 4 MB, small enough to stay in cache until its minima are taken.
-_BLOCK = 1 << 20
+from uda_reid.ops.clustering.points import centred, check_points, cluster_means, row_blocks, squared_norms
 
 
 @dataclass(frozen=True)
@@ -78,13 +75,13 @@ def kmeans(
     >>> sorted(found.centroids.flatten().tolist()), found.inertia, found.converged
     ([0.5, 10.5], 1.0, True)
     """
-    _check(features, clusters)
+    check_points(features, clusters)
     if starts < 1 or iterations < 1 or not tolerance >= 0:
         raise RecipeError("k-means needs at least 1 start, 1 iteration and a tolerance that is not negative")
     if backend not in ("torch", "faiss"):
         raise RecipeError(f"k-means backend {backend!r} is unknown; use torch or faiss")
-    points, centre, scale = _centred(features)
-    norms = _norms(points)
+    points, centre, scale = centred(features)
+    norms = squared_norms(points)
     lloyd = _lloyd if backend == "torch" else _lloyd_faiss
     allowed = tolerance * float(norms.double().mean()) / points.shape[1]
     seeds = (points[_seeds(points, norms, clusters, generator)] for _ in range(starts))
@@ -114,9 +111,9 @@ def kmeans_plusplus(features: Tensor, clusters: int, *, generator: torch.Generat
     Source:
         Arthur and Vassilvitskii 2007, "k-means++: The Advantages of Careful Seeding", sections 2.2 and 5.
     """
-    _check(features, clusters)
-    points, _, _ = _centred(features)
-    return _seeds(points, _norms(points), clusters, generator)
+    check_points(features, clusters)
+    points, _, _ = centred(features)
+    return _seeds(points, squared_norms(points), clusters, generator)
 
 
 def nearest_samples(features: Tensor, centroids: Tensor) -> Tensor:
@@ -138,54 +135,19 @@ def nearest_samples(features: Tensor, centroids: Tensor) -> Tensor:
     >>> nearest_samples(torch.tensor([[0.0], [4.0], [9.0]]), torch.tensor([[8.0], [1.0]]))
     tensor([2, 0])
     """
-    _check(features, 1)
+    check_points(features)
     if centroids.dim() != 2 or centroids.shape[1] != features.shape[1]:
         raise DataError(f"centroids {tuple(centroids.shape)} do not fit features {tuple(features.shape)}")
-    points, centre, scale = _centred(features)
+    points, centre, scale = centred(features)
     centres = ((centroids.double() - centre) / scale).float()
     lowest = torch.full((len(centres),), math.inf, device=features.device)
     rows = torch.zeros(len(centres), dtype=torch.int64, device=features.device)
-    for start, block in _blocks(points, max(centres.shape)):
+    for start, block in row_blocks(points, max(centres.shape)):
         distances, places = torch.addmm(block.square().sum(1)[:, None], block, centres.T, alpha=-2).min(0)
         nearer = distances < lowest
         lowest = torch.where(nearer, distances, lowest)
         rows = torch.where(nearer, places + start, rows)
     return rows
-
-
-def _check(features: Tensor, clusters: int) -> None:
-    if features.dim() != 2 or 0 in features.shape or not features.is_floating_point():
-        raise DataError(f"features must be a floating (N, D) matrix, not {tuple(features.shape)} {features.dtype}")
-    if clusters < 1 or clusters > len(features):
-        most = f"{len(features):,}"
-        raise DataError(f"cannot make {clusters:,} clusters of {most} samples; choose from 1 to {most} clusters")
-    if not bool(torch.isfinite(features.sum(dtype=torch.float64))):
-        raise DataError("the features hold NaN or infinite values; the model that made them has diverged")
-
-
-def _centred(features: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Return float32 points around 0 of size about 1, and what undoes that: points * scale + centre.
-
-    Centring keeps the float32 products from cancelling, the scale keeps them from overflowing; being a power
-    of two, it rounds nothing.
-    """
-    features = features.detach()
-    centre = features.mean(0, dtype=torch.float64)
-    exact = features.dtype == torch.float64  # others are spared the float64 copy
-    points = (features - centre).float() if exact else features.float() - centre.float()
-    largest = float(points.abs().max())
-    scale = 2.0 ** math.frexp(largest)[1] if largest > 0 else 1.0
-    return points.div_(scale), centre, scale
-
-
-def _blocks(points: Tensor, columns: int) -> Iterator[tuple[int, Tensor]]:
-    size = max(64, _BLOCK // columns)
-    for start in range(0, len(points), size):
-        yield start, points[start : start + size]
-
-
-def _norms(points: Tensor) -> Tensor:
-    return torch.cat([block.square().sum(1) for _, block in _blocks(points, points.shape[1])])
 
 
 def _seeds(points: Tensor, norms: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
@@ -222,7 +184,7 @@ def _lloyd(points: Tensor, norms: Tensor, centroids: Tensor, iterations: int, al
     labels = _assign(points, norms, centroids)
     converged, done = False, 0
     while not converged and done < iterations:
-        moved = _means(points, labels, len(centroids))
+        moved = cluster_means(points, labels, len(centroids))
         shift = float((moved - centroids).double().square().sum())
         centroids = moved
         previous, labels = labels, _assign(points, norms, centroids)
@@ -261,7 +223,9 @@ def _faiss() -> Any:
 def _assign(points: Tensor, norms: Tensor, centroids: Tensor) -> Tensor:
     """Return (N,) int64: each point's nearest centroid, no centroid without a point."""
     lengths = centroids.square().sum(1)
-    parts = [torch.addmm(lengths, block, centroids.T, alpha=-2).min(1) for _, block in _blocks(points, len(centroids))]
+    parts = [
+        torch.addmm(lengths, block, centroids.T, alpha=-2).min(1) for _, block in row_blocks(points, len(centroids))
+    ]
     labels = torch.cat([part.indices for part in parts])
     counts = labels.bincount(minlength=len(centroids))
     empty = torch.nonzero(counts == 0).flatten().tolist()
@@ -275,20 +239,9 @@ def _assign(points: Tensor, norms: Tensor, centroids: Tensor) -> Tensor:
     return labels
 
 
-def _means(points: Tensor, labels: Tensor, clusters: int) -> Tensor:
-    """Return (clusters, D) float32 means, summed in float64 and in row order: alike on every run."""
-    order = labels.argsort(stable=True)
-    counts = labels.bincount(minlength=clusters)
-    sums = [
-        torch.segment_reduce(part[order].double(), "sum", lengths=counts, unsafe=True)
-        for part in torch.split(points, 256, dim=1)  # bounds the float64 copy
-    ]
-    return (torch.cat(sums, dim=1) / counts[:, None]).float()
-
-
 def _inertia(points: Tensor, centroids: Tensor, labels: Tensor) -> float:
     offsets = (
         block.double() - centroids[labels[start : start + len(block)]]
-        for start, block in _blocks(points, points.shape[1])
+        for start, block in row_blocks(points, points.shape[1])
     )
     return sum(float(offset.square().sum()) for offset in offsets)

@@ -15,8 +15,7 @@ from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
 from uda_reid.errors import DataError, RecipeError
-from uda_reid.ops import clustering
-from uda_reid.ops.clustering import KMeans, kmeans, kmeans_plusplus, nearest_samples
+from uda_reid.ops.clustering import KMeans, k_means, kmeans, kmeans_plusplus, nearest_samples, points
 
 Array = npt.NDArray[np.float64]
 
@@ -180,7 +179,7 @@ def test_kmeans_fills_every_cluster_even_with_fewer_distinct_samples(distinct: i
 def test_kmeans_gives_an_empty_cluster_the_worst_fitting_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     features = torch.tensor([[0.0], [1.0], [2.0], [10.0], [30.0]])
     # Three seeds on one spot: ties go to cluster 0, the clusters 1 and 2 are empty and take 30, then 10.
-    monkeypatch.setattr(clustering, "_seeds", lambda *_: torch.tensor([1, 1, 1]))
+    monkeypatch.setattr(k_means, "_seeds", lambda *_: torch.tensor([1, 1, 1]))
     found = kmeans(features, 3, generator=generator())
     assert found.labels.tolist() == [0, 0, 0, 2, 1]
     assert found.centroids.flatten().tolist() == pytest.approx([1, 30, 10], rel=1e-6)
@@ -191,7 +190,7 @@ def test_kmeans_gives_a_sample_between_two_centroids_to_the_lower_number(
 ) -> None:
     features = torch.tensor([[-4.0], [0.0], [4.0]])
     for seeds, expected in (([0, 2], [0, 0, 1]), ([2, 0], [1, 0, 0])):
-        monkeypatch.setattr(clustering, "_seeds", lambda *_, seeds=seeds: torch.tensor(seeds))
+        monkeypatch.setattr(k_means, "_seeds", lambda *_, seeds=seeds: torch.tensor(seeds))
         found = kmeans(features, 2, generator=generator())
         assert found.labels.tolist() == expected
 
@@ -200,7 +199,7 @@ def test_kmeans_does_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatc
     features, _ = blobs(8, 40, spread=1.0)
     whole = kmeans(features, 8, generator=generator())
     centres = nearest_samples(features, whole.centroids)
-    monkeypatch.setattr(clustering, "_BLOCK", 1)  # 64 rows at a time
+    monkeypatch.setattr(points, "BLOCK", 1)  # 64 rows at a time
     small = kmeans(features, 8, generator=generator())
     assert torch.equal(whole.labels, small.labels)
     assert small.inertia == pytest.approx(whole.inertia, rel=1e-9)
@@ -306,7 +305,7 @@ def test_nearest_samples_takes_the_lowest_of_equal_rows_across_blocks(
 ) -> None:
     features = torch.tensor([[5.0], [1.0], [-1.0], [5.0]]).repeat(50, 1)
     for block in (1, 1 << 20):
-        monkeypatch.setattr(clustering, "_BLOCK", block)
+        monkeypatch.setattr(points, "BLOCK", block)
         assert nearest_samples(features, torch.tensor([[0.0], [7.0]])).tolist() == [1, 0]
 
 
