@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from uda_reid.run import Reporter
+if TYPE_CHECKING:  # `run` imports torch, which takes a second that --help does not have
+    from uda_reid.run import Reporter
 
 T = TypeVar("T")
 
