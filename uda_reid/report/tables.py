@@ -127,7 +127,7 @@ def _ledger(rows: Sequence[Row]) -> Table:
     table = _table("supervision ledger")
     table.add_column("")
     for row in rows:
-        table.add_column(Text(row.name))
+        table.add_column(Text(row.name), overflow="fold")
     for key in dict.fromkeys(key for row in rows for key in row.facts):
         table.add_row(Text(key), *(Text(fact(row.facts.get(key))) for row in rows))
     return table
