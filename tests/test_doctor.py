@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from uda_reid.doctor import Diagnosis, examine, show, to_json
@@ -17,6 +19,7 @@ from uda_reid.models.encoder import EncoderSpec, build
 from uda_reid.pipeline import one
 from uda_reid.pretraining import Pretrain, pretrain
 from uda_reid.recipe import load
+from uda_reid.testing import tiny_domain
 
 SPEC = EncoderSpec(backbone="resnet_tiny", height=32, width=16, weights="none", neck="none")
 QUICK = Pretrain(epochs=1, batch=8, instances=2, warmup=0, augmentation="none")
@@ -175,6 +178,22 @@ def test_reader_s_notes_are_not_told_twice(data: Path, damage: Callable[[Path], 
     assert retold not in texts
 
 
+def test_images_that_were_left_out_are_a_warning(data: Path, tmp_path: Path) -> None:
+    image = data / "beta" / "train_001.png"
+    for name in (
+        "bounding_box_train/1_c1.png",
+        "bounding_box_train/x.png",
+        "query/2_c1.png",
+        "bounding_box_test/2_c2.png",
+    ):
+        (tmp_path / "shop" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(image, tmp_path / "shop" / name)
+    findings = examine(open_domain("shop", tmp_path), decode=False).findings
+    (told,) = [finding for finding in findings if "left out" in finding.text]
+    assert told.level == "warning"
+    assert told.text.startswith("1 of 4 images (25.0%) not named by identity and camera")
+
+
 def test_without_decoding_no_image_is_opened(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil(data / "beta" / "train_005.png")
 
@@ -182,9 +201,12 @@ def test_without_decoding_no_image_is_opened(data: Path, monkeypatch: pytest.Mon
         raise AssertionError("an image was opened")
 
     monkeypatch.setattr("PIL.Image.open", opened)
+    monkeypatch.setattr("uda_reid.doctor.copies", opened)
     diagnosis = examine(open_domain("beta", data), decode=False)
     assert diagnosis.exit_code == 0
-    assert "no image was decoded, so damaged ones are not known" in [finding.text for finding in diagnosis.findings]
+    assert "no image was opened, so damaged ones and copies of one another are not known" in [
+        finding.text for finding in diagnosis.findings
+    ]
 
 
 def test_page_shows_counts_findings_and_verdicts(data: Path) -> None:
@@ -233,3 +255,38 @@ def test_copy_that_differs_from_what_was_published_is_a_warning(tmp_path: Path) 
     findings = examine(open_domain("market", tmp_path), decode=False).findings
     told = [finding.level for finding in findings if "Market-1501 was published with" in finding.text]
     assert told == ["warning"] * 3
+
+
+def test_counts_of_a_numbered_division_that_differ_are_a_warning(tmp_path: Path) -> None:
+    for name in [
+        f"{view}/{person:03d}_{angle}.bmp" for person in range(4) for view, angle in (("cam_a", 0), ("cam_b", 90))
+    ]:
+        (tmp_path / "viper" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 8)).save(tmp_path / "viper" / name)
+    for name in ("viper", "viper:3"):
+        findings = examine(open_domain(name, tmp_path), decode=False).findings
+        assert [finding.level for finding in findings if "VIPeR was published with" in finding.text] == ["warning"] * 3
+
+
+def test_withdrawn_dataset_is_called_so_and_a_folder_of_its_name_is_not(data: Path, tmp_path: Path) -> None:
+    image = data / "beta" / "train_001.png"
+    names = ("bounding_box_train/0001_c1.png", "query/0002_c1.png", "bounding_box_test/0002_c2.png")
+    for name in (
+        *(f"DukeMTMC-reID/{name}" for name in names),
+        *(f"duke/{who}/{n}.png" for who in "abcd" for n in "12"),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(image, tmp_path / name)
+    told = "DukeMTMC-reID: its owners have withdrawn it, so there is no official download"
+    for name, expected in (("duke", True), (str(tmp_path / "duke"), False)):
+        findings = examine(open_domain(name, tmp_path), decode=False).findings
+        assert (told in [finding.text for finding in findings]) == expected
+
+
+def test_names_that_no_terminal_can_show_are_spelt_out(tmp_path: Path) -> None:
+    domain = tiny_domain(tmp_path / "a\x1b[1m\nb", name="a\x1b[1m\nb")
+    domain.train.paths[0].write_bytes(b"no image")
+    shown = io.StringIO()
+    Console(width=400, file=shown).print(show(examine(domain)))
+    text = shown.getvalue()
+    assert "\x1b" not in text and "a\\x1b[1m\\nb" in text

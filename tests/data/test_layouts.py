@@ -84,9 +84,26 @@ def test_name_of_a_folder_under_the_root_wins_over_the_working_directory(
 ) -> None:
     here, there = market(tmp_path / "here" / "shop"), market(tmp_path / "there" / "shop")
     monkeypatch.chdir(tmp_path / "here")
-    assert read("shop", tmp_path / "there").root == there
+    domain = read("shop", tmp_path / "there")
+    assert domain.root == there
+    assert domain.notes == (f"read from {there}; for shop in the working directory type ./shop",)
     assert read("shop", tmp_path / "nowhere").root.resolve() == here
-    assert read(".", tmp_path / "here" / "shop").name == "shop"
+    assert read("shop", tmp_path / "here").notes == ()
+    monkeypatch.chdir(here)
+    assert read(".", tmp_path / "there" / "shop").name == "shop"
+
+
+def test_what_the_system_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "cannot be read (File name too long); check" in fault("x" * 5000, tmp_path)
+    market(tmp_path / "shop")
+
+    def refused(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refused)
+    assert fault("shop", tmp_path) == (
+        f"{tmp_path / 'shop' / 'manifest.csv'}: cannot be read (Permission denied); check the path and its rights"
+    )
 
 
 def test_manifest_wins_over_every_other_layout(tmp_path: Path) -> None:

@@ -129,6 +129,21 @@ def test_copy_of_a_query_that_the_protocol_removes_is_none(yard: Domain) -> None
     assert [text.partition(":")[0] for _, text in alike(without)] == ["identical files in query and gallery"]
 
 
+def test_only_files_that_begin_alike_are_read_to_the_end(yard: Domain, monkeypatch: pytest.MonkeyPatch) -> None:
+    for row, content in enumerate((b"a" * 9000, b"a" * 8999 + b"b", b"b" * 9000, b"a" * 9000)):
+        place(yard, "train", row).write_bytes(content)
+    read: list[str] = []
+
+    def noted(path: Path) -> str:
+        read.append(path.name)
+        return digest_of(path)
+
+    monkeypatch.setattr("uda_reid.doctor.pictures.digest_of", noted)
+    assert copies(yard) == [[("train", 0), ("train", 3)]]
+    assert {"train_000.png", "train_001.png", "train_003.png"} <= set(read)
+    assert "train_002.png" not in read
+
+
 def test_files_that_cannot_be_read_are_compared_with_none(yard: Domain, monkeypatch: pytest.MonkeyPatch) -> None:
     copy(yard, ("train", 0), ("train", 1))
 

@@ -66,6 +66,22 @@ def test_bad_labels_are_named(change: dict[str, Any], message: str) -> None:
         check_labels(**{**GOOD, **change})
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("seed", range(8))
+def test_answerable_agrees_with_the_masks(protocol: str, seed: int) -> None:
+    numbers = np.random.default_rng(seed)
+    labels = check_labels(
+        numbers.integers(1, 12, 40),
+        numbers.integers(-1, 9, 30),
+        numbers.integers(1, 3, 40),
+        numbers.integers(1, 3, 30),
+        protocol=protocol,
+    )
+    matches, _ = labels.masks(slice(0, 40))
+    assert labels.answerable().tolist() == matches.any(dim=1).tolist()
+    assert 0 < int(labels.answerable().sum()) < 40
+
+
 def test_answerable_queries_have_a_match_that_is_not_removed() -> None:
     pids, cams = [1, 2, 3, 4] * 40, [1, 1, 2, 2] * 40
     gallery_pids, gallery_cams = [1, 2, 2, 3, -1, 0], [1, 1, 2, 2, 1, 1]

@@ -27,7 +27,7 @@ def check(
     name: Annotated[str, typer.Argument(metavar="DIR", help="A folder, a known data set, or a built-in scene.")],
     data: Data = Path("data"),
     decode: Annotated[
-        bool, typer.Option("--decode/--no-decode", help="Open every image; without, damaged ones stay unknown.")
+        bool, typer.Option("--decode/--no-decode", help="Open every image; without, damage and copies stay unknown.")
     ] = True,
     json: Json = False,
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,10 +15,13 @@ from rich.text import Text
 
 from uda_reid.data.images import Progress
 from uda_reid.data.layouts import DATASETS, Counts, describe
-from uda_reid.doctor.findings import LEVELS, Finding, Level, count
+from uda_reid.data.layouts.labels import count
+from uda_reid.data.layouts.manifest import TABLE
+from uda_reid.doctor.findings import LEVELS, Finding, Level
 from uda_reid.doctor.people import Search, cameras, identities, in_test, in_train, search
 from uda_reid.doctor.pictures import SPLITS, copies, decoded, look, repeated
 from uda_reid.run import QUIET
+from uda_reid.terminal import visible
 from uda_reid.types import Domain
 
 __all__ = ["Diagnosis", "Finding", "Level", "Verdict", "examine", "show", "to_json"]
@@ -32,6 +36,8 @@ RETOLD = (
     "no file name holds a camera",
 )
 """Parts of the layouts' notes that the doctor tells itself, with more detail."""
+LOST = ("not named by identity and camera and so left out", "of a kind that is not read", "to nothing, so what lay")
+"""Parts of the layouts' notes on images that are there and yet not in the data set."""
 FEWEST = 2
 """Images to adapt to, and identities to train on."""
 STYLES: Mapping[Level, str] = {"error": "bold red", "warning": "yellow", "note": "dim"}
@@ -81,7 +87,7 @@ def examine(domain: Domain, *, progress: Progress = QUIET.progress, decode: bool
     Args:
         domain: the data set, as `data.layouts.read` or `job.open_domain` give it.
         progress: shows how many images have passed, as `Run.progress` does.
-        decode: decode every image; without, damaged ones stay unknown and nothing is said about sizes.
+        decode: open every image; without, damaged ones and copies stay unknown and nothing is said about sizes.
     """
     found = search(domain)
     unreadable = dict.fromkeys(SPLITS, 0)
@@ -90,12 +96,13 @@ def examine(domain: Domain, *, progress: Progress = QUIET.progress, decode: bool
         looked = look(domain, progress=progress)
         findings += decoded(domain, looked)
         unreadable = {name: len(errors) for name, errors in looked.unreadable.items()}
+        findings += repeated(domain, copies(domain, progress=progress), found.labels)
     else:
-        findings.append(Finding("note", "no image was decoded, so damaged ones are not known"))
+        text = "no image was opened, so damaged ones and copies of one another are not known"
+        findings.append(Finding("note", text))
     findings += in_train(domain.train)
     findings += in_test(domain, found)
     findings += cameras(domain)
-    findings += repeated(domain, copies(domain, progress=progress), found.labels)
     return Diagnosis(
         name=domain.name,
         root=domain.root,
@@ -110,10 +117,17 @@ def examine(domain: Domain, *, progress: Progress = QUIET.progress, decode: bool
 
 def _noted(domain: Domain) -> Iterator[Finding]:
     """Yield the reader's notes; a known data set that differs from what was published is more than a note."""
-    surprises = DATASETS[domain.name].surprises(domain) if domain.name in DATASETS else ()
+    known = DATASETS.get(re.sub(r"-split\d+$", "", domain.name))
+    # A folder of somebody's own may be called like a published data set.
+    if known and domain.layout not in {layout.title for layout in (*known.layouts, TABLE)}:
+        known = None
+    surprises = known.surprises(domain) if known else ()
+    if known and known.remark:
+        yield Finding("note", f"{known.title}: {known.remark}")
     for note in domain.notes:
         if not any(part in note for part in RETOLD):
-            yield Finding("warning" if note in surprises else "note", note)
+            grave = note in surprises or any(part in note for part in LOST)
+            yield Finding("warning" if grave else "note", note)
 
 
 def _target(domain: Domain, found: Search, unreadable: Mapping[str, int]) -> Verdict:
@@ -177,12 +191,12 @@ def show(diagnosis: Diagnosis) -> RenderableType:
         counts.add_row(split.split, *(f"{numbers[column]:,}" if numbers[column] else "-" for column in columns))
     findings, verdicts = _lines(), _lines()
     for finding in diagnosis.findings:
-        findings.add_row(Text(finding.level, style=STYLES[finding.level]), Text(finding.text))
+        findings.add_row(Text(finding.level, style=STYLES[finding.level]), Text(visible(finding.text)))
     for name, verdict in _verdicts(diagnosis).items():
         word = Text("works" if verdict.works else "fails", style="green" if verdict.works else "bold red")
-        verdicts.add_row(Text(name), Text.assemble(word, f": {verdict.why}"))
-    title = Text(f"{diagnosis.name}: {diagnosis.layout or 'of no known layout'}", style="bold")
-    return Group(title, Text(str(diagnosis.root), style="dim"), counts, findings, Text(), verdicts)
+        verdicts.add_row(Text(name), Text.assemble(word, f": {visible(verdict.why)}"))
+    title = Text(visible(f"{diagnosis.name}: {diagnosis.layout or 'of no known layout'}"), style="bold")
+    return Group(title, Text(visible(str(diagnosis.root)), style="dim"), counts, findings, Text(), verdicts)
 
 
 def _lines() -> Table:

@@ -32,12 +32,3 @@ def some(things: Sequence[object]) -> str:
     """
     named = ", ".join(map(str, things[:NAMED]))
     return f"{named} and {len(things) - NAMED:,} more" if len(things) > NAMED else named
-
-
-def count(number: int, one: str, many: str = "") -> str:
-    """Return a number with its noun.
-
-    >>> count(1, "image"), count(2_500, "image"), count(0, "identity", "identities")
-    ('1 image', '2,500 images', '0 identities')
-    """
-    return f"{number:,} {one if number == 1 else many or one + 's'}"

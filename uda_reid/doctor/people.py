@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from uda_reid.doctor.findings import Finding, count, some
+from uda_reid.data.layouts.labels import count
+from uda_reid.doctor.findings import Finding, some
 from uda_reid.errors import DataError
 from uda_reid.evaluation import protocol_by_cameras, why_unscored
 from uda_reid.ops.protocols import Labels, check_labels

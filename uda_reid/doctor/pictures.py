@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from uda_reid.data.images import Progress, sizes
-from uda_reid.doctor.findings import NAMED, Finding, count
+from uda_reid.data.layouts.labels import count
+from uda_reid.doctor.findings import NAMED, Finding
 from uda_reid.errors import DataError
 from uda_reid.ops.protocols import Labels
 from uda_reid.run import QUIET
@@ -22,6 +25,9 @@ from uda_reid.types import DISTRACTOR, Domain, Ids
 SPLITS = ("train", "query", "gallery")
 LANDSCAPE = 0.05
 """Crops of people stand upright: with more than this share of crops that are wider than tall, something is odd."""
+
+START = 4096
+"""Bytes of files of one size that are compared before any is read to the end."""
 
 
 class Looked(NamedTuple):
@@ -103,16 +109,20 @@ class Place(NamedTuple):
 def copies(domain: Domain, *, progress: Progress = QUIET.progress) -> list[list[Place]]:
     """Return the places of all images that are the same bytes, group by group; files that cannot be read are left out.
 
-    Only files of equal size are read.
+    Only files of equal size are read, and only those whose beginnings agree are read to the end.
     """
     by_size: dict[int, list[Place]] = defaultdict(list)
     for name in SPLITS:
         for row, path in enumerate(getattr(domain, name).paths):
             with suppress(OSError):
                 by_size[path.stat().st_size].append(Place(name, row))
-    alike = [place for places in by_size.values() if len(places) > 1 for place in places]
+    alike = [(size, place) for size, places in by_size.items() if len(places) > 1 for place in places]
+    by_start: dict[tuple[int, bytes], list[Place]] = defaultdict(list)
+    for size, place in progress(alike, f"comparing {domain.name}", len(alike)):
+        with suppress(OSError), _path(domain, place).open("rb") as file:
+            by_start[size, hashlib.sha256(file.read(START)).digest()].append(place)
     by_bytes: dict[str, list[Place]] = defaultdict(list)
-    for place in progress(alike, f"comparing {domain.name}", len(alike)):
+    for place in [place for places in by_start.values() if len(places) > 1 for place in places]:
         with suppress(OSError):
             by_bytes[digest_of(_path(domain, place))].append(place)
     return [group for group in by_bytes.values() if len(group) > 1]
@@ -150,13 +160,13 @@ def repeated(domain: Domain, groups: Sequence[Sequence[Place]], labels: Labels |
 
 
 def _finds_itself(group: Sequence[Place], labels: Labels) -> bool:
+    """Return whether the protocol keeps a copy of a query in the gallery that the query is ranked against."""
+    queries = [place.row for place in group if place.split == "query"]
     gallery = [place.row for place in group if place.split == "gallery"]
-    for place in group:
-        if place.split == "query" and gallery:
-            _, removed = labels.masks(slice(place.row, place.row + 1))
-            if not bool(removed[0, gallery].all()):
-                return True
-    return False
+    if not queries or not gallery:
+        return False
+    of_group = replace(labels, gallery_pids=labels.gallery_pids[gallery], gallery_cams=labels.gallery_cams[gallery])
+    return any(not bool(of_group.masks(slice(row, row + 1))[1].all()) for row in queries)
 
 
 def _path(domain: Domain, place: Place) -> Path:

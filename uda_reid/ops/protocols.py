@@ -28,8 +28,6 @@ PROTOCOLS: Mapping[str, str] = MappingProxyType(
 
 IdsLike = Ids | Tensor | Sequence[int]
 
-_BLOCK = 64  # queries that are compared with the gallery's labels at once
-
 
 @dataclass(frozen=True)
 class Labels:
@@ -52,9 +50,14 @@ class Labels:
 
     def answerable(self) -> Tensor:
         """Return which queries have a match that is not removed: (Q,) bool."""
-        queries = len(self.query_pids)
-        blocks = (slice(start, start + _BLOCK) for start in range(0, queries, _BLOCK))
-        return torch.cat([self.masks(rows)[0].any(dim=1) for rows in blocks])
+        cameras: dict[int, set[int]] = {}
+        for pid, cam in zip(self.gallery_pids.tolist(), self.gallery_cams.tolist(), strict=True):
+            cameras.setdefault(pid, set()).add(cam)
+        # Of matches, `market` and `cross-camera` remove the same: those of the query's camera.
+        own = self.protocol != "any-camera"
+        queries = zip(self.query_pids.tolist(), self.query_cams.tolist(), strict=True)
+        found = [bool(cameras.get(pid, set()) - ({cam} if own else set())) for pid, cam in queries]
+        return torch.tensor(found, dtype=torch.bool, device=self.query_pids.device)
 
 
 def check_labels(

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from uda_reid.report.records import BOUND, Record, Row, gap_closed, remarks
+from uda_reid.terminal import visible
 from uda_reid.types import Scores
 
 DEFINITIONS = (
@@ -68,7 +69,7 @@ def show(record: Record, *, notes: bool = False) -> RenderableType:
     parts += [Text(line, style="bold") for line in (gain(record), *remarks(record)) if line]
     lines = [f"fidelity of the recipe in profile paper: {record.recipe['fidelity']} ({record.recipe['paper']})"]
     if notes:
-        lines += [f"note: {note}" for note in record.notes]
+        lines += [visible(f"note: {note}") for note in record.notes]
     elif record.notes:
         lines.append(
             f"{len(record.notes)} {'note' if len(record.notes) == 1 else 'notes'} in record.json and report.html"

@@ -61,7 +61,7 @@ def test_folder_per_identity_under_given_splits(tmp_path: Path) -> None:
 
 def test_stray_images_beside_identities_are_noted(tmp_path: Path) -> None:
     touch(tmp_path, ["a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg", "cover.jpg"])
-    assert mentions(read(str(tmp_path), tmp_path), "1 images outside the identities' folders were left out")
+    assert mentions(read(str(tmp_path), tmp_path), "1 image outside the identities' folders left out, first")
 
 
 def test_folders_in_and_without_images_of_an_identity_are_noted(tmp_path: Path) -> None:
@@ -69,7 +69,9 @@ def test_folders_in_and_without_images_of_an_identity_are_noted(tmp_path: Path) 
     touch(tmp_path, [*crops, "b/night/3.jpg", "docs/read.txt"])
     domain = read(str(tmp_path), tmp_path)
     assert sum(map(len, (domain.train, domain.query, domain.gallery))) == len(crops)
-    assert mentions(domain, f"2 identities' folders hold no image or hold folders, first {tmp_path / 'b'}; only")
+    assert mentions(
+        domain, f"2 folders of identities with no image or with folders inside, first {tmp_path / 'b'}; only"
+    )
 
 
 @pytest.mark.parametrize(
@@ -165,3 +167,62 @@ def test_folder_without_images_is_refused(tmp_path: Path) -> None:
     assert "own: no images in it or in the folders in it" in fault("own", tmp_path)
     touch(tmp_path / "own", ["a/notes.txt", "readme.md"])
     assert "own: no images in it or in the folders in it" in fault("own", tmp_path)
+    touch(tmp_path / "own", ["a/1.tif"])
+    assert "1 file of a kind that is not read (tif)" in fault("own", tmp_path)
+
+
+def test_splits_are_found_in_whatever_case(tmp_path: Path) -> None:
+    touch(tmp_path / "own", ["Train/a/1.jpg", "Train/b/1.jpg", "QUERY/c/1.jpg", "Gallery/c/2.jpg", "Val/d/1.jpg"])
+    domain = read("own", tmp_path)
+    assert [split.pids.tolist() for split in (domain.train, domain.query, domain.gallery)] == [[1, 2], [3], [3]]
+    assert mentions(domain, "ignored beside them: Val")
+
+
+@pytest.mark.parametrize("inner", ["cam1", "0001C1T0001"])
+def test_images_one_folder_deeper_are_refused_with_an_example(inner: str, tmp_path: Path) -> None:
+    touch(tmp_path / "own", [f"{person}/{inner}/{n}.jpg" for person in ("0001", "0002") for n in (1, 2)])
+    assert fault("own", tmp_path) == (
+        f"{tmp_path}/own: the images lie one folder deeper than an identity's, as {tmp_path}/own/0001/{inner}/1.jpg; "
+        f"move them up, as 0001/{inner}_1.jpg, or list them in a manifest.csv"
+    )
+
+
+def test_folder_around_the_identities_is_refused_with_what_to_give(tmp_path: Path) -> None:
+    touch(tmp_path / "own", [f"x/{person}/{n}.jpg" for person in ("0001", "0002") for n in (1, 2)])
+    assert f"give {tmp_path}/own/x itself, move them up" in fault("own", tmp_path)
+
+
+@pytest.mark.parametrize(("loose", "told"), [((), "with 2 images, read"), (("1.jpg",), "beside 1 loose image, read")])
+def test_single_folder_is_refused_with_the_way_to_read_it_without_labels(
+    loose: tuple[str, ...], told: str, tmp_path: Path
+) -> None:
+    touch(tmp_path / "own", ["crops/a.jpg", "crops/b.jpg", *loose])
+    message = fault("own", tmp_path)
+    assert told in message
+    assert message.endswith(f"put a file unlabelled.txt into {tmp_path}/own")
+    (tmp_path / "own" / "unlabelled.txt").touch()
+    assert len(read("own", tmp_path).train) == 2 + len(loose)
+
+
+def test_names_that_begin_alike_in_every_folder_number_frames(tmp_path: Path) -> None:
+    names_of = [f"{frame:04d}_c{cam}.jpg" for frame in (1, 2) for cam in (1, 2)]
+    touch(tmp_path / "own", [f"{who}/{name}" for who in ("anna", "ben", "carl", "dan") for name in names_of])
+    domain = read("own", tmp_path)
+    assert (domain.train.pids.tolist(), cams(domain.train)) == ([1] * 4 + [3] * 4, [1, 2] * 4)
+
+
+@pytest.mark.parametrize(
+    ("people", "images", "told"),
+    [
+        (("entrance", "exit"), 10, True),
+        (("entrance", "exit"), 9, False),
+        (("1", "exit"), 10, False),
+        ("abcde", 10, False),
+    ],
+)
+def test_few_folders_of_many_images_may_be_places(
+    people: tuple[str, ...], images: int, told: bool, tmp_path: Path
+) -> None:
+    touch(tmp_path / "own", [f"{who}/{n}.jpg" for who in people for n in range(images)])
+    note = f"read as {len(people)} identities; if these are cameras or places, put a file unlabelled.txt there"
+    assert (note in read("own", tmp_path).notes) == told

@@ -126,10 +126,10 @@ def test_missing_and_foreign_images_are_noted(tmp_path: Path) -> None:
     assert domain.notes == (
         "train has 6 images of 3 identities, CUHK03-NP detected was published with 7,365 of 767",
         "query has 3 images of 2 identities, CUHK03-NP detected was published with 1,400 of 700",
-        "gallery has 1 images of 1 identities, CUHK03-NP detected was published with 5,332 of 700",
+        "gallery has 1 image of 1 identity, CUHK03-NP detected was published with 5,332 of 700",
         f"3 of 19 images in {folder} are not named like 1_001_1_01.png",
         f"{folder} holds 16 images, CUHK03 was published with 14,097 detected ones",
-        "1 images of the protocol are missing and left out, first 1_002_2_07",
+        "1 image of the protocol missing and left out, first 1_002_2_07",
         "the gallery shows one identity, so every answer is right and scores say nothing",
     )
 
@@ -202,4 +202,4 @@ def test_subset_with_a_manifest_is_read_through_it(tmp_path: Path) -> None:
     )
     domain = read("cuhk03", tmp_path)
     assert (domain.name, labels(domain.query), labels(domain.gallery)) == ("cuhk03", [(2, 1)], [(2, 2)])
-    assert mentions(domain, "train has 1 images of 1 identities, CUHK03-NP detected was published with 7,365 of 767")
+    assert mentions(domain, "train has 1 image of 1 identity, CUHK03-NP detected was published with 7,365 of 767")

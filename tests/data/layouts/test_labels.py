@@ -119,3 +119,11 @@ def test_tracklets_are_numbered_as_labels_are() -> None:
     found = [split.tracklets for split in (parts.train, parts.query, parts.gallery)]
     assert [None if numbers is None else numbers.tolist() for numbers in found] == [[2, 1], [1], [3]]
     assert arrange([row("a", "1", split="train")], folder=Path("own")).train.tracklets is None
+
+
+def test_identities_that_are_written_in_several_ways_are_noted(tmp_path: Path) -> None:
+    texts = ["1", "01", "001", "2", "3", "03", "4.0", "4"]
+    rows = [Row(tmp_path / f"{n}.jpg", text, "", "train", "here") for n, text in enumerate(texts)]
+    parts = arrange(rows, folder=tmp_path)
+    assert parts.train.pids.tolist() == [1, 1, 1, 2, 3, 3, 4, 4]
+    assert "2 identities written in several ways and read as one each: 001, 01, 1" in parts.notes

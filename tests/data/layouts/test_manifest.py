@@ -20,7 +20,50 @@ def test_manifest_with_numbers_keeps_them(tmp_path: Path) -> None:
     assert (domain.name, names(domain.train)) == ("own", ["a.jpg", "b.jpg"])
     assert (domain.train.pids.tolist(), cams(domain.train)) == ([7, 12], [1, 3])
     assert (domain.query.pids.tolist(), domain.gallery.pids.tolist()) == ([9], [-1])
-    assert domain.notes == ()
+    assert domain.notes == ("columns of manifest.csv that are ignored: remark",)
+
+
+def test_manifest_is_found_in_whatever_case(tmp_path: Path) -> None:
+    manifest(tmp_path / "own", "path,identity,split\na.jpg,1,train\nb.jpg,2,query\nc.jpg,2,gallery\n")
+    (tmp_path / "own" / "manifest.csv").rename(tmp_path / "own" / "Manifest.CSV")
+    domain = read("own", tmp_path)
+    assert (domain.layout, names(domain.train)) == ("a table (manifest.csv)", ["a.jpg"])
+
+
+def test_numbers_with_decimals_are_whole_numbers(tmp_path: Path) -> None:
+    manifest(
+        tmp_path,
+        "path,identity,camera,split\na.jpg,3.0,1.0,train\nb.jpg,12.0,2.0,query\nc.jpg,12,1.0,gallery\n"
+        "d.jpg,-1.0,1.0,gallery\n",
+    )
+    domain = read(str(tmp_path), tmp_path)
+    assert [split.pids.tolist() for split in (domain.train, domain.query, domain.gallery)] == [[3], [12], [12, -1]]
+    assert (cams(domain.query), cams(domain.gallery)) == ([2], [1, 1])
+    assert not mentions(domain, "written in several ways")
+
+
+def test_every_folder_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = [f"x/{number}.jpg" for number in range(20)]
+    manifest(tmp_path, "path\n" + "\n".join(images) + "\n", images=images)
+    asked: list[Path] = []
+    is_file = Path.is_file
+
+    def counted(path: Path) -> bool:
+        asked.append(path)
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", counted)
+    assert len(read(str(tmp_path), tmp_path).train) == 20
+    assert not [path for path in asked if path.suffix == ".jpg"]
+
+
+def test_dead_link_in_a_table_stays_to_be_called_unreadable(tmp_path: Path) -> None:
+    manifest(tmp_path, "path\na.jpg\nz.jpg\n")
+    (tmp_path / "z.jpg").symlink_to(tmp_path / "gone.jpg")
+    domain = read(str(tmp_path), tmp_path)
+    assert names(domain.train) == ["a.jpg", "z.jpg"]
+    with pytest.raises(DataError, match=r"z.jpg: the image cannot be read \(No such file"):
+        listing(domain)
 
 
 def test_manifest_with_text_is_numbered_in_sorted_order(tmp_path: Path) -> None:
@@ -116,7 +159,7 @@ def test_manifest_without_identities_is_a_target_without_labels(header: str, cel
     assert names(domain.train) == ["a.jpg", "b.jpg"]
     assert (domain.train.pids.tolist(), domain.train.cams) == ([UNKNOWN, UNKNOWN], None)
     assert (len(domain.query), len(domain.gallery)) == (0, 0)
-    assert domain.notes == ("no identities: it can be adapted to, nothing can be scored on it",)
+    assert domain.notes[-1] == "no identities: it can be adapted to, nothing can be scored on it"
     assert not domain.labelled
 
 
@@ -147,7 +190,20 @@ def test_manifest_with_labelled_tests_beside_unlabelled_training_images(
     ("text", "message"),
     [
         ("", r"manifest.csv:1: no column path; the header is nothing"),
-        ("path;identity\n", r"manifest.csv:1: no column path; the header is path;identity"),
+        ("path;identity\n", r"manifest.csv:1: no column path; the header is path;identity, .*; put commas"),
+        ("path\tidentity\n", r"manifest.csv:1: no column path; the header is path\tidentity, .*; put commas"),
+        ("path,identity,cam\n", r"manifest.csv:1: no column camera; the header is path,identity,cam, write path,"),
+        ("path,identity,CamID\n", r"manifest.csv:1: no column camera; .*if camid means something else give it another"),
+        ("path,identity,camera_id\n", r"manifest.csv:1: no column camera; "),
+        ("path,identity,cameras\n", r"manifest.csv:1: no column camera; "),
+        ("path,identity,camrea\n", r"manifest.csv:1: no column camera; "),
+        ("path,identity,spilt\n", r"manifest.csv:1: no column split; "),
+        ("path,identity,subset\n", r"manifest.csv:1: no column split; "),
+        ("path,identity,set\n", r"manifest.csv:1: no column split; "),
+        ("path,idenity\n", r"manifest.csv:1: no column identity; "),
+        ("path,identity,identity\n", r"manifest.csv:1: the column identity is there twice; .* leave one of the two"),
+        ("path,identity\nx\\a.jpg,1\n", r"manifest.csv:2: there is no file .*; write / between folders"),
+        (f"path,identity\n{'x' * 5000},1\n", r"manifest.csv:2: x* ?.*cannot be read \(File name too long\)"),
         ("path,pid\n", r"manifest.csv:1: no column identity; the header is path,pid, .*left blank where nobody knows"),
         ("path,person_id\na.jpg,1\n", r"manifest.csv:1: no column identity; the header is path,person_id"),
         ("path,Label,camera\na.jpg,1,1\n", r"manifest.csv:1: no column identity; the header is path,label"),
@@ -183,7 +239,7 @@ def test_manifest_with_labelled_tests_beside_unlabelled_training_images(
             r"manifest.csv:2: split 'val' is unknown; use train, query, gallery",
         ),
         ("path,identity,split\na.jpg,1,query\n", r"no image is left in train"),
-        ("path,identity\na.jpg,1\nb.jpg,1\n", r"1 identities, too few"),
+        ("path,identity\na.jpg,1\nb.jpg,1\n", r"1 identity, too few"),
         ("path,identity\na.jpg,-1\n", r"0 identities, too few"),
     ],
 )

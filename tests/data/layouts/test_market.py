@@ -41,6 +41,22 @@ def test_market_names_hold_identity_and_camera(name: str, labels: tuple[str, str
     assert (match.groups() if match else None) == labels
 
 
+def test_identities_without_leading_zeros_are_read_in_the_market_folders(tmp_path: Path) -> None:
+    market(tmp_path / "shop", train=("7_c1_1.jpg", "1003_c2_1.jpg"), query=("12_c1_1.jpg",), gallery=("12_c2_1.jpg",))
+    domain = read("shop", tmp_path)
+    assert (sorted(domain.train.pids.tolist()), domain.query.pids.tolist()) == ([7, 1003], [12])
+    assert not mentions(domain, "left out")
+
+
+def test_folders_are_found_in_whatever_case(tmp_path: Path) -> None:
+    market(tmp_path / "shop")
+    for name in ("bounding_box_train", "query", "bounding_box_test"):
+        (tmp_path / "shop" / name).rename(tmp_path / "shop" / name.title())
+    domain = read("shop", tmp_path)
+    assert domain.layout == "Market-1501's folders"
+    assert [len(split) for split in (domain.train, domain.query, domain.gallery)] == [3, 2, 4]
+
+
 def test_parent_folder_that_looks_like_a_label_does_not_disturb(tmp_path: Path) -> None:
     domain = read("shop", market(tmp_path / "exp-1_c2" / "shop").parent)
     assert domain.train.pids.tolist() == [2, 2, 7]
@@ -59,7 +75,7 @@ def test_unmatched_names_are_counted_in_one_note(tmp_path: Path) -> None:
     domain = read("shop", tmp_path)
     assert len(domain.train) == 3
     assert len(domain.notes) == 1
-    assert domain.notes[0].startswith("2 images are not named by identity and camera")
+    assert domain.notes[0].startswith("2 of 11 images (18.2%) not named by identity and camera and so left out")
     assert str(folder / "bounding_box_train" / "cover.jpg") in domain.notes[0]
 
 
@@ -84,7 +100,7 @@ def test_query_of_identity_zero_is_refused(tmp_path: Path) -> None:
 
 def test_identities_in_train_and_query_alike_are_noted(tmp_path: Path) -> None:
     market(tmp_path / "shop", query=(*QUERY, "0007_c2s1_000001_01.jpg"))
-    assert mentions(read("shop", tmp_path), "1 identities are both in train and query")
+    assert mentions(read("shop", tmp_path), "1 identity both in train and query")
 
 
 def test_market_layout_faults_are_one_line(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_lists_are_read_in_each_place_with_test_identities_apart(
     assert mentions(alone, "train has 2 images of 2 identities, MSMT17 list_train was published with 30,248 of 1,041")
 
 
-@pytest.mark.parametrize("typed", ["MSMT17", "msmt17_v1", "MSMT17_V2"])
+@pytest.mark.parametrize("typed", ["MSMT17", "msmt17_v1", "MSMT17V1"])
 def test_aliases_mean_train_and_val_together(typed: str, tmp_path: Path) -> None:
     lists(tmp_path / "msmt17" / "MSMT17_V1")
     assert columns(read(typed, tmp_path)) == BOTH
@@ -157,3 +157,36 @@ def test_lists_without_images_are_refused(tmp_path: Path) -> None:
     message = f"{folder}: holds MSMT17's lists but not its images; it has to hold the folders train and test or mask"
     with pytest.raises(DataError, match=re.escape(message)):
         read("msmt17", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("places", "typed", "chosen"),
+    [
+        (("msmt17/MSMT17_V1", "msmt17/MSMT17_V2"), "msmt17", 0),
+        (("msmt17/MSMT17_V1", "msmt17/MSMT17_V2"), "msmt17_v2", 1),
+        (("MSMT17_V1", "MSMT17_V2"), "msmt17v2", 1),
+        (("msmt17/MSMT17_V2", "MSMT17_V1"), "MSMT17_V1", 1),
+        (("msmt17/MSMT17_V2", "MSMT17_V1"), "msmt17v2", 0),
+    ],
+)
+def test_edition_that_was_typed_is_read_and_another_is_noted(
+    places: tuple[str, str], typed: str, chosen: int, tmp_path: Path
+) -> None:
+    for place in places:
+        lists(tmp_path / place)
+    domain = read(typed, tmp_path)
+    assert domain.root == tmp_path / places[chosen]
+    told, other = places[chosen][-2:], places[1 - chosen][-2:]
+    note = f"read in the edition {told}, from {domain.root}; for {other} give the path {tmp_path / places[1 - chosen]}"
+    assert note in domain.notes
+
+
+def test_edition_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    folder = lists(tmp_path / "msmt17" / "MSMT17_V1")
+    assert fault("msmt17_v2", tmp_path) == (f"msmt17_v2: {folder} holds MSMT17 V1 and not V2; type msmt17 to read it")
+    assert read("msmt17_v1", tmp_path).root == folder
+    masked = lists(tmp_path / "other" / "msmt17", "mask_train_v2", "mask_test_v2")
+    assert "holds MSMT17 V2 and not V1" in fault("msmt17_v1", masked.parent)
+    lists(tmp_path / "plain" / "msmt17")
+    for typed in ("msmt17_v1", "msmt17_v2"):
+        assert read(typed, tmp_path / "plain").name == "msmt17"

@@ -46,4 +46,4 @@ def test_names_with_a_prefix_and_without_zeros_are_read(tmp_path: Path) -> None:
     domain = read("drawn", tmp_path)
     assert names(domain.train) == ["id6_s10_c2_f7.jpg", "id6_s2_c2_f6.jpg", "id7_s2_c11_f1.png"]
     assert (domain.train.pids.tolist(), cams(domain.train)) == ([6, 6, 7], [3, 1, 2])
-    assert mentions(domain, "1 image is not named by identity and camera and left out, first")
+    assert mentions(domain, "not named by identity and camera and so left out, first")

@@ -61,6 +61,21 @@ def test_names_with_underscores_hold_cameras_too(tmp_path: Path) -> None:
     assert [cams(split) for split in (domain.train, domain.query, domain.gallery)] == [[6], [1], [5]]
 
 
+def test_names_as_in_mars_hold_cameras_too(tmp_path: Path) -> None:
+    touch(
+        tmp_path / "film",
+        [
+            "Train/0001/a/0001C3T0002F001.jpg",
+            "Query/0002/a/0002C1T0001F001.jpg",
+            "Gallery/0002/b/0002C5T0001F001.jpg",
+            "Gallery/-1/c/00-1C2T0001F001.jpg",
+        ],
+    )
+    domain = read("film", tmp_path)
+    assert domain.layout == "a folder per tracklet"
+    assert [cams(split) for split in (domain.train, domain.query, domain.gallery)] == [[3], [1], [2, 5]]
+
+
 def test_tracklets_of_ones_own_need_no_cameras(tmp_path: Path) -> None:
     touch(tmp_path / "film", ["train/ann/a/1.jpg", "train/ann/a/2.jpg", "query/bob/a/1.jpg", "gallery/bob/b/1.jpg"])
     domain = read("film", tmp_path)

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.layouts.folders import cams, mentions, names, touch
+from tests.data.layouts.folders import cams, fault, manifest, market, mentions, names, touch
 from uda_reid.data.layouts import Counts, describe, listing, read
 from uda_reid.data.layouts.unlabelled import is_unlabelled
+from uda_reid.errors import DataError
 from uda_reid.types import UNKNOWN
 
 NOTHING_SCORED = "no identities: it can be adapted to, nothing can be scored on it"
@@ -122,3 +123,56 @@ def test_folder_of_training_images_given_by_its_path_is_unlabelled(tmp_path: Pat
     touch(tmp_path / "shop" / "bounding_box_train", ["0002_c1s1_000451_03.jpg", "0007_c2s1_000001_01.jpg"])
     domain = read("shop/bounding_box_train", tmp_path)
     assert (domain.train.pids.tolist(), cams(domain.train)) == ([UNKNOWN, UNKNOWN], [1, 2])
+
+
+def test_folder_that_its_owner_calls_unlabelled_is_read_so(tmp_path: Path) -> None:
+    touch(tmp_path / "site", ["entrance/a.jpg", "entrance/b.jpg", "exit/a.jpg", "c.jpg", "unlabelled.txt"])
+    domain = read("site", tmp_path)
+    assert (domain.layout, len(domain.train)) == ("images without labels", 4)
+    assert domain.train.pids.tolist() == [UNKNOWN] * 4
+    assert "read without labels, as unlabelled.txt in it says" in domain.notes
+    touch(tmp_path / "empty", ["unlabelled.txt"])
+    assert "empty: no images in it" in fault("empty", tmp_path)
+
+
+def test_marker_goes_before_published_layouts_and_after_a_table(tmp_path: Path) -> None:
+    folder = market(tmp_path / "shop")
+    touch(folder, ["unlabelled.txt"])
+    assert read("shop", tmp_path).layout == "images without labels"
+    manifest(folder, "path,identity\na.jpg,1\nb.jpg,1\nc.jpg,2\nd.jpg,2\n")
+    assert read("shop", tmp_path).labelled
+
+
+def test_marker_in_train_leaves_the_test_its_labels(tmp_path: Path) -> None:
+    touch(tmp_path / "own", ["train/yard/a.jpg", "train/unlabelled.txt", "query/anna/1.jpg", "gallery/anna/2.jpg"])
+    domain = read("own", tmp_path)
+    assert (domain.train.pids.tolist(), domain.query.pids.tolist()) == ([UNKNOWN], [1])
+
+
+def test_links_in_a_circle_end_and_every_folder_is_read_once(tmp_path: Path) -> None:
+    touch(tmp_path / "site", ["cam1/a.jpg", "cam2/a.jpg"])
+    (tmp_path / "site" / "cam1" / "cam2").symlink_to("..")
+    (tmp_path / "site" / "cam1" / "cam3").symlink_to(".")
+    (tmp_path / "site" / "cam1" / "cam4").symlink_to("../cam2")
+    (tmp_path / "site" / "cam2" / "self.jpg").symlink_to("self.jpg")
+    domain = read("site", tmp_path)
+    assert sorted(names(domain.train)) == ["a.jpg", "a.jpg", "self.jpg"]
+    assert is_unlabelled(tmp_path / "site")
+    circle = tmp_path / "circle"
+    circle.mkdir()
+    (circle / "x").symlink_to(".")
+    assert not is_unlabelled(circle)
+    assert "circle: no images in it" in fault("circle", tmp_path)
+
+
+def test_dead_links_and_other_kinds_of_images_are_noted(tmp_path: Path) -> None:
+    touch(tmp_path / "site", ["cam1/a.jpg", "cam1/b.TIF", "cam2/c.gif", "cam2/d.jpg"])
+    (tmp_path / "site" / "cam2" / "e.jpg").symlink_to("gone.jpg")
+    (tmp_path / "site" / "cam3").symlink_to("/gone/cam3")
+    domain = read("site", tmp_path)
+    assert names(domain.train) == ["a.jpg", "d.jpg", "e.jpg"]
+    first, second = domain.notes[-2:]
+    assert first == (f"2 files of a kind that is not read (gif, tif), first {tmp_path}/site/cam1/b.TIF; convert them")
+    assert second == f"1 link leads to nothing, so what lay there is missing, first {tmp_path}/site/cam3"
+    with pytest.raises(DataError, match=r"e.jpg: the image cannot be read"):
+        listing(domain)

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
 from uda_reid.data.layouts.crops import CROPS
 from uda_reid.data.layouts.dataset import KnownDataset, Published
-from uda_reid.data.layouts.files import folders_in
+from uda_reid.data.layouts.files import passed_over
 from uda_reid.data.layouts.known import DATASETS, find_known, known_at
 from uda_reid.data.layouts.labels import SPLITS
 from uda_reid.data.layouts.layout import Layout
 from uda_reid.data.layouts.manifest import MANIFEST, TABLE
-from uda_reid.data.layouts.unlabelled import UNLABELLED
+from uda_reid.data.layouts.places import Place, place_of_folder, place_of_known
+from uda_reid.data.layouts.unlabelled import UNLABELLED, is_marked
 from uda_reid.errors import DataError
+from uda_reid.options import one_line
 from uda_reid.types import DISTRACTOR, JUNK, Domain, Split
 
 __all__ = ["DATASETS", "Counts", "KnownDataset", "Published", "describe", "listing", "read"]
@@ -43,19 +44,11 @@ def read(name: str, root: str | Path, *, others: Iterable[str] = ()) -> Domain:
     Raises:
         DataError: there is no such data set, or its folder is not what it has to be.
     """
-    root = Path(root)
-    known, number = _split_of(name)
-    folder = _place(known, name.partition(":")[0], root) if known else _folder(name, root, others)
-    # Unlike resolve(), abspath leaves a symbolic link the name its owner gave it.
-    typed = Path(os.path.abspath(folder))  # noqa: PTH100
-    known = known or find_known(typed.name) or known_at(typed)
-    called = known.name if known else typed.name
-    known = known or find_known(folder.resolve().name)
-    layout = _layout(folder, known)
-    parts = layout.read(folder, number)
-    called += f"-split{number}" if number else ""
-    domain = Domain(called, folder, parts.train, parts.query, parts.gallery, parts.notes, layout.title)
-    return replace(domain, notes=(*known.surprises(domain), *domain.notes)) if known else domain
+    try:
+        return _read(name, Path(root), others)
+    except OSError as error:
+        place = one_line(error.filename or name)
+        raise DataError(f"{place}: cannot be read ({error.strerror}); check the path and its rights") from error
 
 
 class Counts(NamedTuple):
@@ -99,6 +92,28 @@ def listing(domain: Domain) -> str:
     return digest.hexdigest()
 
 
+def _read(name: str, root: Path, others: Iterable[str]) -> Domain:
+    asked, number = _split_of(name)
+    place = place_of_known(asked, name.partition(":")[0], root) if asked else place_of_folder(name, root, others)
+    known, called = (asked, asked.name) if asked else _known_by(place)
+    layout = _layout(place.folder, known)
+    if layout is TABLE and asked and not asked.told_by_table:
+        raise DataError(
+            f"{place.folder}: is read through its {MANIFEST}, which does not say that it is {name}; "
+            f"give the path of the folder to read the table, or move the table away to read {asked.title} as published"
+        )
+    # A folder of one's own may be called like a published data set.
+    if known and not (layout in known.layouts or (layout is TABLE and known.told_by_table)):
+        known, called = None, _own_name(place.meant)
+    parts = layout.read(place.folder, number)
+    called += f"-split{number}" if number else ""
+    domain = Domain(called, place.folder, parts.train, parts.query, parts.gallery, (), layout.title)
+    surprises = known.surprises(domain) if known else ()
+    # Published layouts are not looked through: they are large and hold nothing else.
+    more = passed_over(place.folder) if layout in (CROPS, UNLABELLED) else []
+    return replace(domain, notes=(*surprises, *place.notes, *parts.notes, *more))
+
+
 def _counts(name: str, split: Split) -> Counts:
     return Counts(
         split=name,
@@ -123,66 +138,25 @@ def _split_of(name: str) -> tuple[KnownDataset | None, int]:
     return known, int(number)
 
 
+def _known_by(place: Place) -> tuple[KnownDataset | None, str]:
+    """Return the data set that a folder is called after, and what to call it."""
+    folders = [Path(os.path.abspath(folder)) for folder in dict.fromkeys((place.meant, place.folder))]  # noqa: PTH100
+    known = next((known for folder in folders if (known := find_known(folder.name) or known_at(folder))), None)
+    # A link keeps the name that its owner gave it.
+    return (known, known.name) if known else (find_known(place.folder.resolve().name), _own_name(place.meant))
+
+
+def _own_name(folder: Path) -> str:
+    # Unlike resolve(), abspath leaves a symbolic link the name its owner gave it.
+    return Path(os.path.abspath(folder)).name  # noqa: PTH100
+
+
 def _layout(folder: Path, known: KnownDataset | None) -> Layout:
     """Return the first layout that recognises the folder, those of the known data set before all others."""
+    if is_marked(folder) and not TABLE.recognises(folder):
+        return UNLABELLED
     others = (layout for dataset in DATASETS.values() for layout in dataset.layouts)
     for layout in dict.fromkeys((TABLE, *(known.layouts if known else ()), *others, UNLABELLED)):
         if layout.recognises(folder):
             return layout
     return CROPS
-
-
-def _place(known: KnownDataset, name: str, root: Path) -> Path:
-    """Return the folder of a known data set: one of its places, or called as it was typed or by its title."""
-    spellings: dict[str, str] = {}  # one of those that differ in case only: all cases are looked for
-    for place in (*known.places, name, known.title):
-        spellings.setdefault(place.casefold(), place)
-    places = list(spellings.values())
-    for place in places if root.is_dir() else ():
-        for folder in _spelt(place, root, name):
-            if any(layout.recognises(folder) for layout in (TABLE, *known.layouts)):
-                return folder
-    raise DataError(
-        f"{known.name} ({known.title}) is not in {root}{_absent(root)}: looked for "
-        f"{', '.join(places)}; one has to hold {', or '.join(layout.holds for layout in known.layouts)}, "
-        f"or a {MANIFEST}; {known.origin}"
-    )
-
-
-def _spelt(place: str, root: Path, name: str) -> Iterator[Path]:
-    """Yield the folders at `place` below `root` in whatever case, those called exactly `name` or so first."""
-    head, _, rest = place.partition("/")
-    same = [folder for folder in folders_in(root) if folder.name.casefold() == head.casefold()]
-    for folder in sorted(same, key=lambda folder: (folder.name != name, folder.name != head)):
-        if rest:
-            yield from _spelt(rest, folder, name)
-        else:
-            yield folder
-
-
-def _folder(name: str, root: Path, others: Iterable[str]) -> Path:
-    """Return the folder of a data set that is not a known one."""
-    if not name.strip():
-        raise DataError(f"no data set is named; known are {', '.join(DATASETS)}, or give a folder")
-    # An absolute path wins over the root when the two are joined.
-    places = dict.fromkeys((root / name, Path(name)))
-    for place in places:
-        if place.is_dir():
-            return place
-        if place.is_file():
-            raise DataError(f"{place} is a file; give the folder that holds the data set")
-    names = list(dict.fromkeys((*DATASETS, *others)))
-    aliases = [alias for known in DATASETS.values() for alias in known.aliases]
-    here = [folder.name for folder in folders_in(root)] if root.is_dir() else []
-    spellings = {spelling.casefold(): spelling for spelling in (*here, *aliases, *names)}
-    close = get_close_matches(name.casefold(), spellings, n=1)
-    hint = f"did you mean {spellings[close[0]]!r}? " if close else ""
-    looked = " and ".join(map(str, places))
-    raise DataError(
-        f"{name!r} is no known data set and no folder (looked for {looked}{_absent(root)}); {hint}"
-        f"known are {', '.join(names)}, or give the path of a folder"
-    )
-
-
-def _absent(root: Path) -> str:
-    return "" if root.is_dir() else f" (there is no folder {root})"

@@ -11,7 +11,7 @@ import numpy as np
 
 from uda_reid.data.layouts.cuhk03_mat import IMAGES, MAT, held_out, unpacked
 from uda_reid.data.layouts.files import folders_in, images_in
-from uda_reid.data.layouts.labels import SPLITS, Parts, Row, arrange
+from uda_reid.data.layouts.labels import SPLITS, Parts, Row, arrange, count
 from uda_reid.data.layouts.layout import Layout
 from uda_reid.data.layouts.market import MARKET_FOLDERS, is_market, read_market
 from uda_reid.errors import DataError
@@ -79,7 +79,7 @@ def _arranged(names: dict[str, list[str]], files: dict[str, Path], folder: Path,
     """Return the images of each split, by their names without suffix; those that are not there are noted."""
     gone = [name for split in SPLITS for name in names[split] if name not in files]
     if gone:
-        notes = [*notes, f"{len(gone)} images of the protocol are missing and left out, first {gone[0]}"]
+        notes = [*notes, f"{count(len(gone), 'image')} of the protocol missing and left out, first {gone[0]}"]
     rows = []
     for split in SPLITS:
         for name in names[split]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from uda_reid.data.layouts.labels import count
 from uda_reid.data.layouts.layout import Layout
 from uda_reid.data.layouts.market import MARKET
 from uda_reid.data.layouts.pytorch import PYTORCH
@@ -37,6 +38,8 @@ class KnownDataset:
         remark: what a user has to know before choosing it.
         layouts: the ways it lies on disk, in the order they are tried; a `manifest.csv` goes before all.
         splits: how many divisions into training and test its protocol has; one is chosen as `name:number`.
+        variant: whether its folder holds other protocols too, which only its own layouts tell apart.
+        editions: how names end that mean one of its editions, and those of its folders.
     """
 
     name: str
@@ -49,6 +52,13 @@ class KnownDataset:
     remark: str = ""
     layouts: tuple[Layout, ...] = (MARKET, PYTORCH)
     splits: int = 1
+    variant: bool = False
+    editions: tuple[str, ...] = ()
+
+    @property
+    def told_by_table(self) -> bool:
+        """Whether a table of its images can be this data set: a table knows of no protocols and no divisions."""
+        return not self.variant and self.splits == 1
 
     @property
     def origin(self) -> str:
@@ -65,7 +75,7 @@ class KnownDataset:
             if found != (images or found[0], 0 if unlabelled else identities):
                 published = f"{images:,} of {identities:,}" if images else f"{identities:,} identities"
                 notes.append(
-                    f"{split} has {found[0]:,} images of {found[1]:,} identities, "
+                    f"{split} has {count(found[0], 'image')} of {count(found[1], 'identity', 'identities')}, "
                     f"{self.title} was published with {published}"
                 )
         seen: set[int] = set()

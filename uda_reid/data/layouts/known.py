@@ -26,6 +26,7 @@ _MSMT17 = (
     "MSMT17_V2",
     "msmt17",
 )
+_EDITIONS = ("V1", "V2")
 
 _ALL = (
     KnownDataset(
@@ -77,6 +78,7 @@ _ALL = (
         },
         home="http://www.pkuvmc.com/publications/msmt17.html",
         layouts=MSMT17,
+        editions=_EDITIONS,
     ),
     KnownDataset(
         name="msmt17-train",
@@ -91,6 +93,8 @@ _ALL = (
         },
         home="http://www.pkuvmc.com/publications/msmt17.html",
         layouts=MSMT17_TRAIN,
+        variant=True,
+        editions=_EDITIONS,
     ),
     KnownDataset(
         name="occluded-duke",
@@ -203,6 +207,7 @@ _ALL = (
         },
         home=_CUHK,
         layouts=LABELLED,
+        variant=True,
     ),
     KnownDataset(
         name="cuhk03-classic",

@@ -16,6 +16,8 @@ from uda_reid.types import DISTRACTOR, JUNK, UNKNOWN, Ids, Split
 SPLITS = ("train", "query", "gallery")
 Texts = npt.NDArray[np.object_]
 _INTEGER = re.compile(r"-?\d{1,18}", re.ASCII)
+_FLOAT = re.compile(r"(-?\d{1,18})\.0+", re.ASCII)
+"""Whole numbers as pandas writes a column in which some are missing."""
 _UNSEEN = -1  # stands for the camera of an image whose camera nobody knows
 
 
@@ -39,6 +41,15 @@ class Parts(NamedTuple):
     notes: tuple[str, ...]
 
 
+def count(number: int, one: str, many: str = "") -> str:
+    """Return a number with its noun.
+
+    >>> count(1, "image"), count(2_500, "image"), count(0, "identity", "identities")
+    ('1 image', '2,500 images', '0 identities')
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def arrange(rows: Sequence[Row], *, folder: Path, zero_is_distractor: bool = False) -> Parts:
     """Number the labels, divide the images where no split is given, and sort every split by path.
 
@@ -59,7 +70,7 @@ def arrange(rows: Sequence[Row], *, folder: Path, zero_is_distractor: bool = Fal
     rows = sorted(rows, key=lambda row: row.path.as_posix())
     notes: list[str] = []
     _check_identities(rows)
-    pids = _identities(rows)
+    pids = _identities(rows, notes)
     cams = _cameras(rows, notes)
     given = np.array([row.split for row in rows], dtype=object)
     if not zero_is_distractor and bool(np.any((pids == DISTRACTOR) & (given != "gallery"))):
@@ -121,7 +132,9 @@ def _divided(pids: Ids, cams: Ids | None, folder: Path, notes: list[str]) -> Tex
         return np.full(len(pids), "train", dtype=object)
     identities = len(np.unique(pids[pids > DISTRACTOR]))
     if identities < 2:
-        raise DataError(f"{folder}: {identities} identities, too few to train and test on; give at least 2")
+        raise DataError(
+            f"{folder}: {count(identities, 'identity', 'identities')}, too few to train and test on; give at least 2"
+        )
     first = "first image" if cams is None else "first image of each camera"
     notes.append(
         f"no split is given: every second of the {identities} identities trains, "
@@ -161,7 +174,7 @@ def _check_identities(rows: Sequence[Row]) -> None:
             )
 
 
-def _identities(rows: Sequence[Row]) -> Ids:
+def _identities(rows: Sequence[Row], notes: list[str]) -> Ids:
     pids = np.full(len(rows), UNKNOWN, dtype=np.int64)
     labelled = [place for place, row in enumerate(rows) if row.identity]
     numbers = _numbered([rows[place].identity for place in labelled], keep={str(JUNK), str(DISTRACTOR)})
@@ -169,7 +182,20 @@ def _identities(rows: Sequence[Row]) -> Ids:
         if number < JUNK:
             raise DataError(f"{rows[place].where}: identity {number} is negative; only -1 may be, for junk")
     pids[labelled] = numbers
+    written: dict[int, set[str]] = {}
+    for place, number in zip(labelled, numbers.tolist(), strict=True):
+        written.setdefault(number, set()).add(_whole(rows[place].identity))
+    several = [", ".join(sorted(texts)) for texts in written.values() if len(texts) > 1]
+    if several:
+        people = count(len(several), "identity", "identities")
+        notes.append(f"{people} written in several ways and read as one each: {several[0]}")
     return pids
+
+
+def _whole(text: str) -> str:
+    """Return a whole number without the decimals that a table may have given it, and other text as it is."""
+    match = _FLOAT.fullmatch(text)
+    return match[1] if match else text
 
 
 def _cameras(rows: Sequence[Row], notes: list[str]) -> Ids | None:
@@ -191,6 +217,7 @@ def _cameras(rows: Sequence[Row], notes: list[str]) -> Ids | None:
 
 def _numbered(texts: Sequence[str], *, keep: set[str]) -> Ids:
     """Return whole numbers as they are, and text numbered from 1 in sorted order, save what is to be kept."""
+    texts = [_whole(text) for text in texts]
     distinct = set(texts)
     if all(_INTEGER.fullmatch(text) for text in distinct):
         return np.array([int(text) for text in texts], dtype=np.int64)
@@ -220,7 +247,8 @@ def _parts(rows: Sequence[Row], pids: Ids, cams: Ids | None, splits: Texts, note
     train, query, gallery = (columns[split] for split in SPLITS)
     shared = np.intersect1d(train.pids, query.pids)
     if len(shared):
-        notes.append(f"{len(shared)} identities are both in train and query, so scores flatter; one is {shared[0]}")
+        people = count(len(shared), "identity", "identities")
+        notes.append(f"{people} both in train and query, so scores flatter: {shared[0]} is one")
     if len(np.unique(gallery.pids[gallery.pids != JUNK])) == 1 and len(query):
         notes.append("the gallery shows one identity, so every answer is right and scores say nothing")
     notes += _uses(train, scored=bool(len(query) and len(gallery)))

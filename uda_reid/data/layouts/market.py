@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from uda_reid.data.layouts.files import SUFFIXES_TEXT, folders_in, images_in
+from uda_reid.data.layouts.files import SUFFIXES_TEXT, folder_called, folders_in, images_in
 from uda_reid.data.layouts.labels import SPLITS, Parts, Row, arrange
 from uda_reid.data.layouts.layout import Layout
 from uda_reid.errors import DataError
@@ -13,6 +13,8 @@ from uda_reid.types import DISTRACTOR
 
 MARKET_NAME = re.compile(r"(-1|\d{4,})_c(\d+)", re.ASCII)
 """Identity and camera at the start of a file's name: `0002_c1s1_000451_03.jpg`, `-1_c3s2_000000_00.jpg`."""
+SHORT_NAME = re.compile(r"(-1|\d+)_c(\d+)", re.ASCII)
+"""The same with numbers of any length, `2_c1.jpg`, where the folders show already that names hold labels."""
 
 MARKET_FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
 """The folders of the training images, the queries and the gallery."""
@@ -20,13 +22,13 @@ MARKET_FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
 
 def is_market(folder: Path, *, folders: tuple[str, str, str] = MARKET_FOLDERS) -> bool:
     """Return whether `folder` looks like this layout: it holds the folder of training images."""
-    return (folder / folders[0]).is_dir()
+    return folder_called(folder, folders[0]) is not None
 
 
 def read_market(
     folder: Path,
     *,
-    pattern: re.Pattern[str] = MARKET_NAME,
+    pattern: re.Pattern[str] = SHORT_NAME,
     folders: tuple[str, str, str] = MARKET_FOLDERS,
     nested: bool = False,
 ) -> Parts:
@@ -72,33 +74,35 @@ def named_rows(
     """
     rows: list[Row] = []
     strange: list[Path] = []
+    total = 0
     for split, name in zip(SPLITS, folders, strict=True):
-        if not (folder / name).is_dir():
+        place = folder_called(folder, name)
+        if place is None:
             layout = f"{folders[0]}, {folders[1]} and {folders[2]}"
             raise DataError(f"{folder}: the folder {name} is missing; this layout has {layout}")
-        inner = folders_in(folder / name) if nested else (folder / name,)
-        images = [image for place in inner for image in images_in(place)]
+        images = [image for inner in (folders_in(place) if nested else (place,)) for image in images_in(inner)]
         if not images:
-            raise DataError(f"{folder / name}: no images in it ({SUFFIXES_TEXT})")
+            raise DataError(f"{place}: no images in it ({SUFFIXES_TEXT})")
         # The name alone: a parent folder called exp-1_c2 would otherwise make every image junk of camera 2.
         matches = [(path, pattern.match(path.name)) for path in images]
         found = [Row(path, match[1], match[2], split, str(path)) for path, match in matches if match]
         if not found:
             raise DataError(
-                f"{folder / name}: none of its {len(images)} images is named by identity and camera, "
+                f"{place}: none of its {len(images)} images is named by identity and camera, "
                 f"like 0002_c1s1_000451_03.jpg; the first is {images[0].name}"
             )
         rows += found
+        total += len(images)
         strange += [path for path, match in matches if not match]
-    return rows, left_out(strange)
+    return rows, left_out(strange, total)
 
 
-def left_out(strange: list[Path]) -> list[str]:
-    """Return a note on the images whose names say nothing, if there are any."""
+def left_out(strange: list[Path], total: int) -> list[str]:
+    """Return a note on the images, of so many in all, whose names say nothing, if there are any."""
     if not strange:
         return []
-    plural = "images are" if len(strange) > 1 else "image is"
-    return [f"{len(strange)} {plural} not named by identity and camera and left out, first {strange[0]}"]
+    share = f"{len(strange)} of {total} images ({len(strange) / total:.1%})"
+    return [f"{share} not named by identity and camera and so left out, first {strange[0]}"]
 
 
 MARKET = Layout(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from uda_reid.data.layouts.files import first_image, folders_in, images_in
+from uda_reid.data.layouts.files import Presence, first_image, folders_in, images_in
 from uda_reid.data.layouts.labels import Parts, Row, arrange, choose_queries
 from uda_reid.data.layouts.layout import Layout
 from uda_reid.data.layouts.market import left_out
@@ -25,6 +24,10 @@ _TABLES = ("train_name.txt", "test_name.txt", "tracks_train_info.mat", "tracks_t
 _RULE_NOTE = (
     "there is no folder info, so this is not the published division of the test: of each identity the first tracklet "
     "of each camera is a query where a match remains"
+)
+_TABLES_NOTE = (
+    "a tracklet that is a query is not in the gallery; the owners' own evaluation searches all test tracklets, queries "
+    "too, and leaves out those of the query's identity and camera"
 )
 
 
@@ -60,10 +63,12 @@ def read_mars(folder: Path) -> Parts:
     notes = [FIRST_IMAGE]
     if (folder / "info").is_dir():
         training, testing, queries = _by_tables(folder)
+        notes.append(_TABLES_NOTE)
     else:
         training, strange = _by_names(folder / _TRAIN)
         testing, others = _by_names(folder / _TEST)
-        notes += [_RULE_NOTE, *left_out(strange + others)]
+        total = sum(len(tracklet.images) for tracklet in training + testing) + len(strange + others)
+        notes += [_RULE_NOTE, *left_out(strange + others, total)]
         pids = np.array([int(tracklet.identity) for tracklet in testing])
         cams = np.array([int(tracklet.camera) for tracklet in testing])
         queries = set(np.flatnonzero(choose_queries(pids, cams) == "query").tolist())
@@ -123,27 +128,16 @@ def _listed(names_file: Path, table: Path, variable: str, folder: Path) -> Itera
         raise DataError(
             f"{table}: {variable} has the shape {rows.shape}; it has to hold rows of first, last, pid, camera"
         )
-    present = _lookup(folder)
+    present = Presence()
     for number, (first, last, pid, cam) in enumerate(rows.tolist(), start=1):
         where = f"{table}, row {number}"
         if not 1 <= first <= last <= len(names):
             raise DataError(f"{where}: images {first} to {last} are not in {names_file.name}, which lists {len(names)}")
-        images = names[first - 1 : last]
-        for name in images:
-            if name not in present(name[:4]):
-                raise DataError(f"{where}: there is no image {folder / name[:4] / name}; is MARS unpacked as a whole?")
-        yield _Tracklet(tuple(folder / name[:4] / name for name in images), str(pid), str(cam), where)
-
-
-def _lookup(folder: Path) -> Callable[[str], frozenset[str]]:
-    """Return a way to ask for the names of one identity's images that looks into every folder once."""
-
-    @cache
-    def present(identity: str) -> frozenset[str]:
-        place = folder / identity
-        return frozenset(path.name for path in images_in(place)) if place.is_dir() else frozenset()
-
-    return present
+        images = tuple(folder / name[:4] / name for name in names[first - 1 : last])
+        for path in images:
+            if path not in present:
+                raise DataError(f"{where}: there is no image {path}; is MARS unpacked as a whole?")
+        yield _Tracklet(images, str(pid), str(cam), where)
 
 
 def _matrix(file: Path, variable: str) -> Ids:

@@ -6,17 +6,16 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from uda_reid.data.layouts.files import folders_in
+from uda_reid.data.layouts.files import Presence, folders_in
 from uda_reid.data.layouts.labels import Parts, Row, arrange
 from uda_reid.data.layouts.layout import Layout
-from uda_reid.data.layouts.market import MARKET, MARKET_FOLDERS, named_rows
+from uda_reid.data.layouts.market import MARKET, MARKET_FOLDERS, SHORT_NAME, named_rows
 from uda_reid.data.layouts.pytorch import PYTORCH, PYTORCH_FOLDERS, inside, is_pytorch
 from uda_reid.errors import DataError
 from uda_reid.types import JUNK
 
 _NAME = re.compile(r"(\d+)_\d+_(\d+)_", re.ASCII)
 """Identity and camera at the start of a file's name: `0000_000_01_0303morning_0015_0.jpg`."""
-_CONVERTED = re.compile(r"(-1|\d+)_c(\d+)", re.ASCII)
 _LINE = re.compile(r"(\S.*?)\s+(\d+)", re.ASCII)
 
 _BOTH = ("list_train.txt", "list_val.txt")
@@ -54,7 +53,7 @@ def read_converted(folder: Path) -> Parts:
     Raises:
         DataError: a folder is missing or holds no image, or no image in it is named like that.
     """
-    rows, notes = named_rows(folder, pattern=_CONVERTED, folders=MARKET_FOLDERS)
+    rows, notes = named_rows(folder, pattern=SHORT_NAME, folders=MARKET_FOLDERS)
     return _apart(rows, folder, notes)
 
 
@@ -83,6 +82,7 @@ def _listed(file: Path, split: str, images: Path) -> Iterator[Row]:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: the list cannot be read ({error}); MSMT17 has it beside its images") from error
+    present = Presence()
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -92,7 +92,7 @@ def _listed(file: Path, split: str, images: Path) -> Iterator[Row]:
         name = _NAME.match(path.name)
         if match is None or name is None:
             raise DataError(f"{where}: {line.strip()!r} is not like '0000/0000_000_01_0303morning_0015_0.jpg 0'")
-        if not path.is_file():
+        if path not in present:
             raise DataError(f"{where}: there is no file {path}; is the data set unpacked as a whole?")
         yield Row(path, match[2], name[2], split, where)
 

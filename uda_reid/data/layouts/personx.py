@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from uda_reid.data.layouts.layout import Layout
 from uda_reid.data.layouts.market import MARKET, read_market
 from uda_reid.types import Ids
 
-_NAME = re.compile(r"(-1|\d+)_c(\d+)", re.ASCII)
 _CAMERAS = np.array([3, 4, 8, 10, 11, 12])
 
 
@@ -23,7 +21,7 @@ def read_personx(folder: Path) -> Parts:
     Raises:
         DataError: as `read_market`.
     """
-    parts = read_market(folder, pattern=_NAME)
+    parts = read_market(folder)
     splits = parts.train, parts.query, parts.gallery
     if not all(split.cams is not None and np.isin(split.cams, _CAMERAS).all() for split in splits):
         return parts

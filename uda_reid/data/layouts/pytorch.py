@@ -38,5 +38,5 @@ PYTORCH = Layout(
     "Person_reID_baseline_pytorch's folders",
     f"the folders {', '.join(PYTORCH_FOLDERS)} of pytorch",
     recognises=is_pytorch,
-    read=lambda folder, split: read_market(inside(folder), folders=PYTORCH_FOLDERS, nested=True),
+    read=lambda folder, split: read_market(inside(folder), pattern=MARKET_NAME, folders=PYTORCH_FOLDERS, nested=True),
 )

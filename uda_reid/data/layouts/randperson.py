@@ -36,7 +36,7 @@ def read_randperson(folder: Path) -> Parts:
         else:
             strange.append(path)
     parts = arrange(rows, folder=folder)
-    return parts._replace(notes=(*left_out(strange), *parts.notes))
+    return parts._replace(notes=(*left_out(strange, len(rows) + len(strange)), *parts.notes))
 
 
 RANDPERSON = Layout(

@@ -7,22 +7,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from uda_reid.data.layouts.cameras import camera_in, settled
-from uda_reid.data.layouts.files import first_image, folders_in, images_in
+from uda_reid.data.layouts.files import first_image, folder_called, folders_in, images_in
 from uda_reid.data.layouts.labels import SPLITS, Parts, Row, arrange
 from uda_reid.data.layouts.layout import Layout
 from uda_reid.errors import DataError
 
 FIRST_IMAGE = "in query and gallery each tracklet stands by its first image, so their counts are in tracklets"
 """The note on how tracklets are read as images, until features are pooled over them."""
-_NAME = re.compile(r"(?:-1|\d{4})_?C(\d+)_?F\d+", re.ASCII)
-"""DukeMTMC-VideoReID's file names in both spellings: `0001C6F0099X30823.jpg`, `0001_C6_F0099_X30823.jpg`."""
+_NAME = re.compile(r"(?:00-1|-1|\d{4})_?C(\d+)(?:T\d+)?_?F\d+", re.ASCII)
+"""DukeMTMC-VideoReID's file names in both spellings, `0001C6F0099X30823.jpg` and `0001_C6_F0099_X30823.jpg`, and
+MARS', `0001C1T0001F001.jpg`."""
 
 
 def is_tracklets(folder: Path) -> bool:
     """Return whether the first identity to train on has images in folders for tracklets, and none beside these."""
-    if not all((folder / split).is_dir() for split in SPLITS):
+    training, *tests = (folder_called(folder, split) for split in SPLITS)
+    if training is None or not all(tests):
         return False
-    identities = folders_in(folder / SPLITS[0])
+    identities = folders_in(training)
     if not identities or first_image(identities[0]):
         return False
     return any(first_image(tracklet) for tracklet in folders_in(identities[0]))
@@ -38,11 +40,10 @@ def read_tracklets(folder: Path) -> Parts:
     """
     rows: list[Row] = []
     for split in SPLITS:
-        found = list(_rows(folder / split, split))
+        place = folder_called(folder, split) or folder / split
+        found = list(_rows(place, split))
         if not found:
-            raise DataError(
-                f"{folder / split}: no images in it below a folder for the identity and one for the tracklet"
-            )
+            raise DataError(f"{place}: no images in it below a folder for the identity and one for the tracklet")
         rows += found
     rows, note = settled(rows)
     parts = arrange(rows, folder=folder)
