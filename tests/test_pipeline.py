@@ -184,8 +184,12 @@ def test_page_follows_the_record_and_the_wish_for_pictures(job: Job) -> None:
 
 def test_bound_that_was_recorded_before_a_crash_is_on_the_page(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     _, folder, _ = one(job)
+
+    def crash(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
-        patch.setattr("uda_reid.pipeline.rebuild", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+        patch.setattr("uda_reid.pipeline.rebuild", crash)
         with pytest.raises(KeyboardInterrupt):
             one(replace(job, bound=True))
     one(replace(job, bound=True))
