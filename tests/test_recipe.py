@@ -538,3 +538,15 @@ def test_pul_is_the_released_method_on_the_released_baseline() -> None:
 def test_source_only_trains_with_the_strong_defaults() -> None:
     recipe = load("source_only")
     assert (recipe.encoder, recipe.pretrain, recipe.strategy) == (EncoderSpec(), Pretrain(), SourceOnly())
+
+
+def test_clusters_bind_only_strategies_that_are_told_their_number() -> None:
+    dense = load("cluster", profile="paper", settings=["adapt.method=dbscan"], target_images=300)
+    assert dense.strategy.clusters == 500  # type: ignore[attr-defined]
+    for profile in ("small", "scenes"):
+        dense = load("cluster", profile=profile, settings=["adapt.method=dbscan"], target_images=400)
+        assert not any("clusters 500" in note for note in dense.notes)
+        capped = load("cluster", profile=profile, settings=["adapt.method=kmeans"], target_images=400)
+        assert capped.strategy.clusters == 50  # type: ignore[attr-defined]
+    with pytest.raises(RecipeError, match="500 clusters are more than the target's 300 training images"):
+        load("cluster", profile="paper", target_images=300)

@@ -98,9 +98,11 @@ def _said(entry: Mapping[str, float]) -> str:
         if math.isfinite(entry.get(key, math.nan))
     ]
     if "clusters" in entry:
-        words.append(
-            f"pseudo-labels: {entry['clusters']:.0f} clusters on {entry['used']:.0%} of the images, "
+        right = (
             f"{entry['pair_precision']:.0%} of the pairs they join are right, "
             f"{entry['pair_recall']:.0%} of the true pairs are joined"
+            if entry["pair_precision"]
+            else "no pair that they join is right"  # or they join none: one image each
         )
+        words.append(f"pseudo-labels: {entry['clusters']:.0f} clusters on {entry['used']:.0%} of the images, {right}")
     return ", ".join(words)

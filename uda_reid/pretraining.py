@@ -95,7 +95,7 @@ def pretrain(
     model = build(encoder, seed=run.seed_for("pretrain/encoder"), weights_folders=weights_folders)
     if run.restore("pretrain") is None:
         origin = model.load_report or "random weights"
-        run.log(f"{encoder.backbone}: {origin}")
+        run.log(f"training the source model; {encoder.backbone} starts from {origin}")
     classifier = Classifier(
         model.dim,
         classes,

@@ -158,9 +158,11 @@ def load(
     asked = choose_profile(profile, built_in=False, target_images=0)
     recipe, short = _as_written(file, path, shown)
     if file.header.get("profile") is None and asked != "paper":
-        cap = None if "clusters" in given["adapt"] else target_images
-        recipe = _shorten(recipe, asked, short[asked], cap)
-    recipe = _override(recipe, given, shown)
+        recipe = _override(_shorten(recipe, asked, short[asked]), given, shown)
+        if target_images is not None and "clusters" not in given["adapt"]:
+            recipe = _capped(recipe, target_images)
+    else:
+        recipe = _override(recipe, given, shown)
     nowhere = Given(None, f"{shown}: adapt.clusters")
     origin = given["adapt"].get("clusters") or file.sections["adapt"].get("clusters", nowhere)
     _check_clusters(recipe.strategy, target_images, origin.where)
@@ -332,20 +334,30 @@ def _schema(name: str, where: str) -> type[Any]:
     return schema
 
 
-def _shorten(recipe: Recipe, profile: Profile, strategy: Strategy, images: int | None) -> Recipe:
-    """Return the recipe with a short profile's encoder and pretraining, and no more clusters than fit."""
+def _clusters(strategy: Strategy) -> int | None:
+    """Return how many clusters a strategy was told to make; None where it finds their number itself."""
+    clusters = getattr(strategy, "clusters", None)
+    return clusters if type(clusters) is int and getattr(strategy, "method", "kmeans") == "kmeans" else None
+
+
+def _capped(recipe: Recipe, images: int) -> Recipe:
+    """Return the recipe with no more clusters than fit a short profile."""
+    most = max(images // IMAGES_PER_CLUSTER, 2)  # two at least: one cluster would tell nothing apart
+    clusters = _clusters(recipe.strategy)
+    if clusters is None or clusters <= most:
+        return recipe
+    limit = f"at most one per {IMAGES_PER_CLUSTER} training images in profile {recipe.profile}"
+    changes: dict[str, Any] = {"clusters": most}
+    strategy = replace(cast(Any, recipe.strategy), **changes)
+    return replace(recipe, strategy=strategy, notes=(*recipe.notes, f"clusters {clusters} -> {most}: {limit}"))
+
+
+def _shorten(recipe: Recipe, profile: Profile, strategy: Strategy) -> Recipe:
+    """Return the recipe with a short profile's encoder, pretraining and schedule."""
     notes = [
         f"encoder, pretraining and schedule are those of profile {profile}, the same for every recipe: "
         "its numbers are not the publication's"
     ]
-    clusters = getattr(strategy, "clusters", None)
-    # Two at least: one cluster would tell nothing apart.
-    most = clusters if images is None else max(images // IMAGES_PER_CLUSTER, 2)
-    if type(clusters) is int and type(most) is int and clusters > most:
-        limit = f"at most one per {IMAGES_PER_CLUSTER} training images in profile {profile}"
-        notes.append(f"clusters {clusters} -> {most}: {limit}")
-        changes: dict[str, Any] = {"clusters": most}
-        strategy = replace(cast(Any, strategy), **changes)
     encoder, pretrain = SHARED[profile]
     return replace(
         recipe,
@@ -358,8 +370,8 @@ def _shorten(recipe: Recipe, profile: Profile, strategy: Strategy, images: int |
 
 
 def _check_clusters(strategy: Strategy, images: int | None, where: str) -> None:
-    clusters = getattr(strategy, "clusters", None)
-    if images is not None and type(clusters) is int and clusters > images:
+    clusters = _clusters(strategy)
+    if images is not None and clusters is not None and clusters > images:
         raise RecipeError(
             f"{where}: {clusters} clusters are more than the target's {images} training images; "
             "set fewer (--set adapt.clusters=...) or take --profile small"

@@ -251,3 +251,31 @@ def test_a_target_without_a_spread_is_refused(source: Source, painted: Tensor, i
 def test_adabn_refuses_options_out_of_range(option: dict[str, float]) -> None:
     with pytest.raises(ValidationError, match=next(iter(option))):
         AdaBN(**option)  # type: ignore[arg-type]
+
+
+class WithAuxiliary(Encoder):
+    """An encoder with a batch norm that only training passes through, and no neck that anybody knows."""
+
+    def __init__(self, inner: Encoder) -> None:
+        super().__init__()
+        self.inner, self.dim, self.spec = inner, inner.dim, inner.spec
+        self.auxiliary = nn.BatchNorm1d(4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.inner(images)
+        return features
+
+
+def test_layers_that_no_image_reaches_keep_their_statistics(source: Source, target: Target) -> None:
+    encoder = WithAuxiliary(copy.deepcopy(source.encoder))
+    result = AdaBN().adapt(replace(source, encoder=encoder), target)
+    auxiliary = result.encoder.get_submodule("auxiliary")
+    assert torch.equal(auxiliary.get_buffer("running_var"), torch.ones(4))
+    known = norms(AdaBN().adapt(source, target).encoder)
+    for name, layer in norms(result.encoder.get_submodule("inner")).items():
+        assert torch.equal(layer.get_buffer("running_mean"), known[name].get_buffer("running_mean"))
+
+
+def test_an_unknown_neck_cannot_be_left_out(source: Source, target: Target) -> None:
+    with pytest.raises(RecipeError, match="neck false: the encoder WithAuxiliary has no known neck"):
+        AdaBN(neck=False).adapt(replace(source, encoder=WithAuxiliary(source.encoder)), target)

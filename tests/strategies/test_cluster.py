@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from uda_reid.data.images import augment, unlabelled
 from uda_reid.data.sampling import identity_balanced
-from uda_reid.errors import DataError
+from uda_reid.errors import DataError, RecipeError
 from uda_reid.models.encoder import Embedder, EncoderSpec
 from uda_reid.pretraining import Pretrain, pretrain
 from uda_reid.run import QUIET, Run
@@ -181,7 +181,7 @@ def test_the_classifier_starts_at_the_centroids(source: Source, target: Target) 
     for module in still.modules():
         if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
             module.momentum = 0.0
-    strategy = replace(QUICK, epochs=1, lr=0.0, augmentation="none", smoothing=0.0, iterations=1, batch=10, instances=4)
+    strategy = replace(QUICK, epochs=1, lr=0.0, augmentation="none", smoothing=0.0, iterations=1, batch=8, instances=4)
     result = strategy.adapt(replace(source, encoder=still), target)
     found = strategy.label(extract(still, target.images))
     stream = Run().stream("cluster/epoch/0/rows")
@@ -298,7 +298,7 @@ class Fragile(CheckpointFolder):
         super().save(name, state)
 
 
-@pytest.mark.parametrize("saves", range(6))
+@pytest.mark.parametrize("saves", range(3))
 def test_a_run_on_disk_goes_on_to_the_same_weights_and_facts(
     source: Source, target: Target, tmp_path: Path, saves: int
 ) -> None:
@@ -313,8 +313,6 @@ def test_a_run_on_disk_goes_on_to_the_same_weights_and_facts(
     assert fingerprint(resumed.encoder) == fingerprint(whole.encoder)
     assert resumed.history == whole.history
     assert resumed.facts == whole.facts
-    kept = store.restore("cluster/epoch")
-    assert kept is not None and kept["parts"]["head"].keys() == {"linear.weight"}  # MMT's classifier has no biases
 
 
 class Plain(Encoder):
@@ -359,3 +357,15 @@ def test_cluster_refuses_options_out_of_range(option: dict[str, Any]) -> None:
 def test_more_clusters_than_images_are_refused(source: Source, target: Target) -> None:
     with pytest.raises(DataError, match=r"^cannot make 25 clusters of 24 samples; choose from 1 to 24 clusters$"):
         replace(QUICK, clusters=25).adapt(source, target)
+
+
+@pytest.mark.parametrize("option", [{"batch": 10}, {"batch": 4}, {"batch": 64, "instances": 48}])
+def test_cluster_refuses_a_batch_that_is_no_whole_number_of_clusters(option: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match=r"batch \d+ holds no whole number of clusters; give a multiple of instances"):
+        replace(Cluster(), **option)
+
+
+def test_the_classifier_has_no_biases(source: Source) -> None:
+    found = QUICK.label(extract(source.encoder, source.images))
+    head = QUICK._head(source.encoder, found, torch.Generator())
+    assert head.state_dict().keys() == {"linear.weight"}

@@ -59,7 +59,8 @@ class AdaBN:
             title = f"adabn: pass {number + 1}/{self.passes}"
             found = _measure(encoder, layers, target.images, plan, by_batch=number == 0, title=title, run=run)
             for layer, moments in zip(layers, found, strict=True):
-                _put(layer, moments.mean, moments.variance)
+                if moments.count:  # a layer that only training passes through keeps its statistics
+                    _put(layer, moments.mean, moments.variance)
             history.append({"images": float(len(order)), **_moved(before, layers)})
             moved = ", ".join(f"{name} {value:.3f}" for name, value in history[-1].items() if name != "images")
             run.log(f"{title}: {len(layers)} layers, {len(order)} images, {moved}")
@@ -68,8 +69,9 @@ class AdaBN:
         return AdaptationResult(encoder, tuple(history), self._facts(len(layers)))
 
     def _layers(self, encoder: Encoder) -> list[BatchNorm]:
-        own = encoder.neck.modules() if isinstance(encoder, Embedder) and not self.neck else ()
-        left_out = set(own)
+        if not self.neck and not isinstance(encoder, Embedder):
+            raise RecipeError(f"neck false: the encoder {type(encoder).__name__} has no known neck; leave neck true")
+        left_out = set(encoder.neck.modules()) if isinstance(encoder, Embedder) and not self.neck else set()
         layers = [
             module
             for module in encoder.modules()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import chain, count, islice
 from typing import Annotated, Any, Literal
 
@@ -19,10 +20,11 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from uda_reid.data.sampling import identity_balanced
+from uda_reid.errors import RecipeError
 from uda_reid.models.encoder import Embedder
 from uda_reid.models.heads import Classifier
 from uda_reid.ops.losses import batch_hard_triplet, identification
-from uda_reid.run import QUIET, Run
+from uda_reid.run import QUIET, Forgetful, Run
 from uda_reid.training.features import extract
 from uda_reid.training.loop import Batches, Stateful, train
 from uda_reid.training.pseudo_labels import Method, PseudoLabels, assign
@@ -43,9 +45,7 @@ class Cluster:
     starts: Count = 1  # of k-means; MMT: 10, scikit-learn's default then
     eps: Annotated[float, Field(ge=0, le=2)] = 0.0  # DBSCAN; 0: from the nearest 0.16 % of pairs, as in both
     min_samples: Count = 4  # DBSCAN; both
-    loss: Literal["identification", "triplet", "identification+triplet"] = (
-        "identification+triplet"  # MMT; Song: triplet
-    )
+    loss: Loss = "identification+triplet"  # MMT; Song: triplet
     epochs: Natural = 40  # MMT
     iterations: Natural = 400  # batches per epoch, MMT's scripts; 0: about as many as the clustered images fill
     batch: Annotated[int, Field(gt=1)] = 64  # MMT: 16 clusters x 4 images
@@ -56,6 +56,11 @@ class Cluster:
     margin: Annotated[float, Field(ge=0)] | None = None  # of the triplet loss; MMT: soft, Song: 0.5
     dropout: Share = 0.0  # before the classifier; MMT
     augmentation: Literal["none", "ide", "reid"] = "reid"  # MMT: flip, pad and crop, erasing; ours also jitters colours
+
+    def __post_init__(self) -> None:
+        if self.batch % self.instances or self.batch < 2 * self.instances:
+            rule = f"give a multiple of instances ({self.instances}), twice that or more"
+            raise RecipeError(f"batch {self.batch} holds no whole number of clusters; {rule}")
 
     def adapt(self, source: Source, target: Target, *, run: Run = QUIET) -> AdaptationResult:
         """Return the encoder after the last epoch; every epoch is one step for the probe."""
@@ -140,7 +145,8 @@ class Cluster:
             return {**terms, "accuracy": (logits.detach().argmax(1) == batch.labels).float().mean()}
 
         parts: dict[str, Stateful] = {"encoder": encoder, "head": head, "optimizer": optimizer}
-        return train(step, batches, epochs=1, parts=parts, name=name, run=run, slot="cluster/epoch")[-1]
+        # An epoch and its labels are saved together, or neither: a head is of no use with other clusters.
+        return train(step, batches, epochs=1, parts=parts, name=name, run=replace(run, store=Forgetful()))[-1]
 
     def _head(self, encoder: Encoder, found: PseudoLabels, generator: torch.Generator) -> Classifier:
         """Return a classifier without biases whose weights are the centroids; MMT."""

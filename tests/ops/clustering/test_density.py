@@ -148,3 +148,14 @@ def test_density_refuses_bad_input() -> None:
             dbscan(broken, eps=1.0)
         with pytest.raises(DataError, match="features"):
             automatic_eps(broken)
+
+
+def test_automatic_eps_counts_near_rows_and_leaves_out_equal_ones() -> None:
+    base = torch.nn.functional.normalize(random(40, 512))
+    near = torch.nn.functional.normalize(base + 1e-4 * random(40, 512, seed=1))
+    features = torch.cat([base, near, near[:5]])
+    distances = torch.pdist(features.double())
+    apart = distances[distances > 0].sort().values
+    expected = float(apart[: max(1, round(0.01 * len(apart)))].mean())
+    assert expected < 0.01
+    assert automatic_eps(features, share=0.01) == pytest.approx(expected, rel=1e-3)

@@ -81,8 +81,8 @@ def automatic_eps(features: Tensor, *, share: float = 1.6e-3) -> float:
         share: of all pairs, how many are averaged over, in (0, 1]; at least one is.
 
     Returns:
-        The mean Euclidean distance of the nearest pairs; pairs at distance 0, up to rounding, do not count. 0 where
-        there is no other pair.
+        The mean Euclidean distance of the nearest pairs; pairs of equal rows do not count. 0 where there is no other
+        pair.
 
     Raises:
         DataError: the features are no finite matrix.
@@ -103,9 +103,12 @@ def automatic_eps(features: Tensor, *, share: float = 1.6e-3) -> float:
     pairs = len(points) * (len(points) - 1) // 2
     wanted, apart = max(1, round(share * pairs)), 0
     nearest = torch.zeros(0, device=points.device)
-    for _, squares, sums in _triangle(points, norms):
-        # A pair of equal rows comes out of the products as a little more than 0.
-        values = squares[(squares > _rounding(points) * sums) & squares.isfinite()]
+    for start, squares, sums in _triangle(points, norms):
+        # A pair of equal rows may come out of the products as a little more than 0, and one of near rows as 0.
+        unsure = squares <= _rounding(points) * sums
+        one, other = torch.nonzero(unsure).T
+        close = _exact_squares(points, one + start, other + start).to(squares.dtype)
+        values = torch.cat([squares[~unsure & squares.isfinite()], close[close > 0]])
         apart += len(values)
         nearest = torch.cat([nearest, values])
         if len(nearest) > 2 * wanted + BLOCK:
@@ -139,11 +142,18 @@ def _close_pairs(features: Tensor, eps: float) -> Iterator[Pairs]:
         doubt = sums.mul_(_rounding(points))
         one, other = torch.nonzero(squares - doubt <= limit).T
         unsure = torch.nonzero((squares + doubt)[one, other] > limit).flatten()
+        one, other = one + start, other + start
         near = torch.ones(len(one), dtype=torch.bool, device=one.device)
-        for part in torch.split(unsure, max(1, BLOCK // points.shape[1])):
-            difference = features[one[part] + start].double() - features[other[part] + start].double()
-            near[part] = difference.square().sum(1).sqrt() <= eps
-        yield (one[near] + start).cpu().numpy(), (other[near] + start).cpu().numpy()
+        near[unsure] = _exact_squares(features, one[unsure], other[unsure]).sqrt() <= eps
+        yield one[near].cpu().numpy(), other[near].cpu().numpy()
+
+
+def _exact_squares(features: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """Return the squared distances of pairs of rows, from their differences: (P,) float64."""
+    size = max(1, BLOCK // max(features.shape[1], 1))
+    pairs = zip(torch.split(one, size), torch.split(other, size), strict=True)
+    parts = [(features[mine].double() - features[theirs].double()).square().sum(1) for mine, theirs in pairs]
+    return torch.cat(parts)
 
 
 def _join(first: Rows, pairs: Pairs) -> Rows:
