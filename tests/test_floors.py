@@ -31,6 +31,7 @@ FLOORS = {
     "evaluation": 6,
     "pretraining": 6.5,
     "strategies": 7,
+    "recipe.files": 7.9,
     "recipe": 8,
     "report.figures": 8,
     "report.pictures": 8,

@@ -12,28 +12,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from uda_reid.data.images import unlabelled
 from uda_reid.errors import DataError, RecipeError
-from uda_reid.models.encoder import EncoderSpec
-from uda_reid.pretraining import Pretrain, pretrain
 from uda_reid.run import Run
 from uda_reid.strategies.adabn import AdaBN, Moments
-from uda_reid.testing import HEIGHT, WIDTH, check_strategy, fingerprint, tiny_domain
+from uda_reid.testing import HEIGHT, WIDTH, check_strategy, fingerprint
 from uda_reid.training.features import extract
 from uda_reid.types import Encoder, Source, Target
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    """A source whose encoder has a batch-norm neck."""
-    options = Pretrain(epochs=1, batch=8, instances=2, warmup=0, augmentation="none", validation=0.0)
-    spec = EncoderSpec(backbone="resnet_tiny", height=HEIGHT, width=WIDTH, weights="none", neck="batchnorm")
-    return pretrain(tiny_domain(tmp_path_factory.mktemp("source")), options, encoder=spec)
-
-
-@pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Target:
-    return unlabelled(tiny_domain(tmp_path_factory.mktemp("target"), name="target", seed=1))
 
 
 def norms(encoder: nn.Module) -> dict[str, nn.BatchNorm2d | nn.BatchNorm1d]:

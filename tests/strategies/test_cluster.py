@@ -12,14 +12,13 @@ from pydantic import ValidationError
 from sklearn.cluster import DBSCAN
 from torch import Tensor, nn
 
-from uda_reid.data.images import augment, unlabelled
+from uda_reid.data.images import augment
 from uda_reid.data.sampling import identity_balanced
 from uda_reid.errors import DataError, RecipeError
-from uda_reid.models.encoder import Embedder, EncoderSpec
-from uda_reid.pretraining import Pretrain, pretrain
+from uda_reid.models.encoder import Embedder
 from uda_reid.run import QUIET, Run
 from uda_reid.strategies.cluster import Cluster
-from uda_reid.testing import HEIGHT, WIDTH, check_strategy, fingerprint, tiny_domain
+from uda_reid.testing import HEIGHT, WIDTH, check_strategy, fingerprint
 from uda_reid.training.checkpoint import CheckpointFolder
 from uda_reid.training.features import extract
 from uda_reid.training.pseudo_labels import PseudoLabels
@@ -31,19 +30,6 @@ DENSE = replace(QUICK, method="dbscan", min_samples=2)
 
 def options_of(strategy: Cluster) -> dict[str, Any]:
     return {field.name: getattr(strategy, field.name) for field in fields(strategy)}
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    """A source whose encoder has a batch-norm neck, so that both embeddings differ."""
-    options = Pretrain(epochs=1, batch=8, instances=2, warmup=0, augmentation="none", validation=0.0)
-    spec = EncoderSpec(backbone="resnet_tiny", height=HEIGHT, width=WIDTH, weights="none", neck="batchnorm")
-    return pretrain(tiny_domain(tmp_path_factory.mktemp("source")), options, encoder=spec)
-
-
-@pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Target:
-    return unlabelled(tiny_domain(tmp_path_factory.mktemp("target"), name="target", seed=1))
 
 
 @pytest.mark.parametrize("strategy", [QUICK, DENSE, replace(QUICK, loss="triplet", iterations=3)])

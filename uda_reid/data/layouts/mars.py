@@ -147,6 +147,7 @@ def _matrix(file: Path, variable: str) -> Ids:
 
     try:
         return np.asarray(loadmat(file)[variable]).astype(np.int64)
+    # NotImplementedError is what SciPy raises for MATLAB's later, HDF5-based format.
     except (OSError, ValueError, TypeError, KeyError, NotImplementedError, MatReadError) as error:
         raise DataError(f"{file}: no matrix {variable} can be read from it ({error})") from error
 

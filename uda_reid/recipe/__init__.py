@@ -10,14 +10,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn, TypeVar, cast, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import yaml
 
 from uda_reid.errors import RecipeError
 from uda_reid.models.encoder import EncoderSpec
-from uda_reid.options import Given, Raw, build, names, null, one_line, parse_settings, spell, suggest
+from uda_reid.options import Given, build, names, parse_settings, spell, suggest
 from uda_reid.pretraining import Pretrain
+from uda_reid.recipe.files import SECTIONS, File, locate, parse
 from uda_reid.shipped import shipped
 from uda_reid.strategies import find
 from uda_reid.types import Strategy
@@ -84,14 +85,6 @@ class _Header:
     notes: tuple[str, ...] = ()
 
 
-SECTIONS = ("encoder", "pretrain", "adapt", "small", "scenes")
-
-
-class _File(NamedTuple):
-    header: dict[str, Given]
-    sections: dict[str, dict[str, Given]]
-
-
 def recipes() -> dict[str, str]:
     """Return the shipped recipes: name -> one line about each.
 
@@ -100,7 +93,7 @@ def recipes() -> dict[str, str]:
     """
     found = {}
     for path in sorted(shipped("recipes").glob("*.yaml")):
-        header = _header(_parse(path, path.name), path.name)
+        header = _header(parse(path, path.name, names(_Header)), path.name)
         found[path.stem] = f"{header.paper or header.strategy} ({header.fidelity})"
     return found
 
@@ -152,8 +145,8 @@ def load(
     >>> load("pul", profile="scenes", target_images=400).notes[-1]
     'clusters 700 -> 50: at most one per 8 training images in profile scenes'
     """
-    path, shown = _locate(name_or_path)
-    file = _parse(path, shown)
+    path, shown = locate(name_or_path)
+    file = parse(path, shown, names(_Header))
     given = parse_settings(settings, ("encoder", "pretrain", "adapt"))
     asked = choose_profile(profile, built_in=False, target_images=0)
     recipe, short = _as_written(file, path, shown)
@@ -199,107 +192,11 @@ def _plain_value(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-# ---- from a name to a file, from a file to what is given in it ------------------------------------
-
-
-def _locate(name_or_path: str | Path) -> tuple[Path, str]:
-    """Return the recipe's file and how errors call it."""
-    known = [path.stem for path in sorted(shipped("recipes").glob("*.yaml"))]
-    if str(name_or_path) in known:
-        path = shipped("recipes") / f"{name_or_path}.yaml"
-        return path, path.name
-    path = Path(name_or_path)
-    if path.is_file():
-        return path, str(path)
-    what = f"recipe {str(path)!r} is unknown"
-    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-        what = f"recipe file {path} does not exist"
-    close = suggest(path.stem, known)
-    others = f" Known are {', '.join(known)}" if close.startswith("did") else ""
-    raise RecipeError(f"{what}; {close}{others}; or give the path of a YAML file")
-
-
-def _compose(path: Path, shown: str) -> yaml.Node | None:
-    """Return a file's YAML nodes, which know their lines; text only, no value is made of them."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):
-                reason = f"a recipe has no references (*{event.anchor}); write the value out"
-                line = event.start_mark.line + 1 if event.start_mark else 1
-                raise RecipeError(f"{shown}:{line}: {reason}")
-        return yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f"{shown}:{mark.line + 1}" if mark else shown
-        problem = one_line(", ".join(part for part in (error.context, error.problem) if part))
-        remedy = "look at the colons, quotes and indentation there"
-        raise RecipeError(f"{place}: cannot be read as YAML: {problem}; {remedy}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        remedy = "a recipe is a YAML file in UTF-8"
-        raise RecipeError(f"{shown}: cannot be read: {one_line(error)}; {remedy}") from None
-
-
-def _parse(path: Path, shown: str) -> _File:
-    """Return what stands in a recipe file, with file and line, before any type is looked at."""
-    root = _compose(path, shown)
-    if not isinstance(root, yaml.MappingNode):
-        raise RecipeError(f"{shown}: has no options; the least that a recipe says is strategy: NAME")
-    header: dict[str, Given] = {}
-    sections: dict[str, dict[str, Given]] = {name: {} for name in SECTIONS}
-    for key, (node, where) in _entries(root, shown, "").items():
-        if key not in SECTIONS:
-            # A key that nobody knows is told as such, whatever it holds.
-            header[key] = Given(_raw(node, where) if key in names(_Header) else None, where)
-        elif isinstance(node, yaml.MappingNode):
-            options = _entries(node, shown, f"{key}.").items()
-            sections[key] = {option: Given(_raw(value, place), place) for option, (value, place) in options}
-        elif not isinstance(node, yaml.ScalarNode) or _raw(node, where) is not None:
-            raise RecipeError(f"{where}: is a section; write {key}: {{option: value}}")
-    return _File(header, sections)
-
-
-def _entries(mapping: yaml.MappingNode, shown: str, prefix: str) -> dict[str, tuple[yaml.Node, str]]:
-    """Return key -> (value, place) of a mapping; YAML itself would let the last of two equal keys win."""
-    entries: dict[str, tuple[yaml.Node, str]] = {}
-    lines: dict[str, int] = {}
-    for key, value in mapping.value:
-        line = key.start_mark.line + 1
-        if not isinstance(key, yaml.ScalarNode):
-            raise RecipeError(f"{shown}:{line}: an option's name is one word, as in lr: 0.001")
-        where = f"{shown}:{line}: {prefix}{key.value}"
-        if key.value in entries:
-            raise RecipeError(f"{where}: stands here twice, first on line {lines[key.value]}; keep one")
-        entries[key.value], lines[key.value] = (value, where), line
-    return entries
-
-
-def _raw(node: yaml.Node, where: str) -> Raw:
-    if isinstance(node, yaml.SequenceNode):
-        members = [_raw(member, where) for member in node.value]
-        return tuple(_nested("a list", where) if isinstance(member, tuple) else member for member in members)
-    if not isinstance(node, yaml.ScalarNode):
-        _nested("a mapping", where)
-    kind = node.tag.removeprefix("tag:yaml.org,2002:")
-    if kind not in ("str", "int", "float", "bool", "null", "timestamp", "value", "merge"):
-        raise RecipeError(f"{where}: the tag {node.tag} has no place in a recipe; leave it out")
-    if node.style is None:
-        return null(node.value)
-    return str(node.value)
-
-
-def _nested(what: str, where: str) -> NoReturn:
-    raise RecipeError(f"{where}: {what} cannot stand here; a recipe has two levels, section and option")
-
-
-# ---- from what is given to a recipe that is checked -----------------------------------------------
-
-
-def _header(file: _File, shown: str) -> _Header:
+def _header(file: File, shown: str) -> _Header:
     return build(_Header, file.header, prefix=f"{shown}: ", also=SECTIONS)
 
 
-def _as_written(file: _File, path: Path, shown: str) -> tuple[Recipe, dict[str, Strategy]]:
+def _as_written(file: File, path: Path, shown: str) -> tuple[Recipe, dict[str, Strategy]]:
     """Return the recipe as the file has it, and its strategy by short profile: all of it is checked."""
     header = _header(file, shown)
     schema = _schema(header.strategy, file.header["strategy"].where)
