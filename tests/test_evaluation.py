@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 from tests import oracles
 from uda_reid.errors import DataError, RecipeError
 from uda_reid.evaluation import Evaluator, evaluate, why_unscored
-from uda_reid.ops.distance import cosine_distances
+from uda_reid.ops.distance import cosine_blocks, cosine_distances
 from uda_reid.run import Run
 from uda_reid.testing import tiny_domain, tiny_source
 from uda_reid.training.features import extract
@@ -159,7 +160,8 @@ def test_ranked_lists_of_many_queries_span_blocks(
     domain: Domain, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = Evaluator(domain).ranked(source.encoder, range(8))
-    monkeypatch.setattr("uda_reid.evaluation.BLOCK", 3)
+    three = partial(cosine_blocks, memory=3 * 4 * len(domain.gallery))
+    monkeypatch.setattr("uda_reid.evaluation.cosine_blocks", three)
     in_blocks = Evaluator(domain).ranked(source.encoder, range(8))
     assert [found.gallery for found in in_blocks] == [found.gallery for found in whole]
 

@@ -25,8 +25,6 @@ RANKS = (1, 5, 10, 20)
 SHOT = "single-gallery-shot"
 """CUHK03 and VIPeR's protocol: CMC with one random gallery image per identity, averaged over seeded repeats; no mAP."""
 REPEATS = 100
-BLOCK = 256
-"""Queries ranked at once."""
 
 
 def check_protocol(name: str) -> None:
@@ -137,7 +135,6 @@ class Evaluator:
             query_cams=self.domain.query.cams,
             gallery_cams=self.domain.gallery.cams,
             protocol=self.protocol,
-            block=BLOCK,
         )
         return Scores(
             domain=self.domain.name,
@@ -179,10 +176,11 @@ class Evaluator:
         features, gallery = encoder if isinstance(encoder, Features) else self.features(encoder)
         check_search(features, gallery, labels)
         found: dict[int, RankedList] = {}
-        # In the blocks that `score` ranks: another block size would change the last bits of the distances.
-        for number, distances in enumerate(cosine_blocks(features, gallery, block=BLOCK)):
-            for query in set(queries).intersection(range(number * BLOCK, number * BLOCK + len(distances))):
-                found[query] = _nearest(query, distances[query % BLOCK], labels, top)
+        first = 0
+        for distances in cosine_blocks(features, gallery):  # the blocks that `score` ranks: equal to the last bit
+            for query in set(queries).intersection(range(first, first + len(distances))):
+                found[query] = _nearest(query, distances[query - first], labels, top)
+            first += len(distances)
         return tuple(found[query] for query in queries)
 
     def _single_gallery_shot(self, query: Tensor, gallery: Tensor) -> Scores:

@@ -84,7 +84,7 @@ def test_normalise_has_the_gradient_of_dividing_by_the_length() -> None:
 @pytest.mark.parametrize("block", [1, 3, 7, 100])
 def test_cosine_blocks_are_the_rows_of_the_whole_matrix(block: int) -> None:
     a, b = draw(7), draw(4, seed=1)
-    blocks = list(cosine_blocks(a, b, block=block))
+    blocks = list(cosine_blocks(a, b, memory=block * 16))
     assert [len(rows) for rows in blocks[:-1]] == [block] * (len(blocks) - 1)
     torch.testing.assert_close(torch.cat(blocks), cosine_distances(a, b), atol=1e-6, rtol=0)
 

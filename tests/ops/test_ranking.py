@@ -367,7 +367,7 @@ def test_rank_equals_the_loops_on_cosine_distances(block: int) -> None:
     )
     distances = [[oracles.cosine_distance(q, g) for g in gallery.tolist()] for q in query.tolist()]
     labels: dict[str, Any] = {key: value for key, value in vars(search).items() if key != "distances"}
-    ranking = rank(query, gallery * 17, **labels, block=block)
+    ranking = rank(query, gallery * 17, **labels, memory=block * 160)
     search = replace(search, distances=distances)
     expected = [oracles.trapezoid_average_precision(search.relevance(q)) for q in range(9)]
     np.testing.assert_allclose(ranking.average_precision, expected, rtol=1e-12)
@@ -380,7 +380,7 @@ def test_rank_leaves_the_features_as_they_are() -> None:
     assert torch.equal(gallery, torch.arange(12.0).view(4, 3))
 
 
-def test_rank_refuses_unfitting_features_and_a_bad_block() -> None:
+def test_rank_refuses_unfitting_features_and_too_little_memory() -> None:
     labels: dict[str, Any] = {"query_pids": [1, 1], "gallery_pids": [1, 2, 1], "protocol": "any-camera"}
     with pytest.raises(DataError, match="query features have 3 dimensions, gallery features 2"):
         rank(torch.ones(2, 3), torch.ones(3, 2), **labels)
@@ -390,8 +390,8 @@ def test_rank_refuses_unfitting_features_and_a_bad_block() -> None:
         rank(torch.ones(2, 3), torch.ones(2, 3), **labels)
     with pytest.raises(DataError, match=r"gallery features: shape \(0, 3\) is empty"):
         rank(torch.ones(2, 3), torch.ones(0, 3), **labels)
-    with pytest.raises(RecipeError, match="block 0 is not a positive number"):
-        rank(torch.ones(2, 3), torch.ones(3, 3), **labels, block=0)
+    with pytest.raises(RecipeError, match="memory of 11 bytes is too small: one row takes 12"):
+        rank(torch.ones(2, 3), torch.ones(3, 3), **labels, memory=11)
 
 
 @pytest.mark.parametrize(

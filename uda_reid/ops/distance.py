@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from uda_reid.errors import DataError
+from uda_reid.errors import DataError, RecipeError
+
+MEMORY = 64 << 20
+"""Bytes of distances that are computed at once, unless told otherwise."""
+NEAR = 1e-6
+"""Cosine distances no farther apart than this may change places when products are summed in another order."""
 
 
 def check_features(features: Tensor, name: str) -> None:
@@ -33,9 +39,11 @@ def check_features(features: Tensor, name: str) -> None:
         raise DataError(
             f"{name}: shape {tuple(features.shape)} is empty; one row and one dimension at least are needed"
         )
-    bad = ~torch.isfinite(features).all(dim=1)
-    if bool(bad.any()):
-        first, count = int(bad.nonzero()[0]), int(bad.sum())
+    # A sum is NaN or infinite if an entry is; one that has only overflowed is looked at again.
+    bad = (~torch.isfinite(features.detach().sum(dim=1))).nonzero().flatten()
+    bad = bad[~torch.isfinite(features[bad]).all(dim=1)]
+    if len(bad):
+        first, count = int(bad[0]), len(bad)
         raise DataError(
             f"{name}: row {first} holds NaN or infinity ({count} of {len(features)} rows do); "
             "check the encoder's weights and input"
@@ -97,24 +105,85 @@ def unit_distances(a: Tensor, b: Tensor) -> Tensor:
     return (1 - a @ b.T).clamp_min(0)
 
 
-def cosine_blocks(a: Tensor, b: Tensor, *, block: int) -> Iterator[Tensor]:
-    """Yield `cosine_distances(a, b)` in blocks of rows, so that the whole matrix never exists.
+class Directions(NamedTuple):
+    """Rows whose products with their scale have length 1, or 0."""
+
+    rows: Tensor
+    """(N, D) float32: the features themselves unless their lengths are extreme."""
+    scale: Tensor
+    """(N,) float32: one over the length of each row, 0 for a row of zeros."""
+
+
+def directions(features: Tensor) -> Directions:
+    """Return features as directions, without a copy of them where their lengths allow it.
+
+    Args:
+        features: (N, D) float32, finite.
+
+    Returns:
+        Rows and what scales them to unit length.
+
+    >>> directions(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).scale
+    tensor([0.2000, 0.0000])
+    """
+    lengths = torch.linalg.vector_norm(features, dim=1)
+    unusual = ((lengths < 1e-12) | (lengths > 1e12)).nonzero().flatten()
+    if bool((features[unusual] != 0).any()):  # squares of single numbers may have left the range of float32
+        return Directions(normalise(features), (lengths > 0).to(features.dtype))
+    return Directions(features, torch.where(lengths > 0, 1 / lengths, 0))
+
+
+def strip_rows(columns: int, memory: int, *, itemsize: int = 4) -> int:
+    """Return how many rows of a matrix with so many columns fit into `memory` bytes.
+
+    Raises:
+        RecipeError: not one row does.
+    """
+    if memory < columns * itemsize:
+        raise RecipeError(f"memory of {memory:,} bytes is too small: one row takes {columns * itemsize:,}")
+    return memory // (columns * itemsize)
+
+
+def product_strips(a: Tensor, b: Directions, *, memory: int = MEMORY) -> Iterator[Tensor]:
+    """Yield the products of the normalised rows of `a` with the rows of `b`, a strip of rows at a time.
 
     Args:
         a: (N, D) float32, finite.
-        b: (M, D) float32, finite; normalised once.
-        block: rows of `a` per block, > 0.
+        b: M directions.
+        memory: bytes that a strip may take.
 
     Yields:
-        (`block`, M) float32 for the rows of `a` in order; the last block may be shorter.
+        (B, M) float32 for the rows of `a` in order; overwritten by the next strip.
+
+    Raises:
+        RecipeError: the memory does not hold one row.
+    """
+    rows = min(strip_rows(len(b.rows), memory), len(a))
+    strip = torch.empty(rows, len(b.rows), device=b.rows.device)
+    for start in range(0, len(a), rows):
+        part = normalise(a[start : start + rows].to(b.rows.device))
+        yield torch.mm(part, b.rows.T, out=strip[: len(part)])
+
+
+def cosine_blocks(a: Tensor, b: Tensor, *, memory: int = MEMORY) -> Iterator[Tensor]:
+    """Yield cosine distances between all rows of `a` and all of `b` in blocks of rows; never the whole matrix.
+
+    Args:
+        a: (N, D) float32, finite.
+        b: (M, D) float32, finite.
+        memory: bytes that a block may take.
+
+    Yields:
+        (B, M) float32 for the rows of `a` in order.
 
     Raises:
         DataError: `a` and `b` are not two matrices with equally many columns.
+        RecipeError: the memory does not hold one row.
     """
     _check_pair(a, b)
-    b = normalise(b)
-    for start in range(0, len(a), block):
-        yield unit_distances(normalise(a[start : start + block]), b)
+    towards = directions(b)
+    for strip in product_strips(a, towards, memory=memory):
+        yield (1 - strip * towards.scale).clamp_min_(0)
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:

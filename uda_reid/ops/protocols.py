@@ -39,6 +39,11 @@ class Labels:
     query_cams: Tensor
     gallery_cams: Tensor
 
+    def to(self, device: torch.device) -> Labels:
+        """Return the same labels on another device."""
+        columns = (self.query_pids, self.gallery_pids, self.query_cams, self.gallery_cams)
+        return Labels(self.protocol, *(column.to(device) for column in columns))
+
     def masks(self, rows: slice) -> tuple[Tensor, Tensor]:
         """Return which gallery images match, and which are removed, for some queries: two (rows, G) bool."""
         same = self.query_pids[rows, None] == self.gallery_pids[None, :]
@@ -105,7 +110,7 @@ def check_labels(
     for name, pids, cameras in (("query", query, cams[0]), ("gallery", gallery, cams[1])):
         if len(pids) != len(cameras):
             raise DataError(f"{len(pids)} {name}_pids but {len(cameras)} {name}_cams; they must be equally many")
-    return Labels(protocol, *(column.to(device) for column in (query, gallery, *cams)))
+    return Labels(protocol, query, gallery, *cams).to(torch.device(device))
 
 
 def _ids(values: IdsLike, name: str) -> Tensor:

@@ -12,6 +12,7 @@ from sklearn.cluster import DBSCAN
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
+from tests import oracles
 from uda_reid.errors import DataError, RecipeError
 from uda_reid.ops.clustering import automatic_eps, dbscan, density, points
 
@@ -21,22 +22,8 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def by_definition(features: Tensor, eps: float, min_samples: int) -> list[int]:
-    """DBSCAN as it is told: grow every cluster from its first core; a row keeps the first cluster that reaches it."""
-    rows = range(len(features))
-    near = [[j for j in rows if math.dist(features[i].tolist(), features[j].tolist()) <= eps] for i in rows]
-    core = [len(near[i]) >= min_samples for i in rows]
-    labels = [-1 for _ in rows]
-    clusters = 0
-    for start in rows:
-        if core[start] and labels[start] < 0:
-            front = [start]
-            while front:
-                row = front.pop()
-                if labels[row] < 0:
-                    labels[row] = clusters
-                    front += near[row] if core[row] else []
-            clusters += 1
-    return labels
+    rows = features.tolist()
+    return oracles.density_clusters([[math.dist(one, other) for other in rows] for one in rows], eps, min_samples)
 
 
 def scikit_learn(features: Tensor, eps: float, min_samples: int) -> list[int]:

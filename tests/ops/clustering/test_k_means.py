@@ -3,7 +3,7 @@ from __future__ import annotations
 import builtins
 import math
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import pairwise, permutations
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
 from uda_reid.errors import DataError, RecipeError
-from uda_reid.ops.clustering import KMeans, k_means, kmeans, kmeans_plusplus, nearest_samples, points
+from uda_reid.ops.clustering import KMeans, cluster_means, k_means, kmeans, kmeans_plusplus, nearest_samples, points
 
 Array = npt.NDArray[np.float64]
 
@@ -195,15 +195,56 @@ def test_kmeans_gives_a_sample_between_two_centroids_to_the_lower_number(
         assert found.labels.tolist() == expected
 
 
-def test_kmeans_does_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("clusters", [8, 40])
+def test_kmeans_does_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch, clusters: int) -> None:
     features, _ = blobs(8, 40, spread=1.0)
-    whole = kmeans(features, 8, generator=generator())
+    whole = kmeans(features, clusters, generator=generator())
     centres = nearest_samples(features, whole.centroids)
     monkeypatch.setattr(points, "BLOCK", 1)  # 64 rows at a time
-    small = kmeans(features, 8, generator=generator())
+    small = kmeans(features, clusters, generator=generator())
     assert torch.equal(whole.labels, small.labels)
     assert small.inertia == pytest.approx(whole.inertia, rel=1e-9)
     assert torch.equal(centres, nearest_samples(features, whole.centroids))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_kmeans_with_many_clusters_equals_brute_force_though_it_measures_less(
+    monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    features = random(120, 12, seed=seed).repeat(25, 1) + 1.2 * random(3000, 12, seed=seed + 9)
+    measured, original = [0], k_means._nearest
+
+    def counted(rows: Tensor, centroids: Tensor) -> Any:
+        measured[0] += len(rows) * len(centroids)
+        return original(rows, centroids)
+
+    monkeypatch.setattr(k_means, "_nearest", counted)
+    found = kmeans(features, 120, generator=generator(seed))
+    assert found.converged
+    assert found.iterations > 10
+    assert measured[0] < 0.6 * (found.iterations + 1) * 3000 * 120
+    exact = features.double().numpy()
+    centroids, labels = brute_force_lloyd(exact, exact[kmeans_plusplus(features, 120, generator=generator(seed))])
+    assert found.labels.tolist() == labels.tolist()
+    np.testing.assert_allclose(found.centroids, centroids, atol=1e-5)
+    torch.testing.assert_close(found.centroids, cluster_means(features, found.labels, 120), rtol=1e-6, atol=1e-6)
+
+
+def test_what_is_nearest_after_some_centroids_moved_is_what_all_distances_say() -> None:
+    # Whole numbers: every float32 distance is exact, and many are equal.
+    draws = generator(3)
+    samples = torch.randint(-4, 5, (500, 3), generator=draws).float()
+    centroids = torch.randint(-4, 5, (30, 3), generator=draws).float()
+    found = k_means._nearest(samples, centroids)
+    for number in range(60):
+        moved = torch.rand(30, generator=draws) < number % 20 / 20
+        centroids[moved] += torch.randint(-2, 3, (int(moved.sum()), 3), generator=draws).float()
+        found = k_means._nearest_again(samples, centroids, moved, found)
+        distances = (samples[:, None] - centroids).square().sum(2)
+        assert torch.equal(found.labels, distances.argmin(1))
+        assert torch.equal(found.reach, distances.amin(1) - samples.square().sum(1))
+        others = distances.scatter(1, found.labels[:, None], math.inf).amin(1) - samples.square().sum(1)
+        assert bool((found.others <= others).all())
 
 
 def test_kmeans_refuses_bad_input() -> None:
@@ -276,6 +317,45 @@ def test_kmeans_plusplus_draws_by_squared_distance_and_takes_the_best_candidate(
     assert 600 < len(seconds) < 900  # the first is uniform
     share = np.mean(np.array(seconds) == 3)
     assert share == pytest.approx(1 - (2 / 18) ** 2, abs=0.015)
+
+
+def seed_law(features: Array, clusters: int) -> dict[tuple[int, ...], float]:
+    """The probability of every sequence of seeds: each the best of 2 + ln K independent draws by squared distance."""
+    distances = ((features[:, None] - features) ** 2).sum(2)
+    law = {}
+    for rows in permutations(range(len(features)), clusters):
+        chance, nearest = 1 / len(features), distances[rows[0]]
+        for row in rows[1:]:
+            left = np.minimum(distances, nearest).sum(1)
+            shares = nearest / nearest.sum()
+            worse, alike = shares[left > left[row]].sum(), shares[left == left[row]].sum()
+            draws = 2 + int(math.log(clusters))
+            # No draw is better and not all are worse; of rows as good, the one drawn first.
+            chance *= ((worse + alike) ** draws - worse**draws) * shares[row] / alike
+            nearest = np.minimum(nearest, distances[row])
+        law[rows] = chance
+    return law
+
+
+@pytest.mark.parametrize("proposals", [3, 4, 256])
+def test_kmeans_plusplus_follows_the_law_of_fresh_draws_however_many_are_drawn_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, proposals: int
+) -> None:
+    features = torch.tensor([[-9.0], [-6.0], [-4.0], [0.0], [2.0], [17.0]])  # their mean is 0: all sums are exact
+    law = seed_law(features.double().numpy(), 4)
+    assert sum(law.values()) == pytest.approx(1)
+    monkeypatch.setattr(k_means, "PROPOSALS", proposals)  # 3 draws a seed: with 3 at a time, every one is fresh
+    shared, runs = generator(1), 3000
+    seen = dict.fromkeys(law, 0)
+    for _ in range(runs):
+        seen[tuple(kmeans_plusplus(features, 4, generator=shared).tolist())] += 1
+    often = [rows for rows, chance in law.items() if chance * runs >= 5]
+    rest = runs - sum(seen[rows] for rows in often), runs * (1 - sum(law[rows] for rows in often))
+    cells = [(seen[rows], runs * law[rows]) for rows in often] + [rest]
+    statistic = sum((count - expected) ** 2 / expected for count, expected in cells)
+    assert 30 < len(cells) < 150
+    # Chi-squared: its mean is its degrees of freedom, its variance twice that. A wrong law is far beyond.
+    assert statistic < len(cells) + 4 * math.sqrt(2 * len(cells))
 
 
 def test_kmeans_plusplus_seeds_better_than_chance() -> None:

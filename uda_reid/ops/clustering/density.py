@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from uda_reid.errors import RecipeError
 from uda_reid.ops.clustering.points import BLOCK, centred, check_points, row_blocks, squared_norms
 
 Rows = npt.NDArray[np.int64]
-Pairs = tuple[Rows, Rows]
+Pairs = tuple[npt.NDArray[np.integer[Any]], npt.NDArray[np.integer[Any]]]
 """The first and the second row of every pair."""
 
 
@@ -50,14 +51,31 @@ def dbscan(features: Tensor, *, eps: float, min_samples: int = 4) -> Tensor:
     check_points(features)
     if not 0 <= eps < math.inf or min_samples < 1:
         raise RecipeError(f"DBSCAN with eps {eps} and min_samples {min_samples} cannot be; use at least 0 and 1")
-    rows = len(features)
+    return cluster_pairs(len(features), lambda: _close_pairs(features, eps), min_samples=min_samples)
+
+
+def cluster_pairs(rows: int, close: Callable[[], Iterable[Pairs]], *, min_samples: int) -> Tensor:
+    """Cluster rows by density, given which pairs are close, in two passes over the pairs and O(rows) memory.
+
+    Args:
+        rows: N.
+        close: returns the pairs of different rows within the radius, in blocks, each pair once; called twice.
+        min_samples: how many rows within the radius make a core, itself among them.
+
+    Returns:
+        (N,) int64 on the CPU: clusters 0..C-1 in the order of their first cores, -1 for noise; a row that is no core
+        belongs to the first cluster that has a core close to it.
+
+    >>> cluster_pairs(4, lambda: [(np.array([0, 2]), np.array([3, 3]))], min_samples=2).tolist()
+    [0, -1, 0, 0]
+    """
     neighbours = np.ones(rows, dtype=np.int64)
-    for pairs in _close_pairs(features, eps):
+    for pairs in close():
         neighbours += sum(np.bincount(side, minlength=rows) for side in pairs)
     core = neighbours >= min_samples
     first = np.arange(rows)  # of each row's cluster, as far as it is known
-    edges: list[Pairs] = []
-    for one, other in _close_pairs(features, eps):
+    edges: list[Pairs] = [(first[:0], first[:0])]
+    for one, other in close():
         both = core[one] & core[other]
         first = _join(first, (one[both], other[both]))
         for inner, outer in ((one, other), (other, one)):
@@ -96,8 +114,7 @@ def automatic_eps(features: Tensor, *, share: float = 1.6e-3) -> float:
     1.0
     """
     check_points(features)
-    if not 0 < share <= 1:
-        raise RecipeError(f"a share of {share} of the pairs is out of range; use more than 0 and at most 1")
+    check_share(share)
     points, _, scale = centred(features)
     norms = squared_norms(points)
     pairs = len(points) * (len(points) - 1) // 2
@@ -115,6 +132,19 @@ def automatic_eps(features: Tensor, *, share: float = 1.6e-3) -> float:
             nearest = nearest.topk(wanted, largest=False, sorted=False).values
     nearest = nearest.sort().values[: max(1, round(share * apart))]
     return float(nearest.double().sqrt().mean()) * scale if len(nearest) else 0.0
+
+
+def check_share(share: float) -> None:
+    """Refuse what is no share of the pairs.
+
+    Args:
+        share: what should be in (0, 1].
+
+    Raises:
+        RecipeError: it is not.
+    """
+    if not 0 < share <= 1:
+        raise RecipeError(f"a share of {share} of the pairs is out of range; use more than 0 and at most 1")
 
 
 def _triangle(points: Tensor, norms: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from uda_reid.errors import DataError, RecipeError
-from uda_reid.ops.clustering.points import centred, check_points, cluster_means, row_blocks, squared_norms
+from uda_reid.ops.clustering.points import centred, check_points, cluster_sums, row_blocks, squared_norms
+
+PROPOSALS = 256
+"""Candidates for seeds that are drawn at a time: their distances to all points are one matrix product."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,11 @@ def kmeans(
 ) -> KMeans:
     """Cluster features by Lloyd's algorithm from greedy k-means++ seeds.
 
-    Distances are float32 products of centred features, in blocks; centroids and inertia are summed in
-    float64. A sample as near to two centroids belongs to the one with the lower number. A cluster that
-    becomes empty takes over the sample farthest from its centroid. With equal generators and thread counts
-    the result is the same to the bit, and scaling all features by a power of two changes no label.
+    Distances are float32 products of centred features, in blocks; those between a sample and a centroid that
+    stayed are not measured again. Centroids and inertia are summed in float64. A sample as near to two centroids
+    belongs to the one with the lower number. A cluster that becomes empty takes over the sample farthest from its
+    centroid. With equal generators and thread counts the result is the same to the bit, and scaling all features
+    by a power of two changes no label.
 
     Args:
         features: (N, D) floating, finite; clustered as they are, so normalise them before if that is wanted.
@@ -152,45 +156,92 @@ def nearest_samples(features: Tensor, centroids: Tensor) -> Tensor:
 
 def _seeds(points: Tensor, norms: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
     candidates = 2 + int(math.log(clusters))
-    first = int(torch.randint(len(points), (1,), generator=generator))
-    chosen = [first]
-    nearest = _to(points, norms, torch.tensor([first], device=points.device))[0]
-    nearest[first] = 0
-    for _ in range(1, clusters):
-        draws = torch.rand(candidates, generator=generator, dtype=torch.float64)
-        mass = nearest.cpu().cumsum(0, dtype=torch.float64)  # on a GPU, running sums differ from run to run
-        if float(mass[-1]) == 0:  # only copies of chosen samples are left
-            free = torch.ones(len(points), dtype=torch.bool)
-            free[chosen] = False
-            chosen += torch.nonzero(free).flatten().tolist()[: clusters - len(chosen)]
+    chosen = torch.randint(len(points), (1,), generator=generator).repeat(clusters).to(points.device)
+    space = points.new_empty(min(PROPOSALS, candidates * clusters), len(points))
+    nearest = _to(points, norms, chosen[:1], space[:1])[0].clone()
+    nearest[chosen[:1]] = 0
+    done = 1
+    while done < clusters:
+        rows, bars = _proposals(nearest, min(len(space), candidates * (clusters - done)), generator)
+        if not len(rows):  # only copies of chosen samples are left
+            free = torch.ones_like(nearest, dtype=torch.bool)
+            free[chosen[:done]] = False
+            chosen[done:] = torch.nonzero(free).flatten()[: clusters - done]
             break
-        drawn = torch.searchsorted(mass, draws * mass[-1], right=True).clamp_(max=len(points) - 1)
-        drawn = drawn.to(points.device)
-        left = torch.minimum(_to(points, norms, drawn), nearest)
-        best = int(left.sum(1, dtype=torch.float64).argmin())
-        chosen.append(int(drawn[best]))
-        nearest = left[best]
-        nearest[chosen[-1]] = 0
-    return torch.tensor(chosen, device=points.device)
+        distances = _to(points, norms, rows, space[: len(rows)])
+        valid = torch.nonzero(nearest[rows] > bars).flatten()
+        while len(valid) >= candidates and done < clusters:
+            drawn, valid = valid[:candidates], valid[candidates:]
+            left = torch.minimum(distances[drawn], nearest)
+            best = left.sum(1, dtype=torch.float64).argmin(0, keepdim=True)
+            chosen[done : done + 1] = rows[drawn[best]]
+            nearest.copy_(left[best][0])
+            nearest[chosen[done : done + 1]] = 0
+            valid = valid[nearest[rows[valid]] > bars[valid]]
+            done += 1
+    return chosen
 
 
-def _to(points: Tensor, norms: Tensor, rows: Tensor) -> Tensor:
-    """Return the squared distances (len(rows), N) of some points to all."""
-    products = (points @ points[rows].T).T
-    return (norms[rows, None] + norms - 2 * products).clamp_(min=0)
+def _proposals(nearest: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw rows in proportion to their squared distance to the chosen samples, for choices still to come.
+
+    With every row comes a bar, a uniform share of its distance. While its distance is above the bar, it is a valid
+    draw from the distances as they have become: it stays valid with probability new / old. This is rejection
+    sampling, and exact, for distances only fall.
+
+    Returns:
+        (count,) int64 rows and (count,) float64 bars; none where every distance is 0.
+    """
+    mass = nearest.cpu().cumsum(0, dtype=torch.float64)  # on a GPU, running sums differ from run to run
+    if float(mass[-1]) == 0:
+        count = 0
+    places, shares = torch.rand(2, count, generator=generator, dtype=torch.float64)
+    rows = torch.searchsorted(mass, places * mass[-1], right=True).clamp_(max=len(mass) - 1).to(nearest.device)
+    return rows, shares.to(nearest.device) * nearest[rows]
+
+
+def _to(points: Tensor, norms: Tensor, rows: Tensor, out: Tensor) -> Tensor:
+    """Fill `out` with the squared distances (len(rows), N) of some points to all, and return it."""
+    return torch.addmm(norms, points[rows], points.T, alpha=-2, out=out).add_(norms[rows, None]).clamp_(min=0)
 
 
 def _lloyd(points: Tensor, norms: Tensor, centroids: Tensor, iterations: int, allowed: float) -> KMeans:
-    labels = _assign(points, norms, centroids)
+    clusters = len(centroids)
+    centroids = centroids.clone()
+    found = _nearest(points, centroids)
+    labels = _none_empty(found.labels, found.reach + norms, clusters)
+    sums = cluster_sums(points, labels, clusters)
+    changed = torch.ones(clusters, dtype=torch.bool, device=points.device)
     converged, done = False, 0
     while not converged and done < iterations:
-        moved = cluster_means(points, labels, len(centroids))
-        shift = float((moved - centroids).double().square().sum())
-        centroids = moved
-        previous, labels = labels, _assign(points, norms, centroids)
-        converged = torch.equal(previous, labels) or shift <= allowed
+        means = sums[changed].div_(labels.bincount(minlength=clusters)[changed, None]).float()
+        offsets = means - centroids[changed]
+        shift = float(torch.linalg.vector_norm(offsets, dim=1).double().square().sum())
+        centroids[changed] = means
+        moved = changed.masked_scatter(changed, offsets.any(1))
+        found = _nearest_again(points, centroids, moved, found)
+        previous, labels = labels, _none_empty(found.labels, found.reach + norms, clusters)
+        changed = _pass_on(sums, points, previous, labels)
+        converged = not bool(changed.any()) or shift <= allowed
         done += 1
     return KMeans(centroids, labels, _inertia(points, centroids, labels), done, converged)
+
+
+def _pass_on(sums: Tensor, points: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """Take the points whose label is another now from one cluster's sum to the other's, in place.
+
+    Returns:
+        Which clusters have other members now, (K,) bool.
+    """
+    differs = before != after
+    changed = torch.zeros(len(sums), dtype=torch.bool, device=sums.device)
+    changed[before[differs]] = changed[after[differs]] = True
+    rows = torch.nonzero(changed).flatten()
+    places = torch.where(changed, changed.cumsum(0) - 1, -1)
+    for sign, labels in ((1, after), (-1, before)):
+        part = cluster_sums(points, places[labels].masked_fill(~differs, -1), len(rows))
+        sums.index_add_(0, rows, part, alpha=sign)
+    return changed
 
 
 def _lloyd_faiss(points: Tensor, norms: Tensor, centroids: Tensor, iterations: int, allowed: float) -> KMeans:
@@ -220,17 +271,65 @@ def _faiss() -> Any:
     return faiss
 
 
-def _assign(points: Tensor, norms: Tensor, centroids: Tensor) -> Tensor:
-    """Return (N,) int64: each point's nearest centroid, no centroid without a point."""
+class _Nearest(NamedTuple):
+    """Of each point, (N,): the nearest centroid, of equally near ones the lowest, and how near it and the others are.
+
+    A reach is a squared distance less the squared length of the point, which orders centroids alike.
+    """
+
+    labels: Tensor
+    reach: Tensor
+    others: Tensor  # no other centroid's reach is lower; right after `_nearest`, one is as low
+
+
+def _nearest(points: Tensor, centroids: Tensor) -> _Nearest:
     lengths = centroids.square().sum(1)
-    parts = [
-        torch.addmm(lengths, block, centroids.T, alpha=-2).min(1) for _, block in row_blocks(points, len(centroids))
-    ]
-    labels = torch.cat([part.indices for part in parts])
-    counts = labels.bincount(minlength=len(centroids))
-    empty = torch.nonzero(counts == 0).flatten().tolist()
-    distances = torch.cat([part.values for part in parts]) + norms
-    for cluster in empty:
+    # Not joined from parts: these would lie between blocks that are freed, and keep them from being used again.
+    found = _Nearest(points.new_empty(len(points), dtype=torch.int64), *points.new_empty(2, len(points)))
+    for start, block in row_blocks(points, len(centroids)):
+        reaches = torch.addmm(lengths, block, centroids.T, alpha=-2)
+        reach, labels = reaches.min(1)
+        others = reaches.scatter_(1, labels[:, None], torch.inf).amin(1)
+        for part, values in zip(found, (labels, reach, others), strict=True):
+            part[start : start + len(block)] = values
+    return found
+
+
+def _nearest_again(points: Tensor, centroids: Tensor, moved: Tensor, before: _Nearest) -> _Nearest:
+    """Return what `_nearest` would, from what it returned before some of the centroids, (K,) bool, moved.
+
+    Centroids that stayed are as far as they were, so every point is measured to those that moved. One that stayed
+    can be its nearest now only if it was before, or if its nearest moved and none that moved is nearer than the
+    others were; the latter points, few, are measured to all.
+    """
+    movers = torch.nonzero(moved).flatten()
+    if not len(movers):
+        return before
+    if len(movers) > 0.9 * len(centroids):
+        return _nearest(points, centroids)
+    labels, reach, others = before
+    follows = moved[labels]
+    reach = reach.masked_fill(follows, torch.inf)
+    first = _nearest(points, centroids[movers])
+    rivals = movers[first.labels]
+    wins = (first.reach < reach) | ((first.reach == reach) & (rivals < labels))
+    found = _Nearest(
+        torch.where(wins, rivals, labels),
+        torch.where(wins, first.reach, reach),
+        torch.minimum(others, torch.where(wins, torch.minimum(first.others, reach), first.reach)),
+    )
+    unsure = torch.nonzero(follows & (first.reach >= others)).flatten()
+    for _, rows in row_blocks(unsure, len(centroids)):
+        for part, exact in zip(found, _nearest(points[rows], centroids), strict=True):
+            part[rows] = exact
+    return found
+
+
+def _none_empty(nearest: Tensor, distances: Tensor, clusters: int) -> Tensor:
+    """Return (N,) int64 labels: each point's nearest centroid, but no centroid without a point."""
+    labels = nearest.clone()
+    counts = labels.bincount(minlength=clusters)
+    for cluster in torch.nonzero(counts == 0).flatten().tolist():
         # The sample that fits worst gives its old cluster least; the last sample of a cluster stays.
         row = distances.masked_fill(counts[labels] < 2, -torch.inf).argmax()
         counts[labels[row]] -= 1
@@ -241,7 +340,6 @@ def _assign(points: Tensor, norms: Tensor, centroids: Tensor) -> Tensor:
 
 def _inertia(points: Tensor, centroids: Tensor, labels: Tensor) -> float:
     offsets = (
-        block.double() - centroids[labels[start : start + len(block)]]
-        for start, block in row_blocks(points, points.shape[1])
+        block - centroids[labels[start : start + len(block)]] for start, block in row_blocks(points, points.shape[1])
     )
-    return sum(float(offset.square().sum()) for offset in offsets)
+    return sum(float(offset.square_().sum(dtype=torch.float64)) for offset in offsets)

@@ -29,7 +29,7 @@ def check_points(features: Tensor, clusters: int = 1) -> None:
     if clusters < 1 or clusters > len(features):
         most = f"{len(features):,}"
         raise DataError(f"cannot make {clusters:,} clusters of {most} samples; choose from 1 to {most} clusters")
-    if not bool(torch.isfinite(features.sum(dtype=torch.float64))):
+    if not bool(torch.isfinite(torch.stack(features.detach().aminmax())).all()):  # an extreme of NaN is NaN
         raise DataError("the features hold NaN or infinite values; the model that made them has diverged")
 
 
@@ -40,10 +40,13 @@ def centred(features: Tensor) -> tuple[Tensor, Tensor, float]:
     of two, it rounds nothing.
     """
     features = features.detach()
-    centre = features.mean(0, dtype=torch.float64)
+    centre = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
+    for _, block in row_blocks(features, 2 * features.shape[1]):  # at once, it would take a float64 copy
+        centre += block.sum(0, dtype=torch.float64)
+    centre /= len(features)
     exact = features.dtype == torch.float64  # others are spared the float64 copy
     points = (features - centre).float() if exact else features.float() - centre.float()
-    largest = float(points.abs().max())
+    largest = float(torch.stack(points.aminmax()).abs().max())
     scale = 2.0 ** math.frexp(largest)[1] if largest > 0 else 1.0
     return points.div_(scale), centre, scale
 
@@ -57,7 +60,10 @@ def row_blocks(points: Tensor, columns: int) -> Iterator[tuple[int, Tensor]]:
 
 def squared_norms(points: Tensor) -> Tensor:
     """Return the squared length of every row, (N,)."""
-    return torch.cat([block.square().sum(1) for _, block in row_blocks(points, points.shape[1])])
+    norms = points.new_empty(len(points))  # not joined from parts, which would lie between the freed blocks
+    for start, block in row_blocks(points, points.shape[1]):
+        norms[start : start + len(block)] = block.square().sum(1)
+    return norms
 
 
 def cluster_means(features: Tensor, labels: Tensor, clusters: int) -> Tensor:
@@ -74,11 +80,17 @@ def cluster_means(features: Tensor, labels: Tensor, clusters: int) -> Tensor:
     >>> cluster_means(torch.tensor([[1.0], [3.0], [9.0], [5.0]]), torch.tensor([1, 1, -1, 0]), 2).flatten().tolist()
     [5.0, 2.0]
     """
+    counts = labels[labels >= 0].bincount(minlength=clusters)
+    return (cluster_sums(features, labels, clusters) / counts[:, None]).float()
+
+
+def cluster_sums(features: Tensor, labels: Tensor, clusters: int) -> Tensor:
+    """Return the float64 sum (K, D) of every cluster, as `cluster_means`; a number that does not occur sums to 0."""
     order = labels.argsort(stable=True)
     order = order[labels[order] >= 0]
     counts = labels[order].bincount(minlength=clusters)
-    sums = [
-        torch.segment_reduce(part[order].double(), "sum", lengths=counts, unsafe=True)
-        for part in torch.split(features, 256, dim=1)  # bounds the float64 copy
-    ]
-    return (torch.cat(sums, dim=1) / counts[:, None]).float()
+    sums = torch.empty(clusters, features.shape[1], dtype=torch.float64, device=features.device)
+    for part, into in zip(torch.split(features, 64, dim=1), torch.split(sums, 64, dim=1), strict=True):
+        # Few columns at a time: they are copied, in float64.
+        into.copy_(torch.segment_reduce(part[order].double(), "sum", lengths=counts, unsafe=True))
+    return sums

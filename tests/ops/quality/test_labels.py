@@ -5,11 +5,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics.cluster import pair_confusion_matrix
+from sklearn.metrics.cluster import contingency_matrix, pair_confusion_matrix
 
 from tests import oracles
 from uda_reid.errors import DataError
-from uda_reid.ops.quality import adjusted_rand_index, audit, normalised_mutual_information, pair_scores
+from uda_reid.ops.quality import (
+    adjusted_rand_index,
+    audit,
+    camera_purity,
+    normalised_mutual_information,
+    pair_scores,
+    purity,
+)
 
 labellings = st.lists(st.tuples(st.integers(-1, 4), st.integers(-1, 4)), min_size=2, max_size=25)
 
@@ -43,6 +50,30 @@ def test_nmi_and_ari_equal_the_formulas(rows: list[tuple[int, int]]) -> None:
             assert adjusted_rand_index(clusters, pids) == pytest.approx(
                 oracles.adjusted_rand_index(clusters, pids), abs=1e-9
             )
+
+
+@settings(deadline=None, max_examples=100)
+@given(rows=labellings, seed=st.integers(0, 99))
+def test_purity_equals_the_loops_and_sklearn_for_every_naming_and_order(rows: list[tuple[int, int]], seed: int) -> None:
+    clusters, pids = np.array(rows).T
+    expected = oracles.purity(clusters.tolist(), pids.tolist())
+    assert purity(clusters, pids) == pytest.approx(expected)
+    table = contingency_matrix(clusters, pids)
+    assert purity(clusters, pids) == pytest.approx(table.max(axis=1).sum() / table.sum())
+    generator = np.random.default_rng(seed)
+    order, names = generator.permutation(len(rows)), generator.permutation(6)
+    assert purity(names[clusters[order]], names[pids[order]]) == purity(clusters, pids)
+    assert np.unique(pids, return_counts=True)[1].max() / len(pids) <= purity(clusters, pids) <= 1
+
+
+def test_purity_of_no_rows_is_zero_and_of_single_rows_one() -> None:
+    assert purity([], []) == 0
+    assert purity(torch.arange(7), torch.zeros(7, dtype=torch.int32)) == 1
+
+
+def test_purity_of_many_clusters_needs_no_dense_table() -> None:
+    rows = np.arange(200_000)  # 100,000 clusters x 66,667 identities would be 53 GB
+    assert purity(rows // 2, rows // 3) == pytest.approx(5 / 6, abs=1e-4)
 
 
 def test_agreement_does_not_depend_on_names_or_order() -> None:
@@ -100,6 +131,7 @@ def test_audit_ignores_unused_rows() -> None:
     assert report == {
         "nmi": normalised_mutual_information(clusters, identities),
         "ari": adjusted_rand_index(clusters, identities),
+        "purity": 5 / 6,
         "pair_precision": precision,
         "pair_recall": recall,
         "pair_f1": f1,
@@ -107,6 +139,13 @@ def test_audit_ignores_unused_rows() -> None:
         "clusters": 3.0,
     }
     assert (precision, recall) == (2 / 4, 2 / 3)
+
+
+def test_audit_with_cameras_adds_their_purity_and_changes_nothing_else() -> None:
+    labels, pids, cams = [0, -1, 0, 1, -1, 1, 1, 2], [4, 4, 4, 5, 5, 5, 6, 6], [1, 1, 1, 1, 2, 2, 2, 3]
+    report = audit(labels, pids, cams=cams)
+    assert report.pop("camera_purity") == camera_purity(labels, cams) == 4 / 5
+    assert report == audit(labels, pids)
 
 
 @pytest.mark.parametrize("rows", [0, 5])
@@ -135,12 +174,22 @@ def test_audit_of_singletons_has_no_pairs_and_no_warning() -> None:
 @pytest.mark.parametrize(
     ("clusters", "pids", "message"),
     [
-        ([0, 1], [1], "2 clusters but 1 pids"),
-        ([0.5, 1.0], [1, 2], "clusters: float64 of shape"),
+        ([0, 1], [1], "2 rows of pseudo labels but 1 of pids; one of each per row is needed"),
+        ([0.5, 1.0], [1, 2], r"pseudo labels: float64 of shape \(2,\) given, integers"),
         ([0, 1], [[1, 2]], r"pids: int64 of shape \(1, 2\)"),
-        ([0, -2], [1, 2], "pseudo label -2"),
+        ([0, -2], [1, 2], "pseudo labels: label -2 given; clusters count from 0"),
     ],
 )
 def test_audit_refuses_bad_labels(clusters: list[int], pids: list[int], message: str) -> None:
     with pytest.raises(DataError, match=message):
         audit(clusters, pids)
+
+
+def test_scores_name_the_column_that_is_wrong() -> None:
+    for score in (pair_scores, normalised_mutual_information, adjusted_rand_index, purity):
+        with pytest.raises(DataError, match="3 rows of clusters but 2 of pids"):
+            score([0, 1, 1], [0, 1])
+        with pytest.raises(DataError, match="pids: bool of shape"):
+            score([0, 1], np.array([True, False]))
+    with pytest.raises(DataError, match="2 rows of clusters but 1 of cams"):
+        audit([0, 1], [0, 1], cams=[3])

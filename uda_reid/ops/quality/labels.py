@@ -6,14 +6,13 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
-from torch import Tensor
 
-from uda_reid.errors import DataError
+from uda_reid.ops.quality.contingency import LabelsLike, check_pseudo_labels, contingency, two_columns
+from uda_reid.ops.quality.unlabelled import camera_purity
 from uda_reid.types import Ids
 
-LabelsLike = npt.ArrayLike | Tensor
+NAMES = ("clusters", "pids")
 
 
 class PairScores(NamedTuple):
@@ -47,13 +46,11 @@ def pair_scores(clusters: LabelsLike, pids: LabelsLike) -> PairScores:
     >>> pair_scores([0, 0, 0, 1], [5, 5, 6, 6])
     PairScores(precision=0.3333333333333333, recall=0.5, f1=0.4)
     """
-    clusters, pids = _columns(clusters, pids)
+    clusters, pids = two_columns(clusters, pids, names=NAMES)
     if len(clusters) == 0:
         return PairScores(0.0, 0.0, 0.0)
-    _, row = np.unique(clusters, return_inverse=True)
-    names, column = np.unique(pids, return_inverse=True)
-    together = _pairs(np.unique(row * len(names) + column, return_counts=True)[1])
-    clustered, same = _pairs(np.bincount(row)), _pairs(np.bincount(column))
+    table = contingency(clusters, pids)
+    together, clustered, same = map(_pairs, (table.both, table.first_total, table.second_total))
     if clustered == same == 0:
         return PairScores(1.0, 1.0, 1.0)
     return PairScores(together / max(clustered, 1), together / max(same, 1), 2 * together / (clustered + same))
@@ -61,6 +58,30 @@ def pair_scores(clusters: LabelsLike, pids: LabelsLike) -> PairScores:
 
 def _pairs(counts: Ids) -> int:
     return int((counts * (counts - 1)).sum()) // 2
+
+
+def purity(clusters: LabelsLike, pids: LabelsLike) -> float:
+    """Return the share of rows that are of the commonest identity of their cluster.
+
+    Small clusters are pure by themselves, and clusters of one row wholly so: read it beside their number.
+
+    Args:
+        clusters: (N,) integers, the cluster of each row; every value is a cluster, -1 too.
+        pids: (N,) integers, the identity of each row.
+
+    Returns:
+        A fraction in (0, 1]; 0 without rows.
+
+    Raises:
+        DataError: the two are not integer arrays of one length.
+
+    Source:
+        Manning, Raghavan and Schütze 2008, "Introduction to Information Retrieval", section 16.3.
+
+    >>> purity([0, 0, 0, 1], [5, 5, 6, 6])
+    0.75
+    """
+    return contingency(*two_columns(clusters, pids, names=NAMES)).commonest
 
 
 def normalised_mutual_information(clusters: LabelsLike, pids: LabelsLike) -> float:
@@ -81,7 +102,7 @@ def normalised_mutual_information(clusters: LabelsLike, pids: LabelsLike) -> flo
     >>> normalised_mutual_information([0, 0, 1, 1], [7, 7, 9, 9])
     1.0
     """
-    clusters, pids = _columns(clusters, pids)
+    clusters, pids = two_columns(clusters, pids, names=NAMES)
     if len(clusters) == 0:
         return 0.0
     with warnings.catch_warnings():  # some versions of scikit-learn take many small clusters for a regression
@@ -105,7 +126,7 @@ def adjusted_rand_index(clusters: LabelsLike, pids: LabelsLike) -> float:
     >>> adjusted_rand_index([0, 0, 0, 0], [7, 7, 9, 9])
     0.0
     """
-    clusters, pids = _columns(clusters, pids)
+    clusters, pids = two_columns(clusters, pids, names=NAMES)
     if len(clusters) == 0:
         return 0.0
     with warnings.catch_warnings():  # as above
@@ -113,45 +134,38 @@ def adjusted_rand_index(clusters: LabelsLike, pids: LabelsLike) -> float:
         return float(adjusted_rand_score(pids, clusters))
 
 
-def audit(pseudo_labels: LabelsLike, pids: LabelsLike) -> dict[str, float]:
+def audit(pseudo_labels: LabelsLike, pids: LabelsLike, *, cams: LabelsLike | None = None) -> dict[str, float]:
     """Compare pseudo labels with the identities they were to find, over the rows that were used.
 
     Args:
         pseudo_labels: (N,) integers >= -1; -1 marks a row that was not used.
         pids: (N,) integers, the identity of each row.
+        cams: (N,) integers, the camera of each row; None where no camera is known.
 
     Returns:
-        `nmi`, `ari`, `pair_precision`, `pair_recall`, `pair_f1` over the used rows (all 0 where none is),
-        `used`, the share of rows used, and `clusters`, how many distinct pseudo labels were used.
+        `nmi`, `ari`, `purity`, `pair_precision`, `pair_recall`, `pair_f1` over the used rows (all 0 where none
+        is), `used`, the share of rows used, and `clusters`, how many distinct pseudo labels were used; with
+        cameras also `camera_purity`, NaN where no two rows share a cluster.
 
     Raises:
-        DataError: the two are not integer arrays of one length, or a pseudo label is below -1.
+        DataError: the columns are not integer arrays of one length, or a pseudo label is below -1.
 
     >>> audit([0, 0, 1, -1], [3, 3, 4, 4])["used"]
     0.75
     """
-    pseudo_labels, pids = _columns(pseudo_labels, pids)
-    if len(pseudo_labels) and pseudo_labels.min() < -1:
-        raise DataError(f"pseudo label {pseudo_labels.min()}; clusters count from 0, and -1 marks unused rows")
-    used = pseudo_labels >= 0
-    clusters, identities = pseudo_labels[used], pids[used]
+    labels, pids = two_columns(pseudo_labels, pids, names=("pseudo labels", "pids"))
+    check_pseudo_labels(labels, "pseudo labels")
+    used = labels >= 0
+    clusters, identities = labels[used], pids[used]
     precision, recall, f1 = pair_scores(clusters, identities)
-    return {
+    found = {
         "nmi": normalised_mutual_information(clusters, identities),
         "ari": adjusted_rand_index(clusters, identities),
+        "purity": purity(clusters, identities),
         "pair_precision": precision,
         "pair_recall": recall,
         "pair_f1": f1,
         "used": float(used.sum() / max(len(used), 1)),
         "clusters": float(len(np.unique(clusters))),
     }
-
-
-def _columns(clusters: LabelsLike, pids: LabelsLike) -> tuple[Ids, Ids]:
-    columns = [np.asarray(side.cpu() if isinstance(side, Tensor) else side) for side in (clusters, pids)]
-    for name, column in zip(("clusters", "pids"), columns, strict=True):
-        if column.ndim != 1 or (column.size and column.dtype.kind not in "iu"):
-            raise DataError(f"{name}: {column.dtype} of shape {column.shape} given, integers (N,) expected")
-    if len(columns[0]) != len(columns[1]):
-        raise DataError(f"{len(columns[0])} clusters but {len(columns[1])} pids; one of each per row is needed")
-    return columns[0].astype(np.int64), columns[1].astype(np.int64)
+    return found if cams is None else found | {"camera_purity": camera_purity(labels, cams)}

@@ -1,0 +1,242 @@
+"""Whose image each row of features is: the table of identities, cameras and splits beside them."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from uda_reid.data.layouts.labels import count
+from uda_reid.errors import DataError
+from uda_reid.foreign.files import check_file
+from uda_reid.types import DISTRACTOR, JUNK, UNKNOWN, Ids
+
+Texts = npt.NDArray[np.object_]
+
+UNSEEN = -1
+"""The camera of a row whose camera nobody knows."""
+COLUMNS = {
+    "identity": ("identity", "pid", "id", "person", "label"),
+    "camera": ("camera", "cam", "camid", "camera_id"),
+    "split": ("split",),
+    "row": ("row",),
+}
+"""What each column may be called."""
+BESIDE = ("path", "tracklet")
+"""Columns that `embed` writes and nothing here needs."""
+HEADER = "identity,camera,split"
+NONE: Texts = np.empty(0, dtype=object)
+_MEANT = {
+    "camera": re.compile(r"cam.*"),
+    "split": re.compile(r"(sub|data)?_?sets?|splits|partition|part|phase|fold"),
+    "row": re.compile(r"rows?_?(ids?|no|numbers?|index)?|index"),
+}
+"""Headers that mean a column that may be absent: what it says would be lost without a word, so a slip must not pass."""
+_WHOLE = re.compile(r"(-?\d{1,18})(\.0+)?", re.ASCII)
+"""Whole numbers, also as pandas writes a column in which some are missing."""
+_ZERO = re.compile(r"0+(\.0+)?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class IdTable:
+    """What is known of N rows of features.
+
+    Args:
+        file: where it comes from, for messages.
+        pids: (N,) int64; `JUNK` and `DISTRACTOR` keep their meaning, `UNKNOWN` where no identity is written.
+        cams: (N,) int64, `UNSEEN` where no camera is written.
+        splits: (N,) texts in lower case, or empty where there is no such column.
+        names: (N,) identities as they are written.
+        lines: (N,) line of the file.
+        notes: what was unusual, one line each.
+    """
+
+    file: str
+    pids: Ids
+    cams: Ids
+    splits: Texts
+    names: Texts
+    lines: Ids
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.pids)
+
+    def where(self, row: int) -> str:
+        """Return the file and line of a row."""
+        return f"{self.file}:{self.lines[row]}"
+
+
+def read_ids(path: Path) -> IdTable:
+    """Read the table of identities, CSV text in UTF-8 with a header.
+
+    The column `identity` (or pid, id, person, label) is needed. `camera` (cam, camid, camera_id) and `split` may be
+    absent. Lines stand in the order of the features' rows, unless a column `row` numbers them from 0.
+
+    Whole numbers stay as they are. Other texts are numbered from 1 in sorted order; -1 is junk and 0, 00, ... a
+    distractor among them too.
+
+    Raises:
+        DataError: the file cannot be read, a column is missing or there twice, or a value is out of range; the message
+            names file and line.
+    """
+    check_file(path)
+    notes: list[str] = []
+    lines, rows = [], []
+    for line, values in _lines(path, notes):
+        lines.append(line)
+        rows.append(values)
+    if not rows:
+        raise DataError(f"{path}: lists nothing; write one line for each row of features under {HEADER}")
+    columns = {name: np.array([row[name] for row in rows], dtype=object) for name in rows[0]}
+    at = np.array(lines)
+    order = _order(path, columns["row"], at) if "row" in columns else np.arange(len(rows))
+    pids = _identities(path, columns["identity"], at, notes)
+    cams = _cameras(path, columns["camera"], at) if "camera" in columns else np.full(len(rows), UNSEEN)
+    splits = np.array([text.lower() for text in columns["split"]], dtype=object)[order] if "split" in columns else NONE
+    return IdTable(str(path), pids[order], cams[order], splits, columns["identity"][order], at[order], tuple(notes))
+
+
+def from_arrays(file: str, parts: Sequence[tuple[str, npt.NDArray[Any], npt.NDArray[Any]]]) -> IdTable:
+    """Return the table of parts whose identities and cameras are arrays.
+
+    Args:
+        file: where they come from.
+        parts: of each, the name of its split, its identities and its cameras.
+
+    Raises:
+        DataError: they are not whole numbers, equally many, in range.
+    """
+    columns: list[list[Any]] = [[], [], []]
+    for split, pids, cams in parts:
+        if len(pids) != len(cams):
+            raise DataError(
+                f"{file}: {len(pids)} {split} labels but {len(cams)} cameras; one of each per row is needed"
+            )
+        for values, what in ((pids, "labels"), (cams, "cameras")):
+            if values.dtype.kind not in "iuf" or (values != np.rint(values)).any():
+                raise DataError(f"{file}: the {split} {what} are {values.dtype}; whole numbers are needed")
+        columns[0].append(np.full(len(pids), split, dtype=object))
+        columns[1].append(pids.astype(np.int64))
+        columns[2].append(cams.astype(np.int64))
+    splits, pids, cams = (np.concatenate(column) for column in columns)
+    if pids.min(initial=0) < JUNK or cams.min(initial=0) < 0:
+        raise DataError(f"{file}: a label is below -1 or a camera below 0; count both from 0 or 1, -1 is junk")
+    return IdTable(file, pids, cams, splits, pids.astype(str).astype(object), np.arange(len(pids)))
+
+
+class _Header(NamedTuple):
+    """The columns of a table by place, and the names of the others."""
+
+    places: dict[str, int]
+    others: list[str]
+    width: int
+
+
+def _lines(path: Path, notes: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the number and the values of every line under the header; note the columns that are ignored."""
+    try:
+        # Spreadsheets put a byte-order mark in front of the header; utf-8-sig takes it off.
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.reader(stream)
+            header = _header(path, next(reader, []))
+            if header.others:
+                notes.append(f"columns of {path.name} that are ignored: {', '.join(header.others)}")
+            for cells in reader:
+                if not any(cell.strip() for cell in cells):
+                    continue
+                if len(cells) != header.width:
+                    place = f"{path}:{reader.line_num}"
+                    raise DataError(f"{place}: {len(cells)} values under {header.width} columns; quote inner commas")
+                yield reader.line_num, {name: cells[place].strip() for name, place in header.places.items()}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read as CSV text in UTF-8 ({error})") from error
+
+
+def _header(path: Path, cells: list[str]) -> _Header:
+    names = [re.sub(r"[- ]", "_", cell.strip().lower()) for cell in cells]
+    found = ",".join(names) or "nothing"
+    places: dict[str, int] = {}
+    for column, aliases in COLUMNS.items():
+        there = [place for place, name in enumerate(names) if name in aliases]
+        if len(there) > 1:
+            doubled = " and ".join(names[place] for place in there)
+            raise DataError(f"{path}:1: the column {column} is there twice, as {doubled}; leave one of the two")
+        places |= {column: place for place in there}
+    others = [name for name in names if name and not any(name in aliases for aliases in COLUMNS.values())]
+    if "identity" not in places:
+        hint = "; put commas between the columns" if ";" in found or "\t" in found else ""
+        raise DataError(f"{path}:1: no column identity; the header is {found}, write {HEADER}{hint}")
+    for column, pattern in _MEANT.items():
+        meant = [name for name in others if pattern.fullmatch(name)] or get_close_matches(column, others, cutoff=0.8)
+        if column not in places and meant:
+            rest = f"write {column}; if {meant[0]} means something else give it another name"
+            raise DataError(f"{path}:1: no column {column}; the header is {found}, {rest}")
+    return _Header(places, [name for name in others if name not in BESIDE], len(cells))
+
+
+def _order(path: Path, texts: Texts, lines: Ids) -> Ids:
+    """Return which line tells of each row of the features."""
+    first: dict[int, int] = {}
+    for place, text in enumerate(texts):
+        match = _WHOLE.fullmatch(text)
+        where = f"{path}:{lines[place]}"
+        if not match or not 0 <= int(match[1]) < len(texts):
+            raise DataError(f"{where}: row {text!r} is none of {len(texts):,} counted from 0; number all or none")
+        row = int(match[1])
+        if row in first:
+            raise DataError(f"{where}: row {row} is there already in line {lines[first[row]]}; number every row once")
+        first[row] = place
+    return np.array([first[row] for row in range(len(texts))])
+
+
+def _identities(path: Path, texts: Texts, lines: Ids, notes: list[str]) -> Ids:
+    pids = np.full(len(texts), UNKNOWN, dtype=np.int64)
+    given = np.flatnonzero(texts != "")
+    numbers, named = _numbered(texts[given])
+    pids[given] = numbers
+    wrong = given[numbers < JUNK]
+    if len(wrong):
+        where = f"{path}:{lines[wrong[0]]}"
+        raise DataError(f"{where}: identity {pids[wrong[0]]} is negative; only -1 may be, for junk")
+    if named:
+        special = " (-1 stays junk, 0 a distractor)" if (numbers <= DISTRACTOR).any() else ""
+        notes.append(f"{count(named, 'identity', 'identities')} written as text and numbered from 1{special}")
+    return pids
+
+
+def _cameras(path: Path, texts: Texts, lines: Ids) -> Ids:
+    cams = np.full(len(texts), UNSEEN, dtype=np.int64)
+    given = np.flatnonzero(texts != "")
+    cams[given] = _numbered(texts[given])[0]
+    wrong = given[cams[given] < 0]
+    if len(wrong):
+        where = f"{path}:{lines[wrong[0]]}"
+        raise DataError(f"{where}: camera {cams[wrong[0]]} is negative; count cameras from 0 or 1, blank is unknown")
+    return cams
+
+
+def _numbered(texts: Texts) -> tuple[Ids, int]:
+    """Return whole numbers as they are, or texts numbered from 1 in sorted order; and how many texts were numbered."""
+    distinct = set(texts)
+    matches = {text: _WHOLE.fullmatch(text) for text in distinct}
+    numbers = {text: int(match[1]) for text, match in matches.items() if match}
+    named = 0
+    if len(numbers) < len(distinct):
+        numbers = {text: JUNK if text == str(JUNK) else DISTRACTOR for text in distinct if _special(text)}
+        others = sorted(distinct - set(numbers))
+        numbers |= {text: number for number, text in enumerate(others, start=1)}
+        named = len(others)
+    return np.array([numbers[text] for text in texts], dtype=np.int64), named
+
+
+def _special(text: str) -> bool:
+    return text == str(JUNK) or _ZERO.fullmatch(text) is not None

@@ -1,0 +1,300 @@
+"""The k nearest neighbours of every row: exact, in tiles of products; or approximate, with the recall measured.
+
+Lists are ordered by distance, then by row. Every pair of rows is multiplied once and serves the lists of both, so the
+work is half of N x N, and what is kept grows with N * k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from uda_reid.errors import DataError, RecipeError
+from uda_reid.ops import kernels
+from uda_reid.ops.distance import MEMORY, check_features, directions, strip_rows
+
+Metric = Literal["cosine", "euclidean"]
+Backend = Literal["auto", "tiles", "faiss", "faiss-ivf", "faiss-hnsw"]
+Array = npt.NDArray[Any]
+T = TypeVar("T")
+
+
+class Progress(Protocol):
+    """Shows how many items have passed."""
+
+    def __call__(self, items: Iterable[T], description: str, total: int | None) -> Iterable[T]:
+        """Yield the items."""
+
+
+TILE = 1024
+"""Rows of a tile: enough for products at full speed, and few enough that little is multiplied twice at the diagonal."""
+SAMPLE = 1000
+"""Rows on which the recall of an approximate search is measured."""
+
+
+def quiet(items: Iterable[T], description: str, total: int | None) -> Iterable[T]:
+    """Show nothing."""
+    return items
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The nearest rows of every row, the row itself (at distance 0) among them.
+
+    Args:
+        rows: (N, k) int32, nearest first; of equally far ones the lower row first.
+        distances: (N, k) float32, ascending: 1 - cosine, or squared Euclidean.
+        farthest: (N,) float32, the distance of the farthest row; (0,) unless it was asked for.
+        backend: what found them.
+        recall: share of the true neighbours that are among them: 1 for an exact search, otherwise measured on a sample.
+    """
+
+    rows: Tensor
+    distances: Tensor
+    farthest: Tensor
+    backend: str
+    recall: float = 1.0
+
+
+def neighbours(
+    features: Tensor,
+    k: int,
+    *,
+    metric: Metric = "cosine",
+    farthest: bool = False,
+    backend: Backend = "auto",
+    memory: int = MEMORY,
+    generator: torch.Generator | None = None,
+    progress: Progress = quiet,
+) -> Neighbours:
+    """Find the k nearest rows of every row, on the device of the features.
+
+    Args:
+        features: (N, D) float32, finite, of any length.
+        k: how many, the row itself among them, from 1 to N.
+        metric: `cosine`: 1 - cosine similarity; `euclidean`: squared Euclidean distance, of features that have been
+            centred so that small distances keep their digits.
+        farthest: also find the farthest distance of every row.
+        backend: `tiles`, ours, exact; `faiss`, its exact search, for comparison; `faiss-ivf` and `faiss-hnsw`
+            approximate and state their recall, on the CPU; `auto` is `tiles`, which was the faster one wherever it was
+            measured (docs/performance.md).
+        memory: bytes of products computed at once.
+        generator: chooses the rows on which an approximate search is measured (default: seed 0).
+        progress: passes work through and shows it, such as `Run.progress`.
+
+    Returns:
+        Rows and distances.
+
+    Raises:
+        DataError: the features are no finite float32 matrix, or have fewer than k rows.
+        RecipeError: an option is out of range or unknown, or faiss is asked for and not installed.
+
+    >>> found = neighbours(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.1]]), 2)
+    >>> found.rows.tolist()
+    [[0, 2], [1, 2], [2, 0]]
+    """
+    check_features(features, "features")
+    if not 1 <= k <= len(features):
+        raise DataError(f"k = {k:,} neighbours of {len(features):,} rows; choose from 1 to {len(features):,}")
+    if metric not in ("cosine", "euclidean"):
+        raise RecipeError(f"metric {metric!r} is unknown; use cosine or euclidean")
+    if backend not in ("auto", "tiles", "faiss", "faiss-ivf", "faiss-hnsw"):
+        raise RecipeError(f"backend {backend!r} is unknown; use auto, tiles, faiss, faiss-ivf or faiss-hnsw")
+    if farthest and backend not in ("auto", "tiles"):
+        raise RecipeError(f"backend {backend!r} does not see the farthest rows; use tiles")
+    with torch.inference_mode():
+        points = _Points.of(features, metric)
+        if backend in ("auto", "tiles"):
+            if features.device.type == "cpu":
+                return _tiles(points, k, farthest, memory, progress)
+            every = torch.arange(len(features), device=features.device)
+            return _strips(points, every, k, farthest, memory, progress)
+        return _faiss_search(points, k, backend, memory, generator or torch.Generator().manual_seed(0))
+
+
+@dataclass(frozen=True)
+class _Points:
+    """Rows whose distances are offset[i] + other[j] - <left(i), rows[j]> * scale[j]."""
+
+    rows: Tensor
+    scale: Tensor
+    offset: Tensor
+    other: Tensor
+    metric: Metric
+
+    @staticmethod
+    def of(features: Tensor, metric: Metric) -> _Points:
+        if metric == "cosine":
+            rows, scale = directions(features)
+            return _Points(rows, scale, torch.ones_like(scale), torch.zeros_like(scale), metric)
+        lengths = features.square().sum(dim=1)
+        return _Points(features, torch.full_like(lengths, 2), lengths, lengths, metric)
+
+    def left(self, rows: slice | Tensor) -> Tensor:
+        """Return some rows as the left side of products: of unit length by cosine."""
+        return self.rows[rows] * self.scale[rows, None] if self.metric == "cosine" else self.rows[rows]
+
+    def distances(self, rows: Tensor) -> Tensor:
+        """Return the distances of the images in (N, k) int32 `rows` to image 0, 1, ...; 0 to the image itself."""
+        products = pair_products(self.rows, np.arange(0, rows.numel() + 1, rows.shape[1]), rows.flatten().numpy())
+        found = torch.from_numpy(products).view_as(rows)
+        scale = self.scale[:, None] * self.scale[rows] if self.metric == "cosine" else 2
+        found = (self.offset[:, None] + self.other[rows] - found * scale).clamp_min(0)
+        return found.masked_fill(rows == torch.arange(len(rows))[:, None], 0)
+
+
+def pair_products(features: Tensor, indptr: npt.NDArray[np.int64], indices: npt.NDArray[np.int32]) -> Array:
+    """Return the products of pairs of rows, for a sparse pattern of pairs.
+
+    Args:
+        features: (N, D) float32 on the CPU.
+        indptr: (N + 1,) int64, where the entries of each row start.
+        indices: (M,) int32, the other row of each pair.
+
+    Returns:
+        (M,) float32.
+    """
+    found = np.empty(len(indices), np.float32)
+    points = features.contiguous().numpy()
+    kernels.share(
+        lambda start, stop: kernels.pair_products(points, indptr, indices, start, stop, found), len(points), least=64
+    )
+    return found
+
+
+def _tiles(points: _Points, k: int, farthest: bool, memory: int, progress: Progress) -> Neighbours:
+    """Search on the CPU: every tile above the diagonal serves its rows and its columns."""
+    number = len(points.rows)
+    height = min(TILE, number)
+    width = max(strip_rows(height, memory), height)
+    scale, offset, other = points.scale.numpy(), points.offset.numpy(), points.other.numpy()
+    best = np.full((number, k), np.inf, np.float32), np.zeros((number, k), np.int32)
+    top = np.zeros(number if farthest else 0, np.float32)
+    products = torch.empty(height * min(width, number))
+    for first in progress(range(0, number, height), "neighbours", -(-number // height)):
+        mine = slice(first, min(first + height, number))
+        left = points.left(mine)
+        for begin in range(first, number, width):
+            theirs = slice(begin, min(begin + width, number))
+            right = points.rows[theirs]
+            tile = torch.mm(left, right.T, out=products[: len(left) * len(right)].view(len(left), len(right))).numpy()
+            _serve_rows(tile, mine, theirs, (offset, other, scale), best, top)
+            _serve_columns(tile, mine, theirs, (offset, other, scale), best, top)
+    return Neighbours(torch.from_numpy(best[1]), torch.from_numpy(best[0]), torch.from_numpy(top), "tiles")
+
+
+Terms = tuple[Array, Array, Array]
+"""offset, other and scale of `_Points`."""
+
+
+def _serve_rows(tile: Array, mine: slice, theirs: slice, terms: Terms, best: tuple[Array, Array], top: Array) -> None:
+    offset, other, scale = terms
+    diagonal = 0 if theirs.start == mine.start else -1
+
+    def work(start: int, stop: int) -> None:
+        kernels.nearest_in_rows(
+            tile, offset[mine], other[theirs], scale[theirs], diagonal, theirs.start, start, stop,
+            (best[0][mine], best[1][mine]), top[mine],
+        )  # fmt: skip
+
+    kernels.share(work, len(tile))
+
+
+def _serve_columns(
+    tile: Array, mine: slice, theirs: slice, terms: Terms, best: tuple[Array, Array], top: Array
+) -> None:
+    offset, other, scale = terms
+    behind = slice(max(theirs.start, mine.stop), theirs.stop)  # the square at the diagonal has served its rows
+    if behind.start >= behind.stop:
+        return
+    tile = tile[:, behind.start - theirs.start :]
+
+    def work(start: int, stop: int) -> None:
+        kernels.nearest_in_columns(
+            tile, offset[mine], other[behind], scale[behind], mine.start, start, stop,
+            (best[0][behind], best[1][behind]), top[behind],
+        )  # fmt: skip
+
+    kernels.share(work, tile.shape[1], least=256)
+
+
+def _strips(points: _Points, chosen: Tensor, k: int, farthest: bool, memory: int, progress: Progress) -> Neighbours:
+    """Search for some rows among all by torch: on a GPU, and as the measure of approximate searches."""
+    number, device = len(points.rows), points.rows.device
+    columns = torch.arange(number, device=device)
+    found = []
+    for part in progress(list(torch.split(chosen, strip_rows(number, memory, itemsize=16))), "neighbours", None):
+        products = points.left(part) @ points.rows.T
+        distances = (points.offset[part, None] + points.other - products * points.scale).clamp_min_(0)
+        distances[torch.arange(len(part), device=device), part] = 0
+        # Distances that are not negative are ordered as their bits are: with the row behind them no two are equal.
+        keys = (distances.view(torch.int32).long() << 32) | columns
+        rows = keys.topk(k, dim=1, largest=False, sorted=True).values & 0xFFFFFFFF
+        found.append((rows.int(), distances.gather(1, rows), distances.amax(dim=1) if farthest else distances[:0, 0]))
+    nearest, distances, top = map(torch.cat, zip(*found, strict=True))
+    return Neighbours(nearest, distances, top, "strips")
+
+
+def _faiss_search(points: _Points, k: int, backend: Backend, memory: int, generator: torch.Generator) -> Neighbours:
+    rows = points.left(slice(None)).cpu().contiguous()
+    local = _Points.of(points.rows.cpu(), points.metric)
+    index, name = _index(rows, points.metric, backend, k)
+    nearest = torch.from_numpy(index.search(rows.numpy(), k)[1]).int()
+    missing = (nearest < 0).any(dim=1).nonzero().flatten()
+    if len(missing):
+        nearest[missing] = _strips(local, missing, k, False, memory, quiet).rows
+    own = torch.arange(len(rows), dtype=torch.int32)[:, None]
+    alone = ~(nearest == own).any(dim=1)
+    nearest[alone, -1] = own[alone, 0]
+    nearest = nearest.sort(dim=1).values
+    distances = local.distances(nearest)
+    order = distances.argsort(dim=1, stable=True)
+    nearest, distances = nearest.gather(1, order), distances.gather(1, order)
+    recall = 1.0 if backend == "faiss" else _recall(local, nearest, memory, generator)
+    device = points.rows.device
+    return Neighbours(nearest.to(device), distances.to(device), torch.empty(0, device=device), name, recall)
+
+
+def _index(rows: Tensor, metric: Metric, backend: Backend, k: int) -> tuple[Any, str]:
+    """Return a faiss index with all rows in it, and what it is."""
+    faiss = _faiss()
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    number, dim = rows.shape
+    kind = faiss.METRIC_INNER_PRODUCT if metric == "cosine" else faiss.METRIC_L2
+    flat = faiss.IndexFlat(dim, kind)
+    if backend == "faiss":
+        flat.add(rows.numpy())
+        return flat, "faiss, exact"
+    if backend == "faiss-hnsw":
+        index = faiss.IndexHNSWFlat(dim, 32, kind)
+        index.hnsw.efConstruction, index.hnsw.efSearch = 100, max(128, 4 * k)
+        index.add(rows.numpy())
+        return index, f"faiss HNSW, 32 links, efSearch {index.hnsw.efSearch}"
+    cells = max(1, min(int(4 * number**0.5), number // 39))  # faiss wants 39 rows a cell to train on
+    index = faiss.IndexIVFFlat(flat, dim, cells, kind)
+    index.cp.seed, index.nprobe = 1234, min(cells, 64)
+    index.train(rows.numpy())
+    index.add(rows.numpy())
+    return index, f"faiss IVF, {index.nprobe} of {cells} cells"
+
+
+def _recall(points: _Points, nearest: Tensor, memory: int, generator: torch.Generator) -> float:
+    """Return the share of the true neighbours that were found, on a sample of rows."""
+    sample = torch.randperm(len(nearest), generator=generator)[:SAMPLE]
+    true = _strips(points, sample, nearest.shape[1], False, memory, quiet).rows
+    hits = [np.intersect1d(a, b).size for a, b in zip(true.numpy(), nearest[sample].numpy(), strict=True)]
+    return float(np.mean(hits)) / nearest.shape[1]
+
+
+def _faiss() -> Any:
+    try:
+        import faiss
+    except ImportError as error:
+        raise RecipeError("faiss is not installed; pip install faiss-cpu, or use backend tiles") from error
+    return faiss
