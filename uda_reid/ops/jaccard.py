@@ -157,8 +157,8 @@ def jaccard(encoding: Encoding, *, most: float = 1.0, rows: int | None = None) -
 
     >>> features = torch.tensor([[1.0, 0.0], [1.0, 0.5], [0.0, 1.0], [-0.5, 1.0]])
     >>> near = jaccard(encode_features(features, k1=2, k2=1))  # the first two, and the last two
-    >>> near.indices.tolist(), near.data[:2].round(2).tolist()
-    ([0, 1, 0, 1, 2, 3, 2, 3], [0.0, 0.19])
+    >>> near.indices.tolist(), [f"{distance:.2f}" for distance in near.data[:2]]
+    ([0, 1, 0, 1, 2, 3, 2, 3], ['0.00', '0.19'])
     """
     weights = encoding.weights
     wanted = weights.shape[0] if rows is None else rows
