@@ -25,14 +25,15 @@ from uda_reid.training.pseudo_labels import PseudoLabels
 from uda_reid.types import Encoder, Source, Target
 
 QUICK = Cluster(clusters=5, epochs=2, iterations=0, batch=8, instances=2, lr=0.01)
-DENSE = replace(QUICK, method="dbscan", min_samples=2)
+DENSE = replace(QUICK, method="dbscan", distance="euclidean", min_samples=2)
+NEIGHBOURS = replace(DENSE, distance="jaccard", k1=4, k2=2)
 
 
 def options_of(strategy: Cluster) -> dict[str, Any]:
     return {field.name: getattr(strategy, field.name) for field in fields(strategy)}
 
 
-@pytest.mark.parametrize("strategy", [QUICK, DENSE, replace(QUICK, loss="triplet", iterations=3)])
+@pytest.mark.parametrize("strategy", [QUICK, DENSE, NEIGHBOURS, replace(QUICK, loss="triplet", iterations=3)])
 def test_cluster_keeps_every_promise_of_a_strategy(strategy: Cluster) -> None:
     check_strategy(strategy, without_training=replace(strategy, epochs=0))
 
@@ -205,7 +206,7 @@ def test_every_epoch_begins_with_the_radius_of_the_one_before(source: Source, ta
     assert [entry["eps"] for entry in result.history] == list(found)
     assert min(found) > 0.01
     rule = "by rule" if eps == 0 else "given"
-    assert result.facts["DBSCAN"] == f"eps {rule}, last {found[-1]:.3f}, min_samples 2"
+    assert result.facts["DBSCAN"] == f"euclidean, eps {rule}, last {found[-1]:.3f}, min_samples 2"
     assert result.facts["number of clusters given"] == "none"
 
 

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from sklearn.cluster import DBSCAN
@@ -7,7 +11,9 @@ from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
 from uda_reid.errors import DataError
-from uda_reid.training.pseudo_labels import Method, PseudoLabels, assign
+from uda_reid.ops.distance import normalise
+from uda_reid.ops.jaccard import encode_features, jaccard
+from uda_reid.training.pseudo_labels import REACH, Distance, Method, PseudoLabels, assign
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -31,21 +37,24 @@ def check_centroids(found: PseudoLabels, features: Tensor) -> None:
         torch.testing.assert_close(found.centroids[number], direction, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("method", ["kmeans", "dbscan"])
-def test_assign_finds_directions_whatever_the_lengths(method: Method) -> None:
+@pytest.mark.parametrize(
+    ("method", "distance"), [("kmeans", "jaccard"), ("dbscan", "jaccard"), ("dbscan", "euclidean")]
+)
+def test_assign_finds_directions_whatever_the_lengths(method: Method, distance: Distance) -> None:
     features, truth = people(8, 6)
-    found = assign(features, method=method, clusters=8, starts=5, eps=0.5, generator=generator())
+    options: dict[str, Any] = {"clusters": 8, "starts": 5, "eps": 0.5, "k1": 6, "k2": 2, "distance": distance}
+    found = assign(features, method=method, generator=generator(), **options)
     assert adjusted_rand_score(truth, found.labels) == 1
     assert found.labels.dtype == torch.int64
     assert dict(found.counts) == {"clusters": 8.0, "images": 48.0, "outliers": 0.0}
     check_centroids(found, features)
-    again = assign(features * 64, method=method, clusters=8, starts=5, eps=0.5, generator=generator())
+    again = assign(features * 64, method=method, generator=generator(), **options)
     assert torch.equal(again.labels, found.labels)
 
 
 def test_dbscan_leaves_outliers_out_of_labels_and_centroids() -> None:
     features, _ = people(8, 6, spread=0.7)
-    found = assign(features, method="dbscan", eps=0.7, min_samples=3, generator=generator())
+    found = assign(features, method="dbscan", distance="euclidean", eps=0.7, min_samples=3, generator=generator())
     unit = torch.nn.functional.normalize(features.double())
     assert found.labels.tolist() == DBSCAN(eps=0.7, min_samples=3, algorithm="brute").fit(unit).labels_.tolist()
     outliers = int((found.labels < 0).sum())
@@ -59,14 +68,14 @@ def test_dbscan_without_a_radius_takes_the_mean_of_the_nearest_pairs() -> None:
     features, _ = people(40, 8, spread=0.3)
     distances = torch.pdist(torch.nn.functional.normalize(features.double())).sort().values
     expected = float(distances[: round(1.6e-3 * len(distances))].mean())
-    found = assign(features, method="dbscan", min_samples=2, generator=generator())
+    found = assign(features, method="dbscan", distance="euclidean", min_samples=2, generator=generator())
     assert found.steps == ()
     assert found.eps == pytest.approx(expected, rel=1e-5)
 
 
 def test_dbscan_changes_a_radius_that_finds_nothing_and_says_so() -> None:
     features, truth = people(8, 6)
-    found = assign(features, method="dbscan", eps=0.05, generator=generator())
+    found = assign(features, method="dbscan", distance="euclidean", eps=0.05, generator=generator())
     assert found.eps > 0.05
     assert len(found.steps) >= 1
     assert found.clusters >= 2
@@ -74,8 +83,47 @@ def test_dbscan_changes_a_radius_that_finds_nothing_and_says_so() -> None:
     assert adjusted_rand_score(truth[used], found.labels[used]) == 1
 
 
-def test_equal_features_have_no_pseudo_labels() -> None:
-    found = assign(torch.ones(20, 4), method="dbscan", generator=generator())
+def jaccard_matrix(features: Tensor, k1: int, k2: int) -> npt.NDArray[np.float32]:
+    """All Jaccard distances of the features' directions."""
+    graph = jaccard(encode_features(normalise(features), k1=k1, k2=k2, reading="zhong"))
+    matrix = np.ones(graph.shape, dtype=np.float32)
+    matrix[np.repeat(np.arange(len(matrix)), np.diff(graph.indptr)), graph.indices] = graph.data
+    return matrix
+
+
+def test_dbscan_by_jaccard_distance_equals_scikit_learn_on_the_whole_matrix() -> None:
+    features, _ = people(12, 8, spread=0.9)
+    matrix = jaccard_matrix(features, 10, 3)
+    found = assign(features, method="dbscan", k1=10, k2=3, eps=0.6, min_samples=3, generator=generator())
+    expected = DBSCAN(eps=0.6, min_samples=3, metric="precomputed").fit_predict(matrix)
+    assert found.labels.tolist() == expected.tolist()
+    assert found.steps == () and 0 < found.counts["outliers"] < 60 and found.clusters > 4
+    check_centroids(found, features)
+
+
+def test_dbscan_by_jaccard_distance_takes_the_mean_of_the_nearest_pairs() -> None:
+    features, _ = people(40, 8, spread=0.3)
+    distances = np.sort(jaccard_matrix(features, 20, 6)[np.triu_indices(320, 1)])
+    distances = distances[distances > 0]
+    found = assign(features, method="dbscan", min_samples=2, generator=generator())
+    assert found.eps == pytest.approx(distances[: round(1.6e-3 * len(distances))].mean(), rel=1e-5)
+
+
+def test_a_jaccard_radius_that_finds_nothing_is_changed_and_one_beyond_the_kept_distances_reaches_them() -> None:
+    features, _ = people(8, 6)
+    found = assign(features, method="dbscan", k1=6, k2=2, eps=1e-4, generator=generator())
+    assert found.eps > 1e-3 and len(found.steps) > 3 and found.clusters > 1
+    features, _ = people(12, 6, spread=0.6)
+    wide = assign(features, method="dbscan", k1=5, k2=1, eps=0.85, min_samples=4, generator=generator())
+    expected = DBSCAN(eps=0.85, min_samples=4, metric="precomputed").fit_predict(jaccard_matrix(features, 5, 1))
+    assert wide.steps == () and wide.labels.tolist() == expected.tolist()
+    inner = DBSCAN(eps=REACH, min_samples=4, metric="precomputed").fit_predict(jaccard_matrix(features, 5, 1))
+    assert inner.tolist() != expected.tolist()
+
+
+@pytest.mark.parametrize("distance", ["jaccard", "euclidean"])
+def test_equal_features_have_no_pseudo_labels(distance: Distance) -> None:
+    found = assign(torch.ones(20, 4), method="dbscan", distance=distance, generator=generator())
     assert found.clusters == 0
     assert found.labels.tolist() == [-1] * 20
     assert found.centroids.shape == (0, 4)
@@ -89,7 +137,7 @@ def test_kmeans_draws_from_the_generator_and_dbscan_does_not() -> None:
     assert torch.equal(kmeans[0], kmeans[1])
     assert not torch.equal(kmeans[0], kmeans[2])
     unused = generator()
-    assign(features, method="dbscan", eps=0.9, generator=unused)
+    assign(features, method="dbscan", distance="euclidean", eps=0.9, generator=unused)
     assert torch.equal(unused.get_state(), generator().get_state())
 
 

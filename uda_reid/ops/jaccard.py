@@ -150,7 +150,8 @@ def jaccard(encoding: Encoding, *, most: float = 1.0, rows: int | None = None) -
 
     Returns:
         (N, N), or (`rows`, N), sparse float32, indices ascending. What is not stored is at distance 1 (or more than
-        `most`). That of an image to itself is 0 up to rounding, unless its encoding is empty. Symmetric to the bit.
+        `most`). Of 1e-6 or less is 0, as that of an image to itself, unless its encoding is empty. Symmetric to the
+        bit.
 
     Raises:
         RecipeError: `most` or `rows` is out of range.
@@ -170,7 +171,8 @@ def jaccard(encoding: Encoding, *, most: float = 1.0, rows: int | None = None) -
     indptr = np.concatenate([[0], counts.cumsum()])
     # In place: there may be hundreds of millions.
     np.divide(shares, 2 - shares, out=shares)
-    np.maximum(np.subtract(1, shares, out=shares), 0, out=shares)
+    np.subtract(1, shares, out=shares)
+    shares[shares < NEAR] = 0  # equal encodings, up to rounding
     return csr_array((shares, images, indptr), shape=(wanted, weights.shape[0]))
 
 

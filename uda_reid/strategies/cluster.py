@@ -27,7 +27,7 @@ from uda_reid.ops.losses import batch_hard_triplet, identification
 from uda_reid.run import QUIET, Forgetful, Run
 from uda_reid.training.features import extract
 from uda_reid.training.loop import Batches, Stateful, train
-from uda_reid.training.pseudo_labels import Method, PseudoLabels, assign
+from uda_reid.training.pseudo_labels import Distance, Method, PseudoLabels, assign
 from uda_reid.types import AdaptationResult, Batch, Encoder, Source, Target
 
 Count = Annotated[int, Field(gt=0)]
@@ -43,6 +43,9 @@ class Cluster:
     method: Method = "kmeans"  # MMT: both; Song: DBSCAN
     clusters: Annotated[int, Field(gt=1)] = 500  # k-means; MMT: 500, and 700 and 900 for comparison
     starts: Count = 1  # of k-means; MMT: 10, scikit-learn's default then
+    distance: Distance = "jaccard"  # of DBSCAN: k-reciprocal as in both (Song adds a tenth of a distance to the source)
+    k1: Count = 20  # of the Jaccard distance; both
+    k2: Count = 6  # both
     eps: Annotated[float, Field(ge=0, le=2)] = 0.0  # DBSCAN; 0: from the nearest 0.16 % of pairs, as in both
     min_samples: Count = 4  # DBSCAN; both
     loss: Loss = "identification+triplet"  # MMT; Song: triplet
@@ -61,6 +64,8 @@ class Cluster:
         if self.batch % self.instances or self.batch < 2 * self.instances:
             rule = f"give a multiple of instances ({self.instances}), twice that or more"
             raise RecipeError(f"batch {self.batch} holds no whole number of clusters; {rule}")
+        if self.distance == "jaccard" and self.eps >= 1:
+            raise RecipeError(f"eps {self.eps} is every pair by Jaccard distance; give less than 1, or 0 for the rule")
 
     def adapt(self, source: Source, target: Target, *, run: Run = QUIET) -> AdaptationResult:
         """Return the encoder after the last epoch; every epoch is one step for the probe."""
@@ -98,14 +103,9 @@ class Cluster:
     def label(self, features: Tensor, *, eps: float = 0.0, run: Run = QUIET, epoch: int = 0) -> PseudoLabels:
         """Cluster the features (N, D) float32 of one epoch; `eps` is DBSCAN's radius, 0 for the automatic one."""
         return assign(
-            features,
-            method=self.method,
-            clusters=self.clusters,
-            starts=self.starts,
-            eps=eps,
-            min_samples=self.min_samples,
-            generator=run.stream(f"cluster/kmeans/{epoch}"),
-        )
+            features, method=self.method, clusters=self.clusters, starts=self.starts, distance=self.distance, k1=self.k1,
+            k2=self.k2, eps=eps, min_samples=self.min_samples, generator=run.stream(f"cluster/kmeans/{epoch}"),
+        )  # fmt: skip
 
     def _train(
         self, encoder: Encoder, target: Target, found: PseudoLabels, epoch: int, run: Run
@@ -174,7 +174,7 @@ class Cluster:
             last = f"{history[-1]['eps']:.3f}" if history else "none"
             found = {
                 "number of clusters given": "none",
-                "DBSCAN": f"eps {radius}, last {last}, min_samples {self.min_samples}",
+                "DBSCAN": f"{self.distance}, eps {radius}, last {last}, min_samples {self.min_samples}",
                 "eps changed": "; ".join(changes) or "never",
             }
         return {

@@ -9,10 +9,24 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from uda_reid.ops.clustering import automatic_eps, climb, cluster_means, kmeans
+from uda_reid.ops.clustering import (
+    Climb,
+    automatic_eps,
+    climb,
+    climb_by,
+    cluster_means,
+    dbscan_graph,
+    kmeans,
+    nearest_pairs_eps,
+)
 from uda_reid.ops.distance import normalise
+from uda_reid.ops.jaccard import encode_features, jaccard
 
 Method = Literal["kmeans", "dbscan"]
+Distance = Literal["jaccard", "euclidean"]
+
+REACH = 0.8
+"""Jaccard distances above this are not kept, unless the radius is larger: there are many, and no use for them."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +64,9 @@ def assign(
     generator: torch.Generator,
     clusters: int = 500,
     starts: int = 1,
+    distance: Distance = "jaccard",
+    k1: int = 20,
+    k2: int = 6,
     eps: float = 0.0,
     min_samples: int = 4,
 ) -> PseudoLabels:
@@ -64,7 +81,11 @@ def assign(
         generator: for the seeds of k-means; DBSCAN draws nothing.
         clusters: of k-means, from 1 to N.
         starts: of k-means.
-        eps: radius of DBSCAN between normalised features, in [0, 2]; 0 for `ops.clustering.automatic_eps`.
+        distance: of DBSCAN: `jaccard`, by k-reciprocal neighbours (reading `zhong` of `ops.jaccard`), or `euclidean`.
+        k1: of the k-reciprocal sets.
+        k2: of the k-reciprocal sets.
+        eps: radius of DBSCAN, in [0, 1) by Jaccard and [0, 2] by Euclidean distance; 0 for the mean of the nearest
+            0.16 % of pairs.
         min_samples: of DBSCAN.
 
     Returns:
@@ -72,6 +93,7 @@ def assign(
 
     Raises:
         DataError: the features are no finite matrix, or there are fewer rows than clusters.
+        RecipeError: the radius is out of range.
 
     >>> features = torch.tensor([[2.0, 0.0], [0.0, 1.0], [5.0, 0.1], [0.1, 3.0]])
     >>> found = assign(features, method="kmeans", clusters=2, generator=torch.Generator().manual_seed(0))
@@ -82,6 +104,16 @@ def assign(
     if method == "kmeans":
         found = kmeans(features, clusters, generator=generator, starts=starts)
         return PseudoLabels(found.labels, normalise(found.centroids))
-    dense = climb(features, eps=eps or automatic_eps(features), min_samples=min_samples)
+    if distance == "jaccard":
+        dense = _by_neighbours(features, k1, k2, eps, min_samples)
+    else:
+        dense = climb(features, eps=eps or automatic_eps(features), min_samples=min_samples)
     centroids = cluster_means(features, dense.labels, int(dense.labels.max()) + 1)
     return PseudoLabels(dense.labels, normalise(centroids), dense.eps, dense.steps)
+
+
+def _by_neighbours(features: Tensor, k1: int, k2: int, eps: float, min_samples: int) -> Climb:
+    reach = max(REACH, eps)
+    graph = jaccard(encode_features(features, k1=k1, k2=k2, reading="zhong"), most=min(reach, 1.0))
+    radius = eps or nearest_pairs_eps(graph)
+    return climb_by(lambda eps: dbscan_graph(graph, eps=eps, min_samples=min_samples), eps=radius, limit=reach)
