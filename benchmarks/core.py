@@ -169,7 +169,7 @@ def measured(work: Callable[[], str], floor: Callable[[], float]) -> Result:
     return Result(seconds, bare, peak, peak - before, found)
 
 
-def operation(name: str, size: Size, backend: Backend) -> tuple[Callable[[], str], Callable[[], float]]:
+def operation(name: str, size: Size, backend: Backend, effort: int) -> tuple[Callable[[], str], Callable[[], float]]:
     """Return an operation on fresh data, and its floor."""
     if name in ("rank", "rerank"):
         query, gallery, labels = search(size)
@@ -193,7 +193,7 @@ def operation(name: str, size: Size, backend: Backend) -> tuple[Callable[[], str
         return lambda: k_means(train, size.clusters), lambda: faiss_k_means(train, size.clusters)
 
     def clustered() -> str:
-        found = find_neighbours(train, 30, backend=backend)
+        found = find_neighbours(train, 30, backend=backend, effort=effort)
         if name == "neighbours":
             return f"{found.backend}, recall {found.recall:.4f}"
         graph = jaccard(encode_features(train, k1=30, k2=6, found=found), most=0.6)
@@ -238,7 +238,7 @@ def kmeans_inertia(features: Tensor, centroids: Tensor) -> float:
 def warm_up(name: str, backend: Backend) -> float:
     """Run an operation on little data, and return its seconds: compilation, or reading what was compiled before."""
     start = time.perf_counter()
-    operation(name, Size(50, 300, 300, 10, 10, 3, 32, 5), "tiles" if backend == "auto" else backend)[0]()
+    operation(name, Size(50, 300, 300, 10, 10, 3, 32, 5), "tiles" if backend == "auto" else backend, 0)[0]()
     return time.perf_counter() - start
 
 
@@ -248,7 +248,7 @@ def worker(options: argparse.Namespace) -> None:
     libraries = resident("VmRSS")
     size = SIZES[options.size]._replace(**({"train": options.train} if options.train else {}))
     compiling = warm_up(options.worker, options.backend)
-    work, floor = operation(options.worker, size, options.backend)
+    work, floor = operation(options.worker, size, options.backend, options.effort)
     for _ in range(options.repeat):
         told = {"compiling": compiling, "libraries": libraries}
         print(json.dumps({**measured(work, floor)._asdict(), **told}), flush=True)
@@ -281,7 +281,7 @@ def reference(options: argparse.Namespace) -> None:
 def run(options: argparse.Namespace, *more: str) -> list[dict[str, Any]]:
     """Measure in a new process, and return its results."""
     command = [sys.executable, __file__, "--size", options.size, "--backend", options.backend]
-    command += ["--threads", str(options.threads), *more]
+    command += ["--effort", str(options.effort), "--threads", str(options.threads), *more]
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), environment.get("PYTHONPATH", "")])
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
@@ -362,6 +362,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=0, help="default: 3 at market and duke, 1 above")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--backend", default="auto", help="of the search for neighbours")
+    parser.add_argument("--effort", type=int, default=0, help="of an approximate search, see ops.neighbours")
     parser.add_argument("--reference", action="store_true", help="also the dense reference")
     parser.add_argument("--growth", help="numbers of rows to cluster, with commas between")
     parser.add_argument("--plot", type=Path, help="file for the plot of --growth")

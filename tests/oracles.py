@@ -208,17 +208,17 @@ def nearest_walk(distances: Sequence[Sequence[float]], min_samples: int) -> tupl
 
 
 def reciprocal_neighbours(order: Sequence[Sequence[int]], image: int, size: int) -> set[int]:
-    """R(p, k) of Zhong et al. 2017, equation 2: those of the first `size` images that have the image among theirs."""
+    """R(p, k) of Zhong et al. 2017: those of the first `size` images that have the image among theirs."""
     return {other for other in order[image][:size] if image in order[other][:size]}
 
 
 def expanded_neighbours(order: Sequence[Sequence[int]], image: int, size: int, half: int) -> set[int]:
-    """R*(p, k), equation 3: with the half-sized sets of those members that share more than two thirds of theirs."""
+    """R*(p, k): also the half-sized sets of those members that share more than two thirds of theirs."""
     members = reciprocal_neighbours(order, image, size)
     expanded = set(members)
     for candidate in members:
         theirs = reciprocal_neighbours(order, candidate, half)
-        if Fraction(len(theirs & members), len(theirs)) > Fraction(2, 3):
+        if len(theirs & members) > Fraction(2, 3) * len(theirs):
             expanded |= theirs
     return expanded
 
@@ -232,7 +232,7 @@ def reading_distances(squared: Sequence[Sequence[float]], reading: str) -> list[
 
 
 def reciprocal_weights(squared: Sequence[Sequence[float]], k1: int, k2: int, reading: str) -> list[list[float]]:
-    """V, equations 7 and 11: exp(-d) on the expanded set, scaled to a sum of 1, averaged over the k2 nearest images (1: not at all)."""
+    """V: exp(-d) on the expanded set, scaled to a sum of 1; if k2 is not 1, its mean over the k2 nearest images."""
     rows = range(len(squared))
     order = [[j for _, j in sorted(zip(row, rows, strict=True))] for row in squared]
     size = k1 if reading == "spcl" else k1 + 1
@@ -248,7 +248,7 @@ def reciprocal_weights(squared: Sequence[Sequence[float]], k1: int, k2: int, rea
 
 
 def jaccard_distances(weights: Sequence[Sequence[float]]) -> list[list[float]]:
-    """Equation 10: 1 minus the sum of the smaller of two weights over that of the larger; 1 where there are none."""
+    """1 minus the sum of the smaller of two weights over that of the larger; 1 where there are none."""
 
     def distance(one: Sequence[float], other: Sequence[float]) -> float:
         larger = sum(map(max, one, other))
@@ -260,10 +260,37 @@ def jaccard_distances(weights: Sequence[Sequence[float]]) -> list[list[float]]:
 def reranked(
     squared: Sequence[Sequence[float]], queries: int, k1: int, k2: int, share: float, reading: str
 ) -> list[list[float]]:
-    """Equation 12: share * d + (1 - share) * Jaccard distance of the first images, the queries, to all others."""
+    """share * d + (1 - share) * Jaccard distance, of the first images, which are the queries, to all others."""
     direct = reading_distances(squared, reading)
     indirect = jaccard_distances(reciprocal_weights(squared, k1, k2, reading))
     return [
         [share * direct[q][g] + (1 - share) * indirect[q][g] for g in range(queries, len(squared))]
         for q in range(queries)
     ]
+
+
+def merged_average_precision(distances: Sequence[float], relevance: Sequence[int]) -> float:
+    """Average precision as in scikit-learn: one step of recall per distinct distance, ties of both kinds in it."""
+    ap = old_recall = 0.0
+    for threshold in sorted(set(distances)):
+        within = [relevant for d, relevant in zip(distances, relevance, strict=True) if d <= threshold]
+        recall = sum(within) / sum(relevance)
+        ap += (recall - old_recall) * sum(within) / len(within)
+        old_recall = recall
+    return ap
+
+
+def close_pairs(distances: Sequence[float], relevance: Sequence[int], near: float) -> int:
+    """Pairs of a relevant and an irrelevant entry whose distances differ by `near` or less."""
+    entries = list(zip(distances, relevance, strict=True))
+    return sum(abs(d - e) <= near for d, right in entries if right for e, other in entries if not other)
+
+
+def true_positive_rate(matches: Sequence[float], wrongs: Sequence[float], rate: float) -> float:
+    """The share of matches within the largest threshold that lets in no more than that share of the wrong pairs."""
+    accepted = 0
+    for threshold in sorted({*matches, *wrongs}):
+        if wrongs and sum(d <= threshold for d in wrongs) / len(wrongs) > rate:
+            break
+        accepted = sum(d <= threshold for d in matches)
+    return accepted / len(matches) if matches else math.nan

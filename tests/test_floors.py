@@ -52,10 +52,19 @@ FLOORS = {
     "doctor": 8.5,
     "job": 8.5,
     "embedding": 9,
+    "foreign.files": 8.6,
+    "foreign.ids": 8.65,
+    "foreign.search": 8.7,
+    "foreign.clustering": 8.75,
+    "foreign.scoring": 8.75,
+    "foreign.jobs": 8.8,
+    "foreign.tables": 8.8,
+    "foreign": 9,
     "pipeline": 9,
     "cli.arguments": 10,
     "cli.runs": 10.1,
     "cli.data": 10.1,
+    "cli.features": 10.1,
     "cli.names": 10.1,
     "cli": 10.2,
     "__main__": 11,
@@ -148,6 +157,7 @@ def test_every_floor_is_lived_on() -> None:
 def test_every_test_file_mirrors_a_module() -> None:
     here = Path(__file__).parent
     unmirrored = {"test_floors.py", "test_find.py", "test_docs.py"}
+    unmirrored |= {"test_measures.py", "test_from_features.py", "test_disagreements.py"}  # of ops.ranking
     for path in here.rglob("test_*.py"):
         if path.name in unmirrored:
             continue

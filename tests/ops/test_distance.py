@@ -7,13 +7,17 @@ from sklearn.metrics.pairwise import euclidean_distances as sklearn_euclidean
 from torch import Tensor
 
 from tests import oracles
-from uda_reid.errors import DataError
+from uda_reid.errors import DataError, RecipeError
 from uda_reid.ops.distance import (
+    Directions,
     check_features,
     cosine_blocks,
     cosine_distances,
+    directions,
     normalise,
+    product_strips,
     squared_distances,
+    strip_rows,
 )
 
 
@@ -89,8 +93,115 @@ def test_cosine_blocks_are_the_rows_of_the_whole_matrix(block: int) -> None:
     torch.testing.assert_close(torch.cat(blocks), cosine_distances(a, b), atol=1e-6, rtol=0)
 
 
+# directions
+
+
+EXTREMES = {
+    "ordinary": [[3.0, 4.0, 0.0], [1.0, -2.0, 2.0]],
+    "tiny": [[3e-30, 4e-30, 0.0], [-1e-30, 2e-30, 2e-30]],
+    "small": [[3e-20, 4e-20, 0.0], [-1e-20, 2e-20, 2e-20]],
+    "subnormal": [[3e-40, 4e-40, 0.0], [1e-42, 0.0, 0.0]],
+    "huge": [[3e30, 4e30, 0.0], [-1e30, 2e30, 2e30]],
+    "largest": [[3e38, 3e38, 3e38], [-3e38, 3e38, 0.0]],
+    "zeros": [[0.0, 0.0, 0.0], [0.0, -0.0, 0.0]],
+    "zeros among others": [[0.0, 0.0, 0.0], [3.0, 4.0, 0.0]],
+    "rows of all kinds": [[3e-30, 4e-30, 0.0], [0.0, 0.0, 0.0], [3e30, 0.0, 4e30], [1.0, 1.0, 1.0], [2e-13, 0.0, 0.0]],
+    "entries of all kinds": [[3e30, 1e-30, 0.0], [1.0, 1e-30, 1.0], [1e30, 1.0, -1e30], [1e-20, 1e-30, -1e-20]],
+}
+
+
+def exact_directions(features: Tensor) -> Tensor:
+    """Rows over their lengths, in double precision; rows of zeros as they are."""
+    lengths = torch.linalg.vector_norm(features.double(), dim=1, keepdim=True)
+    return features.double() / torch.where(lengths > 0, lengths, 1.0)
+
+
+@pytest.mark.parametrize("rows", EXTREMES.values(), ids=EXTREMES)
+def test_directions_have_length_one_or_zero_at_every_scale(rows: list[list[float]]) -> None:
+    features = torch.tensor(rows)
+    found = directions(features)
+    expected = exact_directions(features)
+    torch.testing.assert_close((found.rows * found.scale[:, None]).double(), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(normalise(features).double(), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("rows", EXTREMES.values(), ids=EXTREMES)
+def test_cosine_distances_of_extreme_features_equal_the_loops(rows: list[list[float]]) -> None:
+    a, b = torch.tensor([[1.0, 2.0, -1.0], [2e-30, 1e-30, 0.0], [0.0, 1e30, 1e30]]), torch.tensor(rows)
+    loops = [
+        [oracles.cosine_distance(x, y) if any(y) else 1.0 for y in exact_directions(b).tolist()]
+        for x in exact_directions(a).tolist()
+    ]
+    for found in (cosine_distances(a, b), torch.cat(list(cosine_blocks(a, b, memory=8 * len(b))))):
+        torch.testing.assert_close(found.double(), torch.tensor(loops, dtype=torch.float64), atol=1e-6, rtol=0)
+
+
+def test_directions_are_the_features_themselves_unless_these_are_extreme() -> None:
+    for ordinary in (draw(5), draw(5) * 1e10, draw(5) * 1e-10, torch.cat([draw(2), torch.zeros(1, 5)])):
+        assert directions(ordinary).rows is ordinary
+    for extreme in (torch.cat([draw(2), draw(1) * 1e-30]), torch.cat([draw(2), draw(1) * 1e30])):
+        before = extreme.clone()
+        assert directions(extreme).rows is not extreme
+        assert torch.equal(extreme, before)
+
+
+# strips
+
+
+@pytest.mark.parametrize(
+    ("columns", "memory", "itemsize", "rows"), [(10, 40, 4, 1), (10, 119, 4, 2), (10, 120, 4, 3), (10, 160, 8, 2)]
+)
+def test_strip_rows_are_as_many_as_fit(columns: int, memory: int, itemsize: int, rows: int) -> None:
+    assert strip_rows(columns, memory, itemsize=itemsize) == rows
+
+
+def test_memory_for_less_than_a_row_is_refused() -> None:
+    with pytest.raises(RecipeError, match="memory of 39 bytes is too small: one row takes 40"):
+        strip_rows(10, 39)
+    with pytest.raises(RecipeError, match="memory of 1,000 bytes is too small: one row takes 80,000"):
+        strip_rows(10_000, 1000, itemsize=8)
+    with pytest.raises(RecipeError, match="memory of 0 bytes is too small"):
+        next(product_strips(draw(2), directions(draw(3)), memory=0))
+
+
+@pytest.mark.parametrize("memory", [28, 55, 56, 84, 10_000])
+def test_product_strips_hold_every_row_once_and_no_more_than_the_memory(memory: int) -> None:
+    a, b = draw(11, seed=1), draw(7, seed=2)
+    parts = []
+    for strip in product_strips(a, directions(b), memory=memory):
+        assert strip.numel() * strip.element_size() <= memory
+        assert strip.untyped_storage().nbytes() <= min(memory, 11 * 28)
+        parts.append(strip.clone())
+    torch.testing.assert_close(torch.cat(parts), normalise(a) @ b.T)
+
+
+def test_product_strips_reuse_their_memory() -> None:
+    strips = list(product_strips(draw(6), directions(draw(3)), memory=24))
+    assert len({strip.data_ptr() for strip in strips}) == 1
+    assert len(strips) == 3
+
+
+def test_product_strips_multiply_rows_as_they_are() -> None:
+    b = Directions(torch.tensor([[2.0, 0.0], [0.0, 5.0]]), torch.tensor([0.5, 0.2]))
+    torch.testing.assert_close(next(product_strips(torch.tensor([[3.0, 4.0]]), b)), torch.tensor([[1.2, 4.0]]))
+
+
+# refusals
+
+
 def test_check_features_accepts_good_features() -> None:
     check_features(draw(3), "features")
+
+
+@pytest.mark.parametrize("row", [[3e38, 3e38, 3e38], [-3e38, -3e38, 0.0], [3e38, 3e38, -3e38], [0.0, 1e-45, 0.0]])
+def test_check_features_accepts_finite_numbers_whose_sum_is_not(row: list[float]) -> None:
+    check_features(torch.tensor([[1.0, 2.0, 3.0], row]), "features")
+
+
+def test_check_features_finds_what_is_not_finite_beside_sums_that_have_overflown() -> None:
+    features = torch.tensor([[3e38, 3e38], [1.0, 2.0], [3e38, float("inf")], [float("inf"), -float("inf")]])
+    with pytest.raises(DataError, match=r"features: row 2 holds NaN or infinity \(2 of 4 rows do\)"):
+        check_features(features, "features")
 
 
 @pytest.mark.parametrize(
@@ -120,3 +231,5 @@ def test_distances_of_unfitting_matrices_are_refused(shapes: tuple[tuple[int, ..
     for distances in (cosine_distances, squared_distances):
         with pytest.raises(DataError, match="equally many columns"):
             distances(a, b)
+    with pytest.raises(DataError, match="equally many columns"):
+        next(cosine_blocks(a, b))

@@ -51,9 +51,6 @@ Source = Annotated[str, typer.Option("--src", help="Source: a built-in scene, a 
 TargetName = Annotated[
     str, typer.Option("--tgt", help="Target: the same choices; the strategy never sees its identities.")
 ]
-Scored = Annotated[
-    str, typer.Option("--tgt", help="What to score on: a built-in scene, a known data set, or a folder.")
-]
 RecipeName = Annotated[
     str, typer.Option("--recipe", "-r", help="A shipped recipe (see `list recipes`) or a YAML file.")
 ]

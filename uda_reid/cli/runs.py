@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from uda_reid.cli.arguments import (
-    Checkpoint,
     Data,
     Device,
     Json,
@@ -23,7 +22,6 @@ from uda_reid.cli.arguments import (
     ProfileOption,
     Protocol,
     RecipeName,
-    Scored,
     Seed,
     Settings,
     Source,
@@ -126,33 +124,6 @@ def pretrain(
     for name, value in validation.items():
         typer.echo(f"held-out identities: {name} {100 * value:.1f} %")
     typer.echo(f"model: {path}")
-
-
-@app.command(epilog="Example: `uda-reid evaluate --checkpoint runs/RUN --tgt campus`")
-def evaluate(
-    checkpoint: Checkpoint,
-    tgt: Scored,
-    data: Data = Path("data"),
-    protocol: Protocol = "auto",
-    seed: Seed = 0,
-    device: Device = "auto",
-    precision: PrecisionOption = Precision.fp32,
-    threads: Threads = 0,
-    json: Json = False,
-) -> None:
-    """Score a saved model on a domain's query and gallery."""
-    from uda_reid.pipeline import score_checkpoint
-    from uda_reid.report import scores_json, show_row
-
-    with told(interrupted="nothing was scored"):
-        row = score_checkpoint(
-            checkpoint, tgt, data=data, protocol=protocol, seed=seed, device=device, precision=precision.value,
-            threads=threads, reporter=RichReporter(screen),
-        )  # fmt: skip
-    if json:
-        typer.echo(scores_json(row.scores), nl=False)
-    else:
-        output().print(show_row(f"{checkpoint} on {tgt}", row))
 
 
 @app.command(epilog="Example: `uda-reid report runs/RUN --no-pictures`")

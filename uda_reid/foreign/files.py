@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -144,24 +145,24 @@ def _check_magic(path: Path, start: bytes) -> None:
     """Say what a file is that is no .npy file."""
     if start == b"\x93NUMPY":
         return
-    kinds = {
-        b"PK": "is an archive (.npz, or a .pt file under another name)",
-        b"\x80": "is a pickle, which is never read",
-        b"": "is empty",
-    }
-    kind = next(kind for beginning, kind in {**kinds, start: "is no .npy file"}.items() if start.startswith(beginning))
+    kind = "is no .npy file" if start else "is empty"
+    if start.startswith(b"PK"):
+        kind = "is an archive (.npz, or a .pt file under another name)"
+    if start.startswith(b"\x80"):
+        kind = "is a pickle, which is never read"
     raise DataError(f"{path} {kind}; save the array alone, with numpy.save")
 
 
 def _tensor(path: Path) -> Tensor:
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings():  # about sparse tensors, which are refused
+            warnings.simplefilter("ignore")
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         reason = "holds more than tensors, or is damaged; other objects are never unpickled"
         raise DataError(f"{path} {reason}: save the tensor alone, with torch.save(features.cpu(), path)") from error
     except Exception as error:  # of damaged files torch raises whatever it comes across
-        reason = one_line(error).partition(". ")[0] or type(error).__name__
-        raise DataError(f"{path} is truncated or no file of torch.save ({reason})") from error
+        raise DataError(f"{path} is truncated or no file of torch.save; save the tensor again") from error
     if isinstance(found, Mapping):
         matrices = {str(key): value for key, value in found.items() if isinstance(value, Tensor) and value.ndim == 2}
         if len(matrices) != 1:

@@ -170,7 +170,8 @@ def _header(path: Path, cells: list[str]) -> _Header:
         if len(there) > 1:
             doubled = " and ".join(names[place] for place in there)
             raise DataError(f"{path}:1: the column {column} is there twice, as {doubled}; leave one of the two")
-        places |= {column: place for place in there}
+        if there:
+            places[column] = there[0]
     others = [name for name in names if name and not any(name in aliases for aliases in COLUMNS.values())]
     if "identity" not in places:
         hint = "; put commas between the columns" if ";" in found or "\t" in found else ""

@@ -18,6 +18,7 @@ from uda_reid.foreign.ids import UNSEEN, IdTable, from_arrays, read_ids
 from uda_reid.types import DISTRACTOR, JUNK, UNKNOWN, Ids
 
 PARTS = ("query", "gallery")
+ONE_LINE = "write one line for each row"
 
 
 @dataclass(frozen=True)
@@ -65,18 +66,7 @@ def read_search(files: Sequence[Path], ids: Path | None = None) -> Search:
     """
     if not 1 <= len(files) <= 2:
         raise RecipeError(f"{len(files)} files of features; give the queries' and the gallery's, or one with both")
-    if len(files) == 2:
-        return _two_files(files, ids)
-    features, table = read_rows(files[0], ids)
-    if table is None:
-        raise RecipeError(f"{files[0]}: whose images are these? give a table of identities with --ids")
-    if not len(table.splits):
-        raise DataError(
-            f"{table.file}: no column split; {files[0]} is to hold queries and gallery, so write query or gallery for "
-            "each row, or give the gallery's file too"
-        )
-    query, gallery = (_rows(table, part) for part in PARTS)
-    return _search(features[_slice(query)], features[_slice(gallery)], table, query, gallery, query)
+    return _one_file(files[0], ids) if len(files) == 1 else _two_files(files, ids)
 
 
 def read_rows(features: Path, ids: Path | None = None) -> tuple[Tensor, IdTable | None]:
@@ -106,9 +96,6 @@ def read_rows(features: Path, ids: Path | None = None) -> tuple[Tensor, IdTable 
     return found, table
 
 
-ONE_LINE = "write one line for each row"
-
-
 def _matlab(path: Path) -> tuple[Tensor, IdTable]:
     found = read_result(path)
     parts = []
@@ -123,11 +110,24 @@ def _matlab(path: Path) -> tuple[Tensor, IdTable]:
     return torch.cat([features for features, _, _ in parts]), table
 
 
+def _one_file(file: Path, ids: Path | None) -> Search:
+    if ids is None and file.suffix.lower() != MATLAB:
+        raise _nobodys(file)
+    features, table = read_rows(file, ids)
+    if table is None or not len(table.splits):
+        raise DataError(
+            f"{ids}: no column split; {file} is to hold queries and gallery, so write query or gallery for each row, "
+            "or give the gallery's file too"
+        )
+    query, gallery = (_rows(table, part) for part in PARTS)
+    return _search(features[_slice(query)], features[_slice(gallery)], table, query, gallery, query)
+
+
 def _two_files(files: Sequence[Path], ids: Path | None) -> Search:
     query, gallery = map(read_features, files)
     _check_dimensions(query, gallery, str(files[0]), str(files[1]))
     if ids is None:
-        raise RecipeError(f"{files[0]}: whose images are these? give a table of identities with --ids")
+        raise _nobodys(files[0])
     table = read_ids(ids)
     if len(table.splits):
         rows = [_rows(table, part) for part in PARTS]
@@ -140,7 +140,11 @@ def _two_files(files: Sequence[Path], ids: Path | None) -> Search:
         if len(features) != len(lines):
             told = f"{table.file} lists {len(lines):,} of split {part}"
             raise DataError(f"{file} holds {count(len(features), 'row')} but {told}; {ONE_LINE}")
-    return _search(query, gallery, table, *rows, np.arange(len(query)))
+    return _search(query, gallery, table, rows[0], rows[1], np.arange(len(query)))
+
+
+def _nobodys(file: Path) -> RecipeError:
+    return RecipeError(f"{file}: whose images are these? give a table of identities with --ids")
 
 
 def _check_dimensions(query: Tensor, gallery: Tensor, one: str, other: str) -> None:

@@ -129,7 +129,7 @@ def directions(features: Tensor) -> Directions:
     lengths = torch.linalg.vector_norm(features, dim=1)
     unusual = ((lengths < 1e-12) | (lengths > 1e12)).nonzero().flatten()
     if bool((features[unusual] != 0).any()):  # squares of single numbers may have left the range of float32
-        return Directions(normalise(features), (lengths > 0).to(features.dtype))
+        return Directions(normalise(features), torch.ones_like(lengths))
     return Directions(features, torch.where(lengths > 0, 1 / lengths, 0))
 
 

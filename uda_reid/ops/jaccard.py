@@ -6,11 +6,11 @@ all entries of the smaller of their two weights. Images without a common entry a
 
 Two published readings, which give different distances and rankings:
 
-`zhong`: Zhong, Zheng, Cao and Li, CVPR 2017, and their code. Sets are made of k1 + 1 neighbours, the image among them;
-    weights are exp(-d), d being the squared Euclidean distance of unit features over that of the farthest image.
-    `zhong-squared` squares that distance again: torchreid and fast-reid hand squared distances to code that squares.
-`spcl`: compute_jaccard_distance of SpCL, MMT and Cluster-Contrast. Sets are made of k1 neighbours, weights of the plain
-    squared distance.
+`zhong`: Zhong, Zheng, Cao and Li, CVPR 2017, their code and MMT's. Sets are made of k1 + 1 neighbours, the image among
+    them; weights are exp(-d), d being the squared Euclidean distance of unit features over that of the farthest image.
+    `zhong-squared` squares that distance again: torchreid hands squared distances to code that squares.
+`spcl`: compute_jaccard_distance of SpCL and OpenUnReID. Sets are made of k1 neighbours, weights of the plain squared
+    distance.
 """
 
 from __future__ import annotations

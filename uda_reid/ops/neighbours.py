@@ -6,6 +6,7 @@ work is half of N x N, and what is kept grows with N * k.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
@@ -69,6 +70,7 @@ def neighbours(
     metric: Metric = "cosine",
     farthest: bool = False,
     backend: Backend = "auto",
+    effort: int = 0,
     memory: int = MEMORY,
     generator: torch.Generator | None = None,
     progress: Progress = quiet,
@@ -84,6 +86,8 @@ def neighbours(
         backend: `tiles`, ours, exact; `faiss`, its exact search, for comparison; `faiss-ivf` and `faiss-hnsw`
             approximate and state their recall, on the CPU; `auto` is `tiles`, which was the faster one wherever it was
             measured (docs/performance.md).
+        effort: of an approximate search: how many of the 4 sqrt(N) cells of `faiss-ivf` are searched, or how many
+            candidates `faiss-hnsw` keeps. More finds more and takes longer; 0: 64 cells, the larger of 128 and 4 k.
         memory: bytes of products computed at once.
         generator: chooses the rows on which an approximate search is measured (default: seed 0).
         progress: passes work through and shows it, such as `Run.progress`.
@@ -106,6 +110,8 @@ def neighbours(
         raise RecipeError(f"metric {metric!r} is unknown; use cosine or euclidean")
     if backend not in ("auto", "tiles", "faiss", "faiss-ivf", "faiss-hnsw"):
         raise RecipeError(f"backend {backend!r} is unknown; use auto, tiles, faiss, faiss-ivf or faiss-hnsw")
+    if effort < 0:
+        raise RecipeError(f"an effort of {effort} is no number of cells or candidates; use 0 for the usual one")
     if farthest and backend not in ("auto", "tiles"):
         raise RecipeError(f"backend {backend!r} does not see the farthest rows; use tiles")
     with torch.inference_mode():
@@ -115,7 +121,7 @@ def neighbours(
                 return _tiles(points, k, farthest, memory, progress)
             every = torch.arange(len(features), device=features.device)
             return _strips(points, every, k, farthest, memory, progress)
-        return _faiss_search(points, k, backend, memory, generator or torch.Generator().manual_seed(0))
+        return _faiss_search(points, k, backend, effort, memory, generator or torch.Generator().manual_seed(0))
 
 
 @dataclass(frozen=True)
@@ -171,8 +177,8 @@ def pair_products(features: Tensor, indptr: npt.NDArray[np.int64], indices: npt.
 def _tiles(points: _Points, k: int, farthest: bool, memory: int, progress: Progress) -> Neighbours:
     """Search on the CPU: every tile above the diagonal serves its rows and its columns."""
     number = len(points.rows)
-    height = min(TILE, number)
-    width = max(strip_rows(height, memory), height)
+    height = max(1, min(TILE, number, math.isqrt(memory // 4)))  # a square at least fits
+    width = strip_rows(height, memory)
     scale, offset, other = points.scale.numpy(), points.offset.numpy(), points.other.numpy()
     best = np.full((number, k), np.inf, np.float32), np.zeros((number, k), np.int32)
     top = np.zeros(number if farthest else 0, np.float32)
@@ -241,10 +247,12 @@ def _strips(points: _Points, chosen: Tensor, k: int, farthest: bool, memory: int
     return Neighbours(nearest, distances, top, "strips")
 
 
-def _faiss_search(points: _Points, k: int, backend: Backend, memory: int, generator: torch.Generator) -> Neighbours:
+def _faiss_search(
+    points: _Points, k: int, backend: Backend, effort: int, memory: int, generator: torch.Generator
+) -> Neighbours:
     rows = points.left(slice(None)).cpu().contiguous()
     local = _Points.of(points.rows.cpu(), points.metric)
-    index, name = _index(rows, points.metric, backend, k)
+    index, name = _index(rows, points.metric, backend, effort or (64 if backend == "faiss-ivf" else max(128, 4 * k)))
     nearest = torch.from_numpy(index.search(rows.numpy(), k)[1]).int()
     missing = (nearest < 0).any(dim=1).nonzero().flatten()
     if len(missing):
@@ -261,7 +269,7 @@ def _faiss_search(points: _Points, k: int, backend: Backend, memory: int, genera
     return Neighbours(nearest.to(device), distances.to(device), torch.empty(0, device=device), name, recall)
 
 
-def _index(rows: Tensor, metric: Metric, backend: Backend, k: int) -> tuple[Any, str]:
+def _index(rows: Tensor, metric: Metric, backend: Backend, effort: int) -> tuple[Any, str]:
     """Return a faiss index with all rows in it, and what it is."""
     faiss = _faiss()
     faiss.omp_set_num_threads(torch.get_num_threads())
@@ -273,12 +281,12 @@ def _index(rows: Tensor, metric: Metric, backend: Backend, k: int) -> tuple[Any,
         return flat, "faiss, exact"
     if backend == "faiss-hnsw":
         index = faiss.IndexHNSWFlat(dim, 32, kind)
-        index.hnsw.efConstruction, index.hnsw.efSearch = 100, max(128, 4 * k)
+        index.hnsw.efConstruction, index.hnsw.efSearch = 100, effort
         index.add(rows.numpy())
         return index, f"faiss HNSW, 32 links, efSearch {index.hnsw.efSearch}"
     cells = max(1, min(int(4 * number**0.5), number // 39))  # faiss wants 39 rows a cell to train on
     index = faiss.IndexIVFFlat(flat, dim, cells, kind)
-    index.cp.seed, index.nprobe = 1234, min(cells, 64)
+    index.cp.seed, index.nprobe = 1234, min(cells, effort)
     index.train(rows.numpy())
     index.add(rows.numpy())
     return index, f"faiss IVF, {index.nprobe} of {cells} cells"

@@ -300,9 +300,10 @@ def test_kmeans_plusplus_chooses_one_sample_of_every_separated_blob() -> None:
 
 
 def test_kmeans_plusplus_rows_are_distinct_even_among_copies() -> None:
-    for features in (torch.zeros(6, 3), random(2, 3).repeat(3, 1), random(6, 3)):
-        rows = kmeans_plusplus(features, 6, generator=generator())
-        assert sorted(rows.tolist()) == list(range(6))
+    # In 300 dimensions, rounding leaves a sample some distance to itself.
+    for features in (torch.zeros(6, 3), random(2, 3).repeat(3, 1), random(6, 3), random(3, 300).repeat(20, 1)):
+        rows = kmeans_plusplus(features, len(features), generator=generator())
+        assert sorted(rows.tolist()) == list(range(len(features)))
 
 
 def test_kmeans_plusplus_draws_by_squared_distance_and_takes_the_best_candidate() -> None:
@@ -337,15 +338,17 @@ def seed_law(features: Array, clusters: int) -> dict[tuple[int, ...], float]:
     return law
 
 
-@pytest.mark.parametrize("proposals", [3, 4, 256])
+@pytest.mark.parametrize("proposals", [3, 256])
 def test_kmeans_plusplus_follows_the_law_of_fresh_draws_however_many_are_drawn_at_a_time(
     monkeypatch: pytest.MonkeyPatch, proposals: int
 ) -> None:
-    features = torch.tensor([[-9.0], [-6.0], [-4.0], [0.0], [2.0], [17.0]])  # their mean is 0: all sums are exact
+    # Whole numbers around 0: equal sums of distances are equal to the bit.
+    rows = [[-6.0, -6, 1], [-3, -1, 4], [-5, 0, -2], [4, 0, -3], [-3, 1, 5], [13, 6, -5]]
+    features = torch.tensor(rows)
     law = seed_law(features.double().numpy(), 4)
     assert sum(law.values()) == pytest.approx(1)
     monkeypatch.setattr(k_means, "PROPOSALS", proposals)  # 3 draws a seed: with 3 at a time, every one is fresh
-    shared, runs = generator(1), 3000
+    shared, runs = generator(1), 6000
     seen = dict.fromkeys(law, 0)
     for _ in range(runs):
         seen[tuple(kmeans_plusplus(features, 4, generator=shared).tolist())] += 1

@@ -90,7 +90,7 @@ def cluster_sums(features: Tensor, labels: Tensor, clusters: int) -> Tensor:
     order = order[labels[order] >= 0]
     counts = labels[order].bincount(minlength=clusters)
     sums = torch.empty(clusters, features.shape[1], dtype=torch.float64, device=features.device)
-    for part, into in zip(torch.split(features, 64, dim=1), torch.split(sums, 64, dim=1), strict=True):
-        # Few columns at a time: they are copied, in float64.
+    columns = max(64, BLOCK // (4 * max(1, len(order))))  # few at a time: they are copied, in float64
+    for part, into in zip(torch.split(features, columns, dim=1), torch.split(sums, columns, dim=1), strict=True):
         into.copy_(torch.segment_reduce(part[order].double(), "sum", lengths=counts, unsafe=True))
     return sums

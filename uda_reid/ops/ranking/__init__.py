@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from uda_reid.errors import DataError
+from uda_reid.errors import DataError, RecipeError
 from uda_reid.ops import kernels
 from uda_reid.ops.distance import MEMORY, NEAR, Directions, directions, product_strips
 from uda_reid.ops.protocols import IdsLike, Labels, check_labels, check_search, no_match
@@ -98,8 +98,11 @@ class Ranking:
 
         Raises:
             DataError: no query is valid.
+            RecipeError: a rank is not positive, or `over` is unknown.
         """
         share = self._share(over)
+        if min(ranks, default=1) < 1:
+            raise RecipeError(f"rank {min(ranks)} is not positive; the first place is rank 1")
         return {rank: share * float((self.first[self.valid] < rank).mean()) for rank in ranks}
 
     def mean(self, values: Floats, *, over: Over = "valid") -> float:
@@ -111,12 +114,15 @@ class Ranking:
 
         Raises:
             DataError: no query is valid.
+            RecipeError: `over` is unknown.
         """
         return self._share(over) * float(values[self.valid].mean())
 
     def _share(self, over: Over) -> float:
         if not self.valid.any():
             raise DataError(no_match(len(self.valid), self.protocol))
+        if over not in ("valid", "all"):
+            raise RecipeError(f"means over {over!r} are unknown; use valid or all")
         return 1.0 if over == "valid" else self.counted / len(self.valid)
 
 
@@ -142,7 +148,8 @@ def rank(
         query_cams: (Q,) integers; needed unless the protocol is `any-camera`.
         gallery_cams: (G,) integers; needed unless the protocol is `any-camera`.
         protocol: a name in `PROTOCOLS`.
-        rates: false-positive rates for `Ranking.accepted`; 8 * Q * G * the highest are the bytes it takes.
+        rates: false-positive rates for `Ranking.accepted`; it takes 8 * Q * G * the highest bytes, and 4 for every
+            match that is nearer than the wrong pairs which that lets through.
         memory: bytes of distances computed at once, at least 4 * G; it changes the results at most by the rounding of
             the distances (`Ranking.near`).
 
@@ -211,8 +218,12 @@ def _rank(strips: Iterable[Tensor], labels: Labels, rates: Sequence[float], towa
     values, counts = np.empty((queries, 4)), np.empty((queries, 5), dtype=np.int64)
     nearest = Nearest(rates, queries * len(labels.gallery_pids))
     work: Callable[[Tensor, int], None] | None = None
+    dtype: torch.dtype | None = None
     for strip in strips:
         _check_strip(strip, start, labels)
+        dtype = dtype or strip.dtype
+        if strip.dtype != dtype:
+            raise DataError(f"distance block of {strip.dtype} at query {start}: {dtype} as before is expected")
         if work is None:  # the first strip decides where and how
             ranker = _on_cpu if strip.device.type == "cpu" else _on_device
             work = ranker(labels.to(strip.device), nearest, values, counts, towards)

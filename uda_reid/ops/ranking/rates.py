@@ -40,7 +40,7 @@ class Nearest:
             pairs: at least the number of wrong pairs to come.
         """
         self.rates = tuple(rates)
-        self.wanted = min(int(max(rates, default=0) * pairs) + 1, pairs)
+        self.wanted = min(int(max(rates, default=0) * pairs) + 2, pairs)
         self.cutoff = math.inf if rates else -math.inf
         self._wrong = np.empty(0)
         self._filled = 0
@@ -75,6 +75,8 @@ class Nearest:
         shares = {}
         for rate in self.rates:
             allowed = math.floor(rate * wrong)
+            if wrong:  # the product is rounded: 0.29 * 100 is less than 29, and 29 / 100 is 0.29
+                allowed += ((allowed + 1) / wrong <= rate) - (allowed / wrong > rate)
             accepted = matches if allowed >= wrong else int(np.searchsorted(found, nearest[allowed]))
             shares[rate] = accepted / matches if matches else math.nan
         return shares

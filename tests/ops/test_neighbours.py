@@ -1,0 +1,512 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests import oracles
+from uda_reid.errors import DataError, RecipeError
+from uda_reid.ops import neighbours as module
+from uda_reid.ops.distance import MEMORY
+from uda_reid.ops.neighbours import Metric, Neighbours, neighbours, pair_products, quiet
+
+T = TypeVar("T")
+Matrix = npt.NDArray[np.float64]
+METRICS: tuple[Metric, ...] = ("cosine", "euclidean")
+
+
+def drawn(rows: int, columns: int, seed: int = 0) -> Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+
+
+def lattice(metric: Metric, rows: int, seed: int = 0) -> Tensor:
+    """Features with many duplicates and ties whose distances, cosine ones too, are exact in float32."""
+    numbers = np.random.default_rng(seed)
+    if metric == "euclidean":
+        return torch.from_numpy(numbers.integers(-2, 3, (rows, 3)).astype(np.float32))
+    signs = numbers.choice([-1.0, 1.0], (rows, 16), p=[0.2, 0.8])  # of length 4: cosines are eighths
+    signs *= numbers.choice([0.25, 1.0, 64.0], (rows, 1))
+    signs[numbers.random(rows) < 0.05] = 0
+    return torch.from_numpy(signs.astype(np.float32))
+
+
+def distances_of(features: Tensor, metric: Metric) -> Matrix:
+    """All distances in double precision."""
+    points = features.double().numpy()
+    if metric == "euclidean":
+        squared: Matrix = np.square(points[:, None] - points[None]).sum(axis=2)
+        return squared
+    lengths = np.sqrt(np.square(points).sum(axis=1))
+    unit = points / np.where(lengths > 0, lengths, 1)[:, None]
+    distances: Matrix = 1 - unit @ unit.T
+    np.fill_diagonal(distances, 0)
+    return distances
+
+
+def assert_exact(found: Neighbours, distances: Matrix) -> None:
+    """The lists are those of a sort by (distance, row), to the bit."""
+    k = found.rows.shape[1]
+    order = np.argsort(distances, axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(found.rows, order)
+    np.testing.assert_array_equal(found.distances, np.take_along_axis(distances, order, axis=1))
+
+
+def assert_near(found: Neighbours, distances: Matrix, tolerance: float = 1e-6) -> None:
+    """The lists are right but for the order of distances that rounding cannot tell apart."""
+    k = found.rows.shape[1]
+    rows = found.rows.numpy()
+    assert (np.diff(np.sort(rows, axis=1), axis=1) > 0).all()
+    assert (np.diff(found.distances.numpy(), axis=1) >= 0).all()
+    np.testing.assert_allclose(found.distances, np.take_along_axis(distances, rows, axis=1), atol=tolerance, rtol=0)
+    np.testing.assert_allclose(found.distances, np.sort(distances, axis=1)[:, :k], atol=tolerance, rtol=0)
+
+
+def assert_same_bits(one: Neighbours, other: Neighbours) -> None:
+    assert torch.equal(one.rows, other.rows)
+    assert torch.equal(one.distances, other.distances)
+    assert torch.equal(one.farthest, other.farthest)
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def strips(features: Tensor, metric: Metric, k: int, memory: int = MEMORY) -> Neighbours:
+    """The search as a GPU does it."""
+    with torch.inference_mode():
+        points = module._Points.of(features, metric)
+        every = torch.arange(len(features), device=features.device)
+        return module._strips(points, every, k, True, memory, quiet)
+
+
+# exact search
+
+
+def test_neighbours_of_a_case_worked_out_on_paper() -> None:
+    # On a line, squared distances: 0-1: 1, 0-2: 9, 0-3: 1; 1-2: 4, 1-3: 4; 2-3: 16. Rows 1 and 3 tie for row 0.
+    found = neighbours(torch.tensor([[0.0], [1.0], [3.0], [-1.0]]), 3, metric="euclidean", farthest=True)
+    assert found.rows.tolist() == [[0, 1, 3], [1, 0, 2], [2, 1, 0], [3, 0, 1]]
+    assert found.distances.tolist() == [[0, 1, 1], [0, 1, 4], [0, 4, 9], [0, 1, 4]]
+    assert found.farthest.tolist() == [9, 4, 16, 16]
+    # Directions 0, 90, 180 and 0 degrees: row 3 is row 0 three times as long.
+    found = neighbours(torch.tensor([[1.0, 0.0], [0.0, 2.0], [-5.0, 0.0], [3.0, 0.0]]), 4, farthest=True)
+    assert found.rows.tolist() == [[0, 3, 1, 2], [1, 0, 2, 3], [2, 1, 0, 3], [0, 3, 1, 2]]
+    assert found.distances.tolist() == [[0, 0, 1, 2], [0, 1, 1, 1], [0, 1, 2, 2], [0, 0, 1, 2]]
+    assert found.farthest.tolist() == [2, 1, 2, 2]
+    assert (found.backend, found.recall) == ("tiles", 1)
+    assert (found.rows.dtype, found.distances.dtype) == (torch.int32, torch.float32)
+
+
+@settings(max_examples=150)
+@given(
+    metric=st.sampled_from(METRICS),
+    rows=st.integers(1, 40),
+    seed=st.integers(0, 1 << 20),
+    tile=st.integers(1, 45),
+    memory=st.integers(4, 4 * 45 * 45),
+    share=st.floats(0, 1),
+)
+def test_neighbours_with_ties_equal_a_sort_for_every_size_of_tile(
+    metric: Metric, rows: int, seed: int, tile: int, memory: int, share: float
+) -> None:
+    features = lattice(metric, rows, seed)
+    k = 1 + round(share * (rows - 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "TILE", tile)
+        found = neighbours(features, k, metric=metric, farthest=True, memory=memory)
+    distances = distances_of(features, metric)
+    assert_exact(found, distances)
+    np.testing.assert_array_equal(found.farthest, distances.max(axis=1))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(
+    ("tile", "entries", "k"),
+    [
+        (1024, 700 * 700, 30),
+        (700, 600 * 600, 1),
+        (257, 257 * 257, 30),
+        (256, 256 * 600, 700),
+        (64, 64 * 300, 30),
+        (300, 300, 1),
+        (300, 300 * 300, 700),
+    ],
+)
+def test_neighbours_of_many_rows_equal_a_sort(
+    metric: Metric, tile: int, entries: int, k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = lattice(metric, 700)  # more rows and columns than the loops look at together
+    monkeypatch.setattr(module, "TILE", tile)
+    found = neighbours(features, k, metric=metric, farthest=True, memory=4 * entries)
+    distances = distances_of(features, metric)
+    assert_exact(found, distances)
+    np.testing.assert_array_equal(found.farthest, distances.max(axis=1))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("k", [1, 9, 300])
+def test_neighbours_of_any_features_are_the_nearest(metric: Metric, k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TILE", 128)
+    features = drawn(300, 24)
+    scaled = features * torch.logspace(-9, 9, 300)[:, None] if metric == "cosine" else features
+    distances = distances_of(features, metric)
+    for found in (neighbours(scaled, k, metric=metric, farthest=True), strips(scaled, metric, k)):
+        assert_near(found, distances, 1e-6 if metric == "cosine" else 1e-4)
+        np.testing.assert_allclose(found.farthest, distances.max(axis=1), rtol=1e-6)
+        assert torch.equal(found.rows[:, 0], torch.arange(300, dtype=torch.int32))
+        assert not found.distances[:, 0].any()
+
+
+def test_neighbours_agree_with_the_loops_of_the_oracle() -> None:
+    features = drawn(25, 4)
+    points = features.tolist()
+    cosine = np.array([[oracles.cosine_distance(a, b) for b in points] for a in points])
+    euclidean = np.array([[oracles.squared_distance(a, b) for b in points] for a in points])
+    assert_near(neighbours(features, 25), cosine)
+    assert_near(neighbours(features, 25, metric="euclidean"), euclidean, 1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_cosine_neighbours_of_features_at_the_ends_of_float32(scale: float) -> None:
+    features = drawn(40, 6)
+    found = neighbours(features * scale, 40, farthest=True)
+    assert_near(found, distances_of(features, "cosine"))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_neighbours_are_the_same_bits_for_every_number_of_threads(
+    metric: Metric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TILE", 300)
+    features = lattice(metric, 900)
+    found = []
+    for number in (1, 2, 1):
+        with threads(number):
+            found.append(neighbours(features, 25, metric=metric, farthest=True, memory=300 * 4 * 350))
+    assert_same_bits(found[0], found[1])
+    assert_same_bits(found[0], found[2])
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_strips_are_the_same_bits_as_tiles_where_products_are_exact(
+    metric: Metric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TILE", 50)
+    features = lattice(metric, 160)
+    for k in (1, 20, 160):
+        tiles = neighbours(features, k, metric=metric, farthest=True, memory=50 * 4 * 60)
+        for height in (1, 7, 160):
+            found = strips(features, metric, k, memory=height * 16 * 160)
+            assert_same_bits(found, tiles)
+            assert found.backend == "strips"
+
+
+def test_strips_answer_for_the_chosen_rows_only() -> None:
+    points = module._Points.of(lattice("euclidean", 60), "euclidean")
+    chosen = torch.tensor([59, 3, 3, 0])
+    whole = module._strips(points, torch.arange(60), 7, False, MEMORY, quiet)
+    found = module._strips(points, chosen, 7, False, 2 * 16 * 60, quiet)
+    assert torch.equal(found.rows, whole.rows[chosen])
+    assert torch.equal(found.distances, whole.distances[chosen])
+    assert found.farthest.shape == (0,)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_farthest_changes_nothing_else_and_is_empty_unless_asked_for(metric: Metric) -> None:
+    features = drawn(50, 3)
+    plain, told = neighbours(features, 5, metric=metric), neighbours(features, 5, metric=metric, farthest=True)
+    assert plain.farthest.shape == (0,)
+    assert torch.equal(plain.rows, told.rows)
+    assert torch.equal(plain.distances, told.distances)
+
+
+@pytest.mark.parametrize("value", [1.0, 0.0, 1e-3, 12345.678])
+@pytest.mark.parametrize("dimensions", [3, 64, 257])
+def test_identical_rows_are_all_at_distance_zero_in_the_order_of_rows(value: float, dimensions: int) -> None:
+    features = (value * drawn(1, dimensions)).repeat(300, 1)
+    found = neighbours(features, 40, farthest=True)
+    if value:
+        assert not found.distances.any()
+        assert not found.farthest.any()
+        assert torch.equal(found.rows, torch.arange(40, dtype=torch.int32).repeat(300, 1))
+    else:  # rows of zeros point nowhere: at distance 1 of everything else
+        assert_exact(found, distances_of(features, "cosine"))
+
+
+def test_neighbours_of_a_single_row_are_itself() -> None:
+    for metric in METRICS:
+        found = neighbours(torch.ones(1, 4), 1, metric=metric, farthest=True)
+        assert (found.rows.tolist(), found.distances.tolist(), found.farthest.tolist()) == ([[0]], [[0.0]], [0.0])
+
+
+def test_neighbours_leave_the_features_as_they_are() -> None:
+    features = drawn(30, 4)
+    before = features.clone()
+    for metric in METRICS:
+        neighbours(features, 3, metric=metric)
+    assert torch.equal(features, before)
+
+
+def test_neighbours_take_strided_features_and_such_that_need_gradients() -> None:
+    features = lattice("cosine", 50)
+    plain = neighbours(features, 9)
+    assert_same_bits(neighbours(features.T.contiguous().T, 9), plain)
+    found = neighbours(features.clone().requires_grad_(), 9)
+    assert_same_bits(found, plain)
+    assert not found.distances.requires_grad
+
+
+@pytest.mark.parametrize("memory", [4, 39, 400, 5000, 4 * 90 * 90, MEMORY])
+def test_products_take_no_more_than_the_memory_and_all_of_it_is_used(
+    memory: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, multiply = [], torch.mm
+
+    def mm(left: Tensor, right: Tensor, *, out: Tensor) -> Tensor:
+        sizes.append(out.untyped_storage().nbytes())
+        return multiply(left, right, out=out)
+
+    monkeypatch.setattr(torch, "mm", mm)
+    found = neighbours(lattice("cosine", 90), 9, memory=memory)
+    assert memory / 2 < max(sizes) <= memory or max(sizes) == 4 * 90 * 90
+    assert_exact(found, distances_of(lattice("cosine", 90), "cosine"))
+
+
+def test_progress_sees_every_tile_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TILE", 20)
+    seen: list[Any] = []
+
+    def show(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
+        seen.append((description, total))
+        for item in items:
+            yield item
+            seen.append("done")
+
+    found = neighbours(drawn(90, 3), 4, progress=show)
+    assert seen == [("neighbours", 5)] + ["done"] * 5
+    assert_same_bits(found, neighbours(drawn(90, 3), 4))
+
+
+def test_pair_products_equal_those_in_double_precision() -> None:
+    features = drawn(200, 333)
+    numbers = np.random.default_rng(0)
+    sizes = numbers.integers(0, 9, 200)  # rows without an entry among them
+    starts = np.concatenate([[0], sizes.cumsum()])
+    others = numbers.integers(0, 200, starts[-1]).astype(np.int32)
+    found = pair_products(features, starts, others)
+    points = features.double().numpy()
+    expected = (points[np.repeat(np.arange(200), sizes)] * points[others]).sum(axis=1)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)
+    with threads(2):
+        np.testing.assert_array_equal(pair_products(features, starts, others), found)
+
+
+# faiss
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_faiss_exact_equals_tiles_without_ties(metric: Metric) -> None:
+    pytest.importorskip("faiss")
+    features = drawn(400, 12)
+    tiles, found = (neighbours(features, 15, metric=metric, backend=name) for name in ("tiles", "faiss"))
+    gaps = np.diff(np.sort(distances_of(features, metric), axis=1)[:, :16], axis=1)
+    clear = torch.from_numpy(gaps.min(axis=1) > 1e-5)
+    assert clear.sum() > 300
+    assert torch.equal(found.rows[clear], tiles.rows[clear])
+    torch.testing.assert_close(found.distances, tiles.distances, atol=1e-5, rtol=0)
+    assert (found.backend, found.recall) == ("faiss, exact", 1)
+
+
+@pytest.mark.parametrize("backend", ["faiss-ivf", "faiss-hnsw"])
+@pytest.mark.parametrize("metric", METRICS)
+def test_approximate_searches_state_their_recall(backend: Any, metric: Metric, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("faiss")
+    features = drawn(2000, 48)
+    true = neighbours(features, 10, metric=metric).rows.numpy()
+    found = neighbours(features, 10, metric=metric, backend=backend, effort=20)
+    hits = np.array([len(np.intersect1d(a, b)) for a, b in zip(true, found.rows.numpy(), strict=True)])
+    sample = torch.randperm(2000, generator=torch.Generator().manual_seed(0))[: module.SAMPLE].numpy()
+    assert found.recall == pytest.approx(hits[sample].mean() / 10, abs=1e-9)
+    assert found.recall == pytest.approx(hits.mean() / 10, abs=0.01)
+    assert 0.6 < found.recall < 1
+    assert (
+        found.backend
+        == {
+            "faiss-ivf": "faiss IVF, 20 of 51 cells",
+            "faiss-hnsw": "faiss HNSW, 32 links, efSearch 20",
+        }[backend]
+    )
+    # of rows that its own generator chooses
+    monkeypatch.setattr(module, "SAMPLE", 50)
+    generator = torch.Generator().manual_seed(7)
+    some = neighbours(features, 10, metric=metric, backend=backend, effort=20, generator=generator)
+    sample = torch.randperm(2000, generator=torch.Generator().manual_seed(7))[:50].numpy()
+    assert some.recall == pytest.approx(hits[sample].mean() / 10, abs=1e-9)
+    assert_same_bits(some, found)
+
+
+def test_more_effort_finds_more() -> None:
+    pytest.importorskip("faiss")
+    features = drawn(1200, 48)
+    cells = [neighbours(features, 10, backend="faiss-ivf", effort=effort) for effort in (1, 8, 30, 1000, 0)]
+    assert [found.backend for found in cells] == [f"faiss IVF, {number} of 30 cells" for number in (1, 8, 30, 30, 30)]
+    assert cells[0].recall < cells[1].recall < cells[2].recall == 1
+    assert_same_bits(cells[3], cells[2])
+    assert_same_bits(cells[4], cells[2])
+    links = [neighbours(features, 10, backend="faiss-hnsw", effort=effort) for effort in (10, 100)]
+    assert [found.backend.split(", ")[-1] for found in links] == ["efSearch 10", "efSearch 100"]
+    assert links[0].recall < links[1].recall
+    assert neighbours(features, 40, backend="faiss-hnsw").backend.endswith("efSearch 160")
+
+
+def test_recall_counts_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = module._Points.of(torch.arange(10.0)[:, None], "euclidean")
+    generator = torch.Generator().manual_seed(0)
+    rows = module._strips(points, torch.arange(10), 3, False, MEMORY, quiet).rows.clone()
+    assert module._recall(points, rows, MEMORY, generator) == 1
+    rows[0] = torch.tensor([0, 8, 9])  # 1 and 2 are missed
+    rows[9] = torch.tensor([7, 9, 8])  # all there, in another order
+    assert module._recall(points, rows, MEMORY, generator) == pytest.approx(28 / 30)
+
+
+@pytest.mark.parametrize("backend", ["faiss", "faiss-ivf", "faiss-hnsw"])
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("kind", ["any", "lattice", "identical", "few"])
+def test_faiss_lists_are_in_order_and_hold_every_row_once_and_the_own_one(
+    backend: Any, metric: Metric, kind: str
+) -> None:
+    pytest.importorskip("faiss")
+    features = {
+        "any": drawn(500, 8),
+        "lattice": lattice(metric, 500),
+        "identical": drawn(1, 8).repeat(120, 1),
+        "few": drawn(7, 3),
+    }[kind]
+    k = min(len(features), 30)
+    found = neighbours(features, k, metric=metric, backend=backend)
+    distances = distances_of(features, metric)
+    rows = found.rows.numpy()
+    assert (np.diff(np.sort(rows, axis=1), axis=1) > 0).all()
+    assert rows.min() >= 0
+    assert rows.max() < len(features)
+    assert (rows == np.arange(len(rows))[:, None]).any(axis=1).all()
+    assert (np.diff(found.distances.numpy(), axis=1) >= 0).all()
+    np.testing.assert_allclose(found.distances, np.take_along_axis(distances, rows, axis=1), atol=1e-5, rtol=0)
+    ties = np.diff(found.distances.numpy(), axis=1) == 0
+    assert (np.diff(rows, axis=1)[ties] > 0).all()
+    assert (found.rows.dtype, found.distances.dtype) == (torch.int32, torch.float32)
+    assert_same_bits(neighbours(features, k, metric=metric, backend=backend), found)
+
+
+def test_rows_that_an_approximate_search_cannot_fill_are_searched_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("faiss")
+    features = lattice("euclidean", 60)
+
+    class Gaps:
+        def search(self, rows: Any, k: int) -> tuple[None, npt.NDArray[np.int64]]:
+            found = neighbours(features, k, metric="euclidean").rows.numpy().astype(np.int64)
+            found[::2, 3:] = -1  # faiss pads with -1, which would be the last row
+            return None, found
+
+    monkeypatch.setattr(module, "_index", lambda *_: (Gaps(), "gaps"))
+    found = neighbours(features, 8, metric="euclidean", backend="faiss-hnsw")
+    exact = neighbours(features, 8, metric="euclidean")
+    assert (exact.rows == torch.arange(60)[:, None]).any(dim=1).all()
+    assert_same_bits(found, exact)
+
+
+def test_neighbours_say_when_faiss_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(RecipeError, match=r"^faiss is not installed; pip install faiss-cpu, or use backend tiles$"):
+        neighbours(drawn(5, 2), 2, backend="faiss")
+
+
+def test_neighbours_do_not_touch_faiss_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    assert_same_bits(neighbours(drawn(9, 2), 2), neighbours(drawn(9, 2), 2, backend="tiles"))
+
+
+# bad input
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (torch.zeros(3), r"^features: shape \(3,\) given, \(rows, dimensions\) expected$"),
+        (torch.zeros(3, 2, dtype=torch.float64), "^features: torch.float64 given, torch.float32 expected"),
+        (torch.zeros(3, 2, dtype=torch.float16), "^features: torch.float16 given, torch.float32 expected"),
+        (torch.zeros(0, 2), r"^features: shape \(0, 2\) is empty"),
+        (torch.tensor([[1.0], [float("nan")]]), r"^features: row 1 holds NaN or infinity \(1 of 2 rows do\)"),
+        (torch.tensor([[-float("inf")], [1.0]]), "^features: row 0 holds NaN or infinity"),
+    ],
+)
+def test_neighbours_refuse_features_that_no_distance_can_be_trusted_on(features: Tensor, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        neighbours(features, 1)
+
+
+@pytest.mark.parametrize("k", [-1, 0, 6])
+def test_neighbours_refuse_k_out_of_range(k: int) -> None:
+    with pytest.raises(DataError, match=f"^k = {k} neighbours of 5 rows; choose from 1 to 5$"):
+        neighbours(drawn(5, 2), k)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"metric": "manhattan"}, "^metric 'manhattan' is unknown; use cosine or euclidean$"),
+        ({"backend": "annoy"}, "^backend 'annoy' is unknown; use auto, tiles, faiss, faiss-ivf or faiss-hnsw$"),
+        ({"backend": "faiss", "farthest": True}, "^backend 'faiss' does not see the farthest rows; use tiles$"),
+        ({"backend": "faiss-ivf", "farthest": True}, "^backend 'faiss-ivf' does not see the farthest rows; use tiles$"),
+        ({"effort": -1}, "^an effort of -1 is no number of cells or candidates; use 0 for the usual one$"),
+        ({"memory": 3}, "^memory of 3 bytes is too small: one row takes 4$"),
+        ({"memory": 0}, "^memory of 0 bytes is too small: one row takes 4$"),
+    ],
+)
+def test_neighbours_refuse_unknown_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        neighbours(drawn(5, 2), 2, **options)
+
+
+def test_strips_refuse_too_little_memory() -> None:
+    with pytest.raises(RecipeError, match=r"^memory of 79 bytes is too small: one row takes 80$"):
+        strips(drawn(5, 2), "cosine", 2, memory=79)
+
+
+def test_euclidean_neighbours_refuse_features_whose_squares_leave_float32() -> None:
+    with pytest.raises(DataError, match="too large"):
+        neighbours(drawn(5, 2) * 1e25, 2, metric="euclidean")
+
+
+# on a GPU
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("metric", METRICS)
+def test_neighbours_on_a_gpu_equal_those_on_the_cpu(metric: Metric) -> None:
+    features = lattice(metric, 700)
+    for k in (1, 30, 700):
+        found = neighbours(features.cuda(), k, metric=metric, farthest=True, memory=150 * 16 * 700)
+        assert {part.device.type for part in (found.rows, found.distances, found.farthest)} == {"cuda"}
+        on_cpu = Neighbours(found.rows.cpu(), found.distances.cpu(), found.farthest.cpu(), found.backend)
+        assert_same_bits(on_cpu, neighbours(features, k, metric=metric, farthest=True))
+    features = drawn(500, 128)
+    found = neighbours(features.cuda(), 20, metric=metric)
+    near = Neighbours(found.rows.cpu(), found.distances.cpu(), found.farthest.cpu(), found.backend)
+    assert_near(near, distances_of(features, metric), 1e-5 if metric == "cosine" else 1e-2)

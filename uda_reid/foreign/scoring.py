@@ -1,0 +1,210 @@
+"""Scores of somebody's features: every definition in one pass, as they are and re-ranked."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from uda_reid.errors import DataError, RecipeError
+from uda_reid.evaluation import SHOT, check_protocol
+from uda_reid.foreign.search import Search
+from uda_reid.ops.distance import MEMORY, strip_rows
+from uda_reid.ops.jaccard import Reading, rerank
+from uda_reid.ops.neighbours import Progress, quiet
+from uda_reid.ops.protocols import check_labels, no_match
+from uda_reid.ops.ranking import Ranking, rank, rank_distances
+from uda_reid.types import Ids
+
+PLAIN, RERANKED = "plain", "re-ranked"
+PER_QUERY = (
+    "ranking", "query", "row", "identity", "camera", "valid", "ap_trapezoid", "ap_step", "ap_merged", "inp",
+    "first_match_rank", "tied", "near_pairs",
+)  # fmt: skip
+EVEN = 1e-3
+"""Lengths of features that differ by no more than this share are equal: then Euclidean distances rank as cosine's."""
+
+
+@dataclass(frozen=True)
+class Reranking:
+    """How to re-rank by k-reciprocal neighbours; the defaults are those of Zhong et al., CVPR 2017.
+
+    Args:
+        k1: size of the neighbour sets.
+        k2: neighbours that an encoding is averaged over.
+        share: of the original distance (lambda).
+        reading: of the publication, by `ops.jaccard`.
+    """
+
+    k1: int = 20
+    k2: int = 6
+    share: float = 0.3
+    reading: Reading = "zhong"
+
+
+class _Labels(TypedDict):
+    """What a ranking takes besides features or distances."""
+
+    query_pids: Ids
+    gallery_pids: Ids
+    query_cams: Ids | None
+    gallery_cams: Ids | None
+    protocol: str
+
+
+@dataclass(frozen=True)
+class Scored:
+    """How well queries were answered.
+
+    Args:
+        rankings: `PLAIN`, and `RERANKED` where that was asked for.
+        seconds: how long each took.
+        reranking: how it was re-ranked, or None.
+        gallery: the number of gallery images.
+        dim: the features' dimensions.
+        notes: what was unusual, one line each.
+    """
+
+    rankings: Mapping[str, Ranking]
+    seconds: Mapping[str, float]
+    reranking: Reranking | None
+    gallery: int
+    dim: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def plain(self) -> Ranking:
+        """The ranking by the features as they are."""
+        return self.rankings[PLAIN]
+
+
+def score_features(
+    search: Search,
+    *,
+    protocol: str = "auto",
+    reranking: Reranking | None = None,
+    memory: int = MEMORY,
+    progress: Progress = quiet,
+) -> Scored:
+    """Score features, on their own device.
+
+    Args:
+        search: queries and gallery with their labels.
+        protocol: a name in `ops.protocols.PROTOCOLS`; "auto" is `market` where cameras are known, else `any-camera`.
+        reranking: rank a second time, by distances re-ranked like this.
+        memory: bytes of distances computed at once.
+        progress: shows the search for neighbours and the re-ranking.
+
+    Returns:
+        One ranking, or two.
+
+    Raises:
+        DataError: features or labels do not fit each other or the protocol, or no query has a match.
+        RecipeError: the protocol is unknown, or an option is out of range.
+
+    >>> search = Search(torch.eye(2), torch.eye(2), np.array([1, 2]), np.array([1, 2]))
+    >>> score_features(search).plain.cmc((1,))
+    {1: 1.0}
+    """
+    labels = _Labels(
+        query_pids=search.query_pids,
+        gallery_pids=search.gallery_pids,
+        query_cams=search.query_cams,
+        gallery_cams=search.gallery_cams,
+        protocol=_protocol(search, protocol),
+    )
+    if not check_labels(**labels).answerable().any():  # said before the work, and not after it
+        raise DataError(no_match(len(search.query), labels["protocol"]))
+    work: dict[str, Callable[[], Ranking]] = {
+        PLAIN: lambda: rank(search.query, search.gallery, **labels, memory=memory)
+    }
+    if reranking is not None:
+        distances = _reranked(search, reranking, memory, progress)
+        work[RERANKED] = lambda: rank_distances(distances, **labels)
+    rankings, seconds = {}, {}
+    for name, ranking in work.items():
+        start = time.perf_counter()
+        rankings[name] = ranking()
+        seconds[name] = time.perf_counter() - start
+    notes = (*search.notes, *_uneven(search.query, search.gallery))
+    return Scored(rankings, seconds, reranking, len(search.gallery), search.gallery.shape[1], notes)
+
+
+def write_per_query(path: Path, scored: Scored, search: Search) -> None:
+    """Write what became of every query, one line per query and ranking, whole or not at all.
+
+    The columns are `PER_QUERY`; measures are blank where a query has no match.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    from uda_reid.training.checkpoint import replacing  # brings torchvision, which takes a second
+
+    with replacing(path) as file:
+        lines = csv.writer(codecs.getwriter("utf-8")(file, "surrogateescape"), lineterminator="\n")
+        lines.writerow(PER_QUERY)
+        for name, ranking in scored.rankings.items():
+            lines.writerows(_per_query(name, ranking, search))
+
+
+def _per_query(name: str, ranking: Ranking, search: Search) -> Iterator[tuple[object, ...]]:
+    rows = range(len(search.query)) if search.query_rows is None else search.query_rows.tolist()
+    identities = search.query_names or search.query_pids.tolist()
+    cams = [""] * len(search.query) if search.query_cams is None else search.query_cams.tolist()
+    values = np.stack(
+        [
+            ranking.average_precision,
+            ranking.average_precision_step,
+            ranking.average_precision_merged,
+            ranking.inverse_penalty,
+        ],
+        axis=1,
+    )
+    for query, (row, identity, cam) in enumerate(zip(rows, identities, cams, strict=True)):
+        valid = bool(ranking.valid[query])
+        measures = [repr(value) for value in values[query].tolist()] if valid else [""] * 4
+        first = int(ranking.first[query]) + 1 if valid else ""
+        told = (first, int(ranking.tied[query]), int(ranking.near[query]))
+        yield name, query, row, identity, cam, int(valid), *measures, *told
+
+
+def _protocol(search: Search, protocol: str) -> str:
+    """Return the protocol that is meant."""
+    check_protocol(protocol)
+    if protocol == SHOT:
+        raise RecipeError(
+            f"protocol {SHOT!r} draws galleries at random and knows no average precision; features are scored by "
+            "market, cross-camera or any-camera, a model by this one too (--checkpoint)"
+        )
+    if protocol != "auto":
+        return protocol
+    return "any-camera" if search.query_cams is None or search.gallery_cams is None else "market"
+
+
+def _reranked(search: Search, reranking: Reranking, memory: int, progress: Progress) -> Iterable[Tensor]:
+    """Return re-ranked distances in blocks, which show how far they are."""
+    blocks = rerank(
+        search.query, search.gallery, k1=reranking.k1, k2=reranking.k2, share=reranking.share,
+        reading=reranking.reading, memory=memory, progress=progress,
+    )  # fmt: skip
+    return progress(blocks, "re-ranking", -(-len(search.query) // strip_rows(len(search.gallery), memory)))
+
+
+def _uneven(query: Tensor, gallery: Tensor) -> list[str]:
+    """Return a note where the features' lengths would change a ranking by Euclidean distances."""
+    lengths = torch.cat([torch.linalg.vector_norm(part, dim=1) for part in (query, gallery.to(query.device))])
+    least, most = float(lengths.min()), float(lengths.max())
+    if most - least <= EVEN * most:
+        return []
+    return [
+        f"features of lengths from {least:.4g} to {most:.4g} are compared by cosine; a toolkit that takes Euclidean "
+        "distances of them (torchreid by default) ranks otherwise"
+    ]
