@@ -103,8 +103,9 @@ class Cluster:
     def label(self, features: Tensor, *, eps: float = 0.0, run: Run = QUIET, epoch: int = 0) -> PseudoLabels:
         """Cluster the features (N, D) float32 of one epoch; `eps` is DBSCAN's radius, 0 for the automatic one."""
         return assign(
-            features, method=self.method, clusters=self.clusters, starts=self.starts, distance=self.distance, k1=self.k1,
-            k2=self.k2, eps=eps, min_samples=self.min_samples, generator=run.stream(f"cluster/kmeans/{epoch}"),
+            features, method=self.method, clusters=self.clusters, starts=self.starts, distance=self.distance,
+            k1=self.k1, k2=self.k2, eps=eps, min_samples=self.min_samples,
+            generator=run.stream(f"cluster/kmeans/{epoch}"),
         )  # fmt: skip
 
     def _train(
