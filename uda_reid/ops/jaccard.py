@@ -1,8 +1,9 @@
 """k-reciprocal encoding, the Jaccard distances it gives, and re-ranking by them: sparse throughout, never N x N.
 
 Two images are near if they have the same neighbours. An image is encoded as the weights of its expanded k-reciprocal
-set, averaged over its nearest neighbours; the Jaccard distance of two images is 1 - t / (2 - t), t being the sum over
-all entries of the smaller of their two weights. Images without a common entry are at distance 1, which is not stored.
+set, averaged over its nearest neighbours; the Jaccard distance of two images is 1 less the quotient of two sums over
+all entries: of the smaller of their two weights, and of the larger. Images without a common entry are at distance
+1, which is not stored.
 
 Two published readings, which give different distances and rankings:
 
@@ -28,7 +29,7 @@ from torch import Tensor
 
 from uda_reid.errors import DataError, RecipeError
 from uda_reid.ops import kernels
-from uda_reid.ops.distance import MEMORY, NEAR, check_features, directions, product_strips
+from uda_reid.ops.distance import MEMORY, NEAR, blur, check_features, directions, product_strips
 from uda_reid.ops.neighbours import Backend, Neighbours, Progress, neighbours, pair_products, quiet
 
 Reading = Literal["zhong", "zhong-squared", "spcl"]
@@ -45,7 +46,7 @@ class Encoding:
     """The k-reciprocal encoding of N images.
 
     Args:
-        weights: (N, N) sparse float32; rows sum to 1, or are empty where an image is no neighbour of its neighbours.
+        weights: (N, N) sparse float32; rows sum to 1, or less where an image is no neighbour of its neighbours.
         found: the neighbours that it was made from.
         reading: how it was made.
     """
@@ -87,7 +88,7 @@ def encode(
     data = _weights(2 * distances(indptr, indices), indptr, farthest, reading)
     if k2 > 1:
         indptr, indices, data = _average(rows[:, :k2].copy(), indptr, indices, data)
-    return Encoding(csr_array((data, indices, indptr), shape=(number, number)), found, reading)
+    return Encoding(_sparse(data, indices, indptr, (number, number)), found, reading)
 
 
 def encode_features(
@@ -129,8 +130,10 @@ def encode_features(
             features, needed(k1, k2, reading, len(features)), farthest=reading != "spcl", backend=backend,
             memory=memory, progress=progress,
         )  # fmt: skip
+    if len(found.rows) != len(features):
+        raise DataError(f"neighbours of {len(found.rows):,} images given for {len(features):,} features")
     # Where even the farthest image is as near as rounding, all are equal.
-    found = replace(found, farthest=torch.where(found.farthest > NEAR, found.farthest, 0))
+    found = replace(found, farthest=torch.where(found.farthest > blur(features.shape[1]), found.farthest, 0))
     with torch.inference_mode():
         return encode(found, partial(_pair_distances, features), k1=k1, k2=k2, reading=reading)
 
@@ -165,15 +168,13 @@ def jaccard(encoding: Encoding, *, most: float = 1.0, rows: int | None = None) -
     wanted = weights.shape[0] if rows is None else rows
     if not 0 <= most <= 1 or not 0 <= wanted <= weights.shape[0]:
         raise RecipeError(f"distances of at most {most} of {wanted} rows; use 0 to 1 and 0 to {weights.shape[0]:,}")
-    # A distance of 1 - t / (2 - t) is at most `most` where t is at least this; a hair less, since both are rounded.
-    least = 2 * (1 - most) / (2 - most) - 1e-6
-    counts, images, shares = _overlaps(weights[:wanted], weights.tocsc(), least)
+    # A distance of 1 - t / (s - t), s being the sum of both totals, is at most `most` where t / s is at least this; a
+    # hair less, since both are rounded.
+    least = (1 - most) / (2 - most) - 1e-6
+    counts, images, distances = _distances(weights[:wanted], weights.tocsc(), least)
     indptr = np.concatenate([[0], counts.cumsum()])
-    # In place: there may be hundreds of millions.
-    np.divide(shares, 2 - shares, out=shares)
-    np.subtract(1, shares, out=shares)
-    shares[shares < NEAR] = 0  # equal encodings, up to rounding
-    return csr_array((shares, images, indptr), shape=(wanted, weights.shape[0]))
+    distances[distances < NEAR] = 0  # equal encodings, up to rounding
+    return _sparse(distances, images, indptr, (wanted, weights.shape[0]))
 
 
 def rerank(
@@ -244,7 +245,7 @@ def _reranked(
         towards, first = directions(gallery), 0
         for strip in product_strips(query, towards, memory=memory):
             mix = _mix if strip.device.type == "cpu" else _mix_on_device
-            mix(strip, towards.scale, factor, mine, theirs, first, share, reading)
+            mix(strip, towards.scale, factor, mine, theirs, first, share, 2 * blur(query.shape[1]), reading)
             yield strip
             first += len(strip)
 
@@ -257,14 +258,17 @@ def _mix(
     theirs: csc_array,
     first: int,
     share: float,
+    near: float,
     reading: Reading,
 ) -> None:
     """Turn a strip of products into re-ranked distances, in place."""
     lines, scales, factors = strip.numpy(), scale.numpy(), factor.numpy()
-    sides = _arrays(mine), _arrays(theirs)
+    sides, totals = (_arrays(mine), _arrays(theirs)), (_totals(mine), _totals(theirs))
 
     def work(start: int, stop: int) -> None:
-        kernels.mix_rows(lines, scales, factors, reading == "zhong-squared", share, first, *sides, start, stop)
+        kernels.mix_rows(
+            lines, scales, factors, reading == "zhong-squared", share, near, totals, first, *sides, start, stop
+        )
 
     kernels.share(work, len(lines))
 
@@ -277,16 +281,25 @@ def _mix_on_device(
     theirs: csc_array,
     first: int,
     share: float,
+    near: float,
     reading: Reading,
 ) -> None:
     """Do the same by torch; the overlaps come from the CPU."""
-    plain = _power((2 - 2 * (strip * scale)).clamp_min_(0), reading)
+    plain = 2 - 2 * (strip * scale)
+    plain = _power(plain.masked_fill(plain < near, 0), reading)
     rows = slice(first, first + len(strip))
     strip.copy_(share * plain * factor[rows, None].to(strip.device) + (1 - share))
-    counts, images, overlaps = _overlaps(mine[rows], theirs, 0)
+    counts, images, distances = _distances(mine[rows], theirs, 0)
     row = torch.repeat_interleave(torch.from_numpy(counts)).to(strip.device)
-    column, overlap = (torch.from_numpy(part).to(strip.device) for part in (images.astype(np.int64), overlaps))
-    strip[row, column] -= (1 - share) * (overlap / (2 - overlap))  # no pair occurs twice
+    column, distance = (torch.from_numpy(part).to(strip.device) for part in (images.astype(np.int64), distances))
+    strip[row, column] -= (1 - share) * (1 - distance)  # no pair occurs twice
+    strip.clamp_min_(0)
+
+
+def _sparse(data: Array, indices: Array, indptr: Array, shape: tuple[int, int]) -> csr_array:
+    """Return a sparse matrix with indices of 4 bytes while they suffice: scipy makes them as wide as indptr."""
+    narrow = indptr.astype(np.int32) if indptr[-1] < 1 << 31 else indptr
+    return csr_array((data, indices, narrow), shape=shape)
 
 
 def _check(k1: int, k2: int, reading: str) -> None:
@@ -299,6 +312,8 @@ def _check(k1: int, k2: int, reading: str) -> None:
 def _check_found(found: Neighbours, least: int, reading: Reading) -> None:
     if found.rows.ndim != 2 or found.rows.shape[1] < least:
         raise DataError(f"neighbours of shape {tuple(found.rows.shape)} given, {least} or more of every image needed")
+    if len(found.rows) and not 0 <= int(found.rows.min()) <= int(found.rows.max()) < len(found.rows):
+        raise DataError(f"neighbours hold rows that are not from 0 to {len(found.rows) - 1:,}")
     if reading != "spcl" and len(found.farthest) != len(found.rows):
         raise DataError(f"reading {reading!r} needs neighbours with the farthest distances; search with farthest=True")
 
@@ -339,7 +354,7 @@ def _pair_distances(features: Tensor, indptr: Array, indices: Array) -> Array:
         ]
         products = torch.cat(parts).cpu().numpy()
     distances: Array = np.maximum(1 - products, 0)
-    distances[owner == indices] = 0
+    distances[(owner == indices) | (distances < blur(features.shape[1]))] = 0
     return distances
 
 
@@ -355,7 +370,7 @@ def _weights(distances: Array, indptr: Array, farthest: Array | None, reading: R
         distances = _power(torch.from_numpy(distances), reading).numpy()
         top = _power(torch.from_numpy(farthest), reading).numpy()
         distances = distances / np.repeat(np.where(top > 0, top, 1), sizes)
-    weights = np.exp(-distances)
+    weights = np.maximum(np.exp(-distances), np.float32(1e-30))  # none is 0: entries stay entries
     # A sum of float32 numbers in float64 is the same in whatever order they come.
     totals = np.bincount(np.repeat(np.arange(len(sizes)), sizes), weights=weights, minlength=len(sizes))
     weights /= np.repeat(totals, sizes).astype(np.float32)
@@ -376,9 +391,9 @@ def _average(rows: Array, indptr: Array, indices: Array, data: Array) -> tuple[A
     return starts, images, means
 
 
-def _overlaps(mine: csr_array, theirs: csc_array, least: float) -> tuple[Array, Array, Array]:
-    """Return how many overlaps each row has with other rows, with which, and how large: (R,), (M,), (M,)."""
-    sides = _arrays(mine), _arrays(theirs)
+def _distances(mine: csr_array, theirs: csc_array, least: float) -> tuple[Array, Array, Array]:
+    """Return how many other rows each row overlaps with, with which, and the Jaccard distances: (R,), (M,), (M,)."""
+    sides, totals = (_arrays(mine), _arrays(theirs)), (_totals(mine), _totals(theirs))
     others = theirs.shape[0]
     counts = np.zeros(mine.shape[0], np.int64)
 
@@ -387,7 +402,7 @@ def _overlaps(mine: csr_array, theirs: csc_array, least: float) -> tuple[Array, 
         size = max(BUFFER, others)
         while start < stop:
             images, shares = np.empty(size, np.int32), np.empty(size, np.float32)
-            start, filled = kernels.overlaps(*sides, others, least, start, stop, counts, images, shares)
+            start, filled = kernels.overlaps(*sides, totals, least, start, stop, counts, images, shares)
             found.append((images[:filled].copy(), shares[:filled].copy()))
         return found
 
@@ -399,6 +414,13 @@ def _overlaps(mine: csr_array, theirs: csc_array, least: float) -> tuple[Array, 
         at += len(some)
         parts[number] = (some[:0], share[:0])  # room for what follows
     return counts, images, shares
+
+
+def _totals(matrix: csr_array | csc_array) -> Array:
+    """Return the sum of each row, (R,) float64, its entries in the order of columns."""
+    owner = matrix.tocoo().coords[0]
+    totals: Array = np.bincount(owner, weights=matrix.data, minlength=matrix.shape[0])
+    return totals
 
 
 def _arrays(matrix: csr_array | csc_array) -> tuple[Array, Array, Array]:

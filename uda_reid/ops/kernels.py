@@ -213,6 +213,7 @@ def nearest_in_rows(
     offset: Array,
     other_offset: Array,
     scale: Array,
+    floor: float,
     diagonal: int,
     first: int,
     start: int,
@@ -222,13 +223,14 @@ def nearest_in_rows(
 ) -> None:
     """Bring the columns of a tile into the neighbour lists of its rows `start` to `stop`.
 
-    The distance of row r and column c is offset[r] + other_offset[c] - tile[r, c] * scale[c], or 0 if that is negative.
+    The distance of row r and column c is offset[r] + other_offset[c] - tile[r, c] * scale[c], or 0 below `floor`.
 
     Args:
         tile: (R, C) float32 products.
         offset: (R,) float32.
         other_offset: (C,) float32.
         scale: (C,) float32.
+        floor: smaller distances are 0.
         diagonal: the column of row 0's own image, which is at distance 0; -1 where a row meets itself nowhere.
         first: number of the first column's image; columns come in ascending order, call after call.
         start: first row to work on.
@@ -236,14 +238,15 @@ def nearest_in_rows(
         best: (R, k) float32 distances, ascending, infinite while there are none; (R, k) int32 images; both updated.
         farthest: (R,) float32, raised to the farthest distance seen; (0,) where nobody asks.
     """
-    row = np.empty(CHUNK, np.float32)
+    row, least = np.empty(CHUNK, np.float32), np.float32(floor)
     for r in range(start, stop):
         distances, images = best[0][r], best[1][r]
         for begin in range(0, tile.shape[1], CHUNK):
             part = tile[r, begin : begin + CHUNK]
             others, scales = other_offset[begin : begin + CHUNK], scale[begin : begin + CHUNK]
             for c in range(len(part)):
-                row[c] = max((offset[r] + others[c]) - part[c] * scales[c], np.float32(0))
+                x = max((offset[r] + others[c]) - part[c] * scales[c], np.float32(0))
+                row[c] = x if x >= least else np.float32(0)
             if 0 <= diagonal + r - begin < len(part) and diagonal >= 0:
                 row[diagonal + r - begin] = 0
             if len(farthest):
@@ -273,6 +276,7 @@ def nearest_in_columns(
     offset: Array,
     other_offset: Array,
     scale: Array,
+    floor: float,
     first: int,
     start: int,
     stop: int,
@@ -286,13 +290,14 @@ def nearest_in_columns(
         offset: (R,) float32.
         other_offset: (C,) float32.
         scale: (C,) float32.
+        floor: smaller distances are 0.
         first: number of the first row's image.
         start: first column to work on.
         stop: column after the last one.
         best: (C, k) float32 and (C, k) int32, updated.
         farthest: (C,) float32, updated; (0,) where nobody asks.
     """
-    row = np.empty(CHUNK, np.float32)
+    row, least = np.empty(CHUNK, np.float32), np.float32(floor)
     limit = best[0][start:stop, -1].copy()
     for begin in range(start, stop, CHUNK):  # some columns at a time: what is needed of them stays in cache
         end = min(begin + CHUNK, stop)
@@ -302,7 +307,8 @@ def nearest_in_columns(
             part = tile[r, begin:end]
             near = np.int32(0)
             for c in range(len(part)):
-                row[c] = max((offset[r] + others[c]) - part[c] * scales[c], np.float32(0))
+                x = max((offset[r] + others[c]) - part[c] * scales[c], np.float32(0))
+                row[c] = x if x >= least else np.float32(0)
                 near = np.int32(near + (row[c] < limits[c]))
             for c in range(len(tops)):
                 tops[c] = max(tops[c], row[c])
@@ -477,32 +483,34 @@ def averaged(
 def overlaps(
     mine: tuple[Array, Array, Array],
     theirs: tuple[Array, Array, Array],
-    number: int,
+    totals: tuple[Array, Array],
     least: float,
     start: int,
     stop: int,
     counts: Array,
     images: Array,
-    shares: Array,
+    distances: Array,
 ) -> tuple[int, int]:
-    """Write, for images `start` to `stop`, how much of their encoding they share with others.
+    """Write the Jaccard distances of images `start` to `stop` to those others that share any of their encoding.
 
     Args:
         mine: indptr (R + 1,), indices and data of the encodings by image.
         theirs: those of others by column: where each starts, the images that hold it, and what they hold.
-        number: how many others there are.
-        least: shares of less are left out.
+        totals: (R,) and (N,) float64, the sum of each encoding, of one's own and of the others'.
+        least: an overlap of less than this times the sum of both totals is left out.
         start: first image to work on.
         stop: image after the last one.
-        counts: (R,) int64, written: how many others an image shares with.
+        counts: (R,) int64, written: how many others are written.
         images: (B,) int32, written: the others, ascending; the work ends early when they may not hold the next ones.
-        shares: (B,) float32, written: the sum of the smaller of the two values over all entries.
+        distances: (B,) float32, written: 1 less the sum of the smaller of the two values over all entries by that of
+            the larger.
 
     Returns:
         The image after the last one done, and how many entries were written.
     """
     starts, holders, held = theirs
-    sums = np.zeros(number, np.float32)
+    number = len(totals[1])
+    sums = np.zeros(number)
     touched = np.empty(number + 1, np.int32)
     filled = 0
     for i in range(start, stop):
@@ -521,7 +529,7 @@ def overlaps(
             return i, filled
         kept = 0
         for image in touched[:size]:
-            if sums[image] >= least:
+            if sums[image] >= least * (totals[0][i] + totals[1][image]):
                 touched[kept] = image
                 kept += 1
             else:
@@ -534,9 +542,11 @@ def overlaps(
         else:
             touched[:kept].sort()
         for place in range(kept):
-            images[filled + place] = touched[place]
-            shares[filled + place] = sums[touched[place]]
-            sums[touched[place]] = 0
+            image = touched[place]
+            larger = (totals[0][i] + totals[1][image]) - sums[image]
+            images[filled + place] = image
+            distances[filled + place] = 1 - sums[image] / larger
+            sums[image] = 0
         counts[i] = kept
         filled += kept
     return stop, filled
@@ -549,6 +559,8 @@ def mix_rows(
     factor: Array,
     squared: bool,
     share: float,
+    near: float,
+    totals: tuple[Array, Array],
     first: int,
     mine: tuple[Array, Array, Array],
     theirs: tuple[Array, Array, Array],
@@ -563,20 +575,23 @@ def mix_rows(
         factor: (Q,) float32, what each query's squared Euclidean distances are multiplied by.
         squared: whether these are squared again, before.
         share: of the distance, in [0, 1].
+        near: smaller squared Euclidean distances are 0.
+        totals: (Q,) and (G,) float64, the sum of each encoding.
         first: query of the strip's first row.
         mine: indptr (Q + 1,), indices and data of the queries' encodings.
         theirs: of the gallery's encodings by column: where each starts, the gallery rows that hold it, what they hold.
         start: first row to work on.
         stop: row after the last one.
     """
-    direct, indirect, two = np.float32(share), np.float32(1 - share), np.float32(2)
+    direct, indirect, two, least = np.float32(share), np.float32(1 - share), np.float32(2), np.float32(near)
     starts, holders, held = theirs
-    sums = np.zeros(strip.shape[1], np.float32)
+    sums = np.zeros(strip.shape[1])
     touched = np.empty(strip.shape[1] + 1, np.int32)
     for r in range(start, stop):
         line, times = strip[r], factor[first + r]
         for g in range(len(line)):
             x = max(two - two * (line[g] * scale[g]), np.float32(0))
+            x = x if x >= least else np.float32(0)
             line[g] = direct * ((x * x if squared else x) * times) + indirect
         size = 0
         for place in range(mine[0][first + r], mine[0][first + r + 1]):
@@ -588,5 +603,6 @@ def mix_rows(
                 size += before == 0
                 sums[image] = before + min(value, held[at])
         for other in touched[:size]:
-            line[other] -= indirect * (sums[other] / (two - sums[other]))
+            larger = (totals[0][first + r] + totals[1][other]) - sums[other]
+            line[other] = max(line[other] - np.float32(indirect * (sums[other] / larger)), np.float32(0))
             sums[other] = 0

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from uda_reid.errors import DataError, RecipeError
 from uda_reid.ops import kernels
-from uda_reid.ops.distance import MEMORY, check_features, directions, strip_rows
+from uda_reid.ops.distance import MEMORY, blur, check_features, directions, strip_rows
 
 Metric = Literal["cosine", "euclidean"]
 Backend = Literal["auto", "tiles", "faiss", "faiss-ivf", "faiss-hnsw"]
@@ -133,14 +133,18 @@ class _Points:
     offset: Tensor
     other: Tensor
     metric: Metric
+    near: float
+    """Smaller distances are 0."""
 
     @staticmethod
     def of(features: Tensor, metric: Metric) -> _Points:
         if metric == "cosine":
             rows, scale = directions(features)
-            return _Points(rows, scale, torch.ones_like(scale), torch.zeros_like(scale), metric)
+            return _Points(rows, scale, torch.ones_like(scale), torch.zeros_like(scale), metric, blur(rows.shape[1]))
         lengths = features.square().sum(dim=1)
-        return _Points(features, torch.full_like(lengths, 2), lengths, lengths, metric)
+        if not lengths.max() < torch.finfo(torch.float32).max / 4:
+            raise DataError("features: squared lengths are too large for float32; scale the features down")
+        return _Points(features, torch.full_like(lengths, 2), lengths, lengths, metric, 0.0)
 
     def left(self, rows: slice | Tensor) -> Tensor:
         """Return some rows as the left side of products: of unit length by cosine."""
@@ -152,7 +156,7 @@ class _Points:
         found = torch.from_numpy(products).view_as(rows)
         scale = self.scale[:, None] * self.scale[rows] if self.metric == "cosine" else 2
         found = (self.offset[:, None] + self.other[rows] - found * scale).clamp_min(0)
-        return found.masked_fill(rows == torch.arange(len(rows))[:, None], 0)
+        return found.masked_fill((rows == torch.arange(len(rows))[:, None]) | (found < self.near), 0)
 
 
 def pair_products(features: Tensor, indptr: npt.NDArray[np.int64], indices: npt.NDArray[np.int32]) -> Array:
@@ -190,22 +194,22 @@ def _tiles(points: _Points, k: int, farthest: bool, memory: int, progress: Progr
             theirs = slice(begin, min(begin + width, number))
             right = points.rows[theirs]
             tile = torch.mm(left, right.T, out=products[: len(left) * len(right)].view(len(left), len(right))).numpy()
-            _serve_rows(tile, mine, theirs, (offset, other, scale), best, top)
-            _serve_columns(tile, mine, theirs, (offset, other, scale), best, top)
+            _serve_rows(tile, mine, theirs, (offset, other, scale, points.near), best, top)
+            _serve_columns(tile, mine, theirs, (offset, other, scale, points.near), best, top)
     return Neighbours(torch.from_numpy(best[1]), torch.from_numpy(best[0]), torch.from_numpy(top), "tiles")
 
 
-Terms = tuple[Array, Array, Array]
-"""offset, other and scale of `_Points`."""
+Terms = tuple[Array, Array, Array, float]
+"""offset, other, scale and near of `_Points`."""
 
 
 def _serve_rows(tile: Array, mine: slice, theirs: slice, terms: Terms, best: tuple[Array, Array], top: Array) -> None:
-    offset, other, scale = terms
+    offset, other, scale, near = terms
     diagonal = 0 if theirs.start == mine.start else -1
 
     def work(start: int, stop: int) -> None:
         kernels.nearest_in_rows(
-            tile, offset[mine], other[theirs], scale[theirs], diagonal, theirs.start, start, stop,
+            tile, offset[mine], other[theirs], scale[theirs], near, diagonal, theirs.start, start, stop,
             (best[0][mine], best[1][mine]), top[mine],
         )  # fmt: skip
 
@@ -215,7 +219,7 @@ def _serve_rows(tile: Array, mine: slice, theirs: slice, terms: Terms, best: tup
 def _serve_columns(
     tile: Array, mine: slice, theirs: slice, terms: Terms, best: tuple[Array, Array], top: Array
 ) -> None:
-    offset, other, scale = terms
+    offset, other, scale, near = terms
     behind = slice(max(theirs.start, mine.stop), theirs.stop)  # the square at the diagonal has served its rows
     if behind.start >= behind.stop:
         return
@@ -223,7 +227,7 @@ def _serve_columns(
 
     def work(start: int, stop: int) -> None:
         kernels.nearest_in_columns(
-            tile, offset[mine], other[behind], scale[behind], mine.start, start, stop,
+            tile, offset[mine], other[behind], scale[behind], near, mine.start, start, stop,
             (best[0][behind], best[1][behind]), top[behind],
         )  # fmt: skip
 
@@ -239,6 +243,7 @@ def _strips(points: _Points, chosen: Tensor, k: int, farthest: bool, memory: int
         products = points.left(part) @ points.rows.T
         distances = (points.offset[part, None] + points.other - products * points.scale).clamp_min_(0)
         distances[torch.arange(len(part), device=device), part] = 0
+        distances[distances < points.near] = 0
         # Distances that are not negative are ordered as their bits are: with the row behind them no two are equal.
         keys = (distances.view(torch.int32).long() << 32) | columns
         rows = keys.topk(k, dim=1, largest=False, sorted=True).values & 0xFFFFFFFF
