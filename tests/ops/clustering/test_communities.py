@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import builtins
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -96,3 +98,17 @@ def test_infomap_says_when_its_package_is_missing(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(builtins, "__import__", without_infomap)
     with pytest.raises(RecipeError, match=r"^Infomap is not installed; pip install infomap, or cluster by DBSCAN"):
         infomap_graph(PEOPLE, eps=0.5, seed=1)
+
+
+@pytest.mark.usefixtures("_infomap")
+def test_infomap_works_beside_faiss_in_one_process() -> None:
+    pytest.importorskip("faiss")
+    code = """
+import faiss, numpy as np
+from scipy.sparse import csr_array
+from uda_reid.ops.clustering import infomap_graph
+near = np.full((6, 6), 0.2, dtype=np.float32)
+print(infomap_graph(csr_array(near), eps=0.6, seed=1).tolist())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "[0, 0, 0, 0, 0, 0]\n"), done.stderr

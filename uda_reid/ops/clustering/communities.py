@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -49,8 +51,14 @@ def infomap_graph(graph: csr_array, *, eps: float, seed: int, min_cluster_size: 
         links += len(one)
     if not links:  # Infomap refuses a network without any
         return torch.from_numpy(labels)
-    modules = machine.run().modules()
-    labels[list(modules)] = list(modules.values())
+    machine.run()
+    with TemporaryDirectory() as folder:
+        # Through a file: beside faiss in one process, infomap's own way of handing modules over ends in a crash, since
+        # both wrap their iterators by SWIG under one name.
+        file = Path(folder) / "modules.clu"
+        machine.write_clu(str(file))
+        rows, modules = np.loadtxt(file, dtype=np.int64, usecols=(0, 1), ndmin=2).T
+    labels[rows] = modules
     linked = labels >= 0
     small = np.bincount(labels[linked]) < min_cluster_size
     labels[linked & small[labels]] = -1
