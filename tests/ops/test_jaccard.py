@@ -707,3 +707,34 @@ def test_re_ranking_on_a_gpu_equals_that_on_the_cpu(reading: Reading) -> None:
         assert encoding.found.rows.device.type == "cuda"
         plain = full(jaccard(encode_features(gallery, k1=8, k2=3, reading=reading)))
         np.testing.assert_allclose(full(jaccard(encoding)), plain, atol=2e-6, rtol=0)
+
+
+def test_re_ranking_leaves_the_gradient_mode_alone_between_blocks_and_when_it_is_abandoned() -> None:
+    features = torch.randn(9, 5, generator=torch.Generator().manual_seed(0))
+    found: Any = rerank(features[:3], features[3:], k1=2, k2=1, memory=24)
+    first = next(found)
+    assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+    kept = first.clone()
+    next(found)
+    assert torch.equal(first, kept)  # a block stays what it was
+    found.close()
+    with pytest.raises(DataError, match="exactly 5 columns are expected"):
+        rank_distances(
+            rerank(features[:3], features[3:], k1=2, k2=1),
+            query_pids=[1] * 3,
+            gallery_pids=[1] * 5,
+            protocol="any-camera",
+        )
+    assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+
+
+def test_re_ranking_tells_rows_apart_that_share_nearly_everything() -> None:
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(20, 1, 2048, generator=generator)
+    features = (1 + 0.003 * (centres + 0.5 * torch.randn(20, 10, 2048, generator=generator))).view(200, 2048)
+    pids = torch.arange(20).repeat_interleave(10) + 1
+    query, gallery = slice(0, 200, 10), torch.arange(200) % 10 > 0
+    labels: dict[str, Any] = {"query_pids": pids[query], "gallery_pids": pids[gallery], "protocol": "any-camera"}
+    for reading in READINGS:
+        ranking = rank_distances(rerank(features[query], features[gallery], k1=8, k2=3, reading=reading), **labels)
+        assert ranking.mean(ranking.average_precision) == 1

@@ -211,7 +211,7 @@ def test_strips_are_the_same_bits_as_tiles_where_products_are_exact(
     for k in (1, 20, 160):
         tiles = neighbours(features, k, metric=metric, farthest=True, memory=50 * 4 * 60)
         for height in (1, 7, 160):
-            found = strips(features, metric, k, memory=height * 16 * 160)
+            found = strips(features, metric, k, memory=height * 32 * 160)
             assert_same_bits(found, tiles)
             assert found.backend == "strips"
 
@@ -220,7 +220,7 @@ def test_strips_answer_for_the_chosen_rows_only() -> None:
     points = module._Points.of(lattice("euclidean", 60), "euclidean")
     chosen = torch.tensor([59, 3, 3, 0])
     whole = module._strips(points, torch.arange(60), 7, False, MEMORY, quiet)
-    found = module._strips(points, chosen, 7, False, 2 * 16 * 60, quiet)
+    found = module._strips(points, chosen, 7, False, 2 * 32 * 60, quiet)
     assert torch.equal(found.rows, whole.rows[chosen])
     assert torch.equal(found.distances, whole.distances[chosen])
     assert found.farthest.shape == (0,)
@@ -485,8 +485,8 @@ def test_neighbours_refuse_unknown_options(options: dict[str, Any], message: str
 
 
 def test_strips_refuse_too_little_memory() -> None:
-    with pytest.raises(RecipeError, match=r"^memory of 79 bytes is too small: one row takes 80$"):
-        strips(drawn(5, 2), "cosine", 2, memory=79)
+    with pytest.raises(RecipeError, match=r"^memory of 159 bytes is too small: one row takes 160$"):
+        strips(drawn(5, 2), "cosine", 2, memory=159)
 
 
 def test_euclidean_neighbours_refuse_features_whose_squares_leave_float32() -> None:
@@ -502,7 +502,7 @@ def test_euclidean_neighbours_refuse_features_whose_squares_leave_float32() -> N
 def test_neighbours_on_a_gpu_equal_those_on_the_cpu(metric: Metric) -> None:
     features = lattice(metric, 700)
     for k in (1, 30, 700):
-        found = neighbours(features.cuda(), k, metric=metric, farthest=True, memory=150 * 16 * 700)
+        found = neighbours(features.cuda(), k, metric=metric, farthest=True, memory=150 * 32 * 700)
         assert {part.device.type for part in (found.rows, found.distances, found.farthest)} == {"cuda"}
         on_cpu = Neighbours(found.rows.cpu(), found.distances.cpu(), found.farthest.cpu(), found.backend)
         assert_same_bits(on_cpu, neighbours(features, k, metric=metric, farthest=True))
@@ -510,3 +510,30 @@ def test_neighbours_on_a_gpu_equal_those_on_the_cpu(metric: Metric) -> None:
     found = neighbours(features.cuda(), 20, metric=metric)
     near = Neighbours(found.rows.cpu(), found.distances.cpu(), found.farthest.cpu(), found.backend)
     assert_near(near, distances_of(features, metric), 1e-5 if metric == "cosine" else 1e-2)
+
+
+def test_rows_nearer_than_rounding_of_products_are_told_apart() -> None:
+    # A common part in all features makes cosine distances of 1e-5, of which float32 products know little.
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(40, 1, 2048, generator=generator)
+    features = (1 + 0.003 * (centres + 0.5 * torch.randn(40, 10, 2048, generator=generator))).view(400, 2048)
+    units = torch.nn.functional.normalize(features.double())
+    matrix = 1 - units @ units.T
+    assert float(matrix.max()) < 1.5e-5
+    found = neighbours(features, 10, farthest=True)
+    expected = matrix.argsort(dim=1, stable=True)[:, :10]
+    agreed = [len(set(a) & set(b)) for a, b in zip(found.rows.tolist(), expected.tolist(), strict=True)]
+    assert agreed == [10] * 400
+    torch.testing.assert_close(found.farthest.double(), matrix.amax(1), atol=1e-10, rtol=0)
+    torch.testing.assert_close(strips(features, "cosine", 10).distances, found.distances, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("k", [2.5, 0, 6])
+def test_numbers_of_neighbours_that_cannot_be_are_refused(k: Any) -> None:
+    with pytest.raises(DataError, match=rf"k = {k} neighbours of 5 rows; choose from 1 to 5"):
+        neighbours(torch.eye(5), k)
+
+
+def test_memory_that_is_none_is_refused() -> None:
+    with pytest.raises(RecipeError, match="memory of -1 bytes is too small"):
+        neighbours(torch.eye(5), 2, memory=-1)

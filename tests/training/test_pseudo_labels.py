@@ -11,6 +11,7 @@ from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
 from uda_reid.errors import DataError
+from uda_reid.ops.clustering import climb_graph, nearest_pairs_eps
 from uda_reid.ops.distance import normalise
 from uda_reid.ops.jaccard import encode_features, jaccard
 from uda_reid.training.pseudo_labels import REACH, Distance, Method, PseudoLabels, assign
@@ -107,6 +108,18 @@ def test_dbscan_by_jaccard_distance_takes_the_mean_of_the_nearest_pairs() -> Non
     distances = distances[distances > 0]
     found = assign(features, method="dbscan", min_samples=2, generator=generator())
     assert found.eps == pytest.approx(distances[: round(1.6e-3 * len(distances))].mean(), rel=1e-5)
+
+
+def test_the_automatic_jaccard_radius_looks_beyond_the_kept_distances() -> None:
+    features = torch.randn(3000, 64, generator=generator(5)) * 2
+    features += torch.randn(300, 64, generator=generator(6)).repeat(10, 1)
+    graph = jaccard(encode_features(normalise(features), k1=20, k2=6, reading="zhong"))
+    assert np.sort(graph.data[graph.data > 0])[: round(2 * 1.6e-3 * 3000 * 2999 / 2)].max() > REACH
+    found = assign(features, method="dbscan", generator=generator())
+    begun = nearest_pairs_eps(graph)
+    exact = climb_graph(graph, eps=begun)
+    assert found.steps == exact.steps and found.eps == exact.eps
+    assert torch.equal(found.labels, exact.labels)
 
 
 def test_a_jaccard_radius_that_finds_nothing_is_changed_and_one_beyond_the_kept_distances_reaches_them() -> None:

@@ -18,12 +18,31 @@ NEAR = 1e-6
 
 
 def blur(dimensions: int) -> float:
-    """Return the cosine distance below which rounding cannot tell two rows of so many dimensions from equal ones.
+    """Return the cosine distance below which float32 products tell more of rounding than of two rows' distance.
 
     Measured on identical rows, constant ones among them, whose products round in one direction: 5e-7 for 3 dimensions,
     7e-6 for 2,048, 1.4e-5 for 8,192.
     """
     return max(NEAR, 3e-7 * math.sqrt(dimensions))
+
+
+def exact_cosines(a: Tensor, b: Tensor) -> Tensor:
+    """Return 1 - cosine of row after row of two matrices, measured in float64.
+
+    Args:
+        a: (P, D) float32, finite.
+        b: (P, D) float32, finite.
+
+    Returns:
+        (P,) float32; 0 for rows that are equal up to their own rounding, 1 where one is zero.
+    """
+    found = torch.ones(len(a), device=a.device)
+    for start in range(0, len(a), 4096):
+        one, other = (rows[start : start + 4096].double() for rows in (a, b))
+        squares = one.square().sum(1) * other.square().sum(1)
+        distances = 1 - (one * other).sum(1) / squares.sqrt()
+        found[start : start + 4096] = torch.where(squares > 0, distances.masked_fill(distances < 1e-13, 0), 1)
+    return found
 
 
 def check_features(features: Tensor, name: str) -> None:
@@ -121,7 +140,7 @@ class Directions(NamedTuple):
     rows: Tensor
     """(N, D) float32: the features themselves unless their lengths are extreme."""
     scale: Tensor
-    """(N,) float32: one over the length of each row, 0 for a row of zeros."""
+    """(N,) float32: one over the length of each row; of no matter for a row of zeros."""
 
 
 def directions(features: Tensor) -> Directions:
@@ -171,7 +190,7 @@ def product_strips(a: Tensor, b: Directions, *, memory: int = MEMORY) -> Iterato
     rows = min(strip_rows(len(b.rows), memory), len(a))
     strip = torch.empty(rows, len(b.rows), device=b.rows.device)
     for start in range(0, len(a), rows):
-        part = normalise(a[start : start + rows].to(b.rows.device))
+        part = normalise(a[start : start + rows].detach().to(b.rows.device))
         yield torch.mm(part, b.rows.T, out=strip[: len(part)])
 
 
@@ -191,7 +210,7 @@ def cosine_blocks(a: Tensor, b: Tensor, *, memory: int = MEMORY) -> Iterator[Ten
         RecipeError: the memory does not hold one row.
     """
     _check_pair(a, b)
-    towards = directions(b)
+    towards = directions(b.detach())
     for strip in product_strips(a, towards, memory=memory):
         yield (1 - strip * towards.scale).clamp_min_(0)
 

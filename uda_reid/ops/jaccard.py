@@ -10,6 +10,7 @@ Two published readings, which give different distances and rankings:
 `zhong`: Zhong, Zheng, Cao and Li, CVPR 2017, their code and MMT's. Sets are made of k1 + 1 neighbours, the image among
     them; weights are exp(-d), d being the squared Euclidean distance of unit features over that of the farthest image.
     `zhong-squared` squares that distance again: torchreid hands squared distances to code that squares.
+    Where an encoding has no entry, ours keeps the publication's quotient of sums; the codes write 1 - t / (2 - t).
 `spcl`: compute_jaccard_distance of SpCL and OpenUnReID. Sets are made of k1 neighbours, weights of the plain squared
     distance.
 """
@@ -17,9 +18,9 @@ Two published readings, which give different distances and rankings:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,15 @@ from torch import Tensor
 
 from uda_reid.errors import DataError, RecipeError
 from uda_reid.ops import kernels
-from uda_reid.ops.distance import MEMORY, NEAR, blur, check_features, directions, product_strips
+from uda_reid.ops.distance import (
+    MEMORY,
+    NEAR,
+    blur,
+    check_features,
+    directions,
+    exact_cosines,
+    product_strips,
+)
 from uda_reid.ops.neighbours import Backend, Neighbours, Progress, neighbours, pair_products, quiet
 
 Reading = Literal["zhong", "zhong-squared", "spcl"]
@@ -132,9 +141,7 @@ def encode_features(
         )  # fmt: skip
     if len(found.rows) != len(features):
         raise DataError(f"neighbours of {len(found.rows):,} images given for {len(features):,} features")
-    # Where even the farthest image is as near as rounding, all are equal.
-    found = replace(found, farthest=torch.where(found.farthest > blur(features.shape[1]), found.farthest, 0))
-    with torch.inference_mode():
+    with torch.no_grad():
         return encode(found, partial(_pair_distances, features), k1=k1, k2=k2, reading=reading)
 
 
@@ -171,7 +178,8 @@ def jaccard(encoding: Encoding, *, most: float = 1.0, rows: int | None = None) -
     # A distance of 1 - t / (s - t), s being the sum of both totals, is at most `most` where t / s is at least this; a
     # hair less, since both are rounded.
     least = (1 - most) / (2 - most) - 1e-6
-    counts, images, distances = _distances(weights[:wanted], weights.tocsc(), least)
+    mine, theirs = weights[:wanted], weights.tocsc()
+    counts, images, distances = _distances(_arrays(mine), _arrays(theirs), (_totals(mine), _totals(theirs)), least)
     indptr = np.concatenate([[0], counts.cumsum()])
     distances[distances < NEAR] = 0  # equal encodings, up to rounding
     return _sparse(distances, images, indptr, (wanted, weights.shape[0]))
@@ -204,7 +212,7 @@ def rerank(
         progress: shows the search for neighbours.
 
     Yields:
-        (B, G) float32 for the queries in order; overwritten by the next block.
+        (B, G) float32 for the queries in order.
 
     Raises:
         DataError: the features are not finite, not float32, empty, or do not fit each other.
@@ -236,62 +244,81 @@ def _reranked(
     both = torch.cat([query.to(gallery.device), gallery])
     encoding = encode_features(both, k1=k1, k2=k2, reading=reading, memory=memory, progress=progress)
     mine, theirs = encoding.weights[: len(query)], encoding.weights[len(query) :].tocsc()
+    sides = _Sides(_arrays(mine), _arrays(theirs), (_totals(mine), _totals(theirs)))
     factor = torch.ones(len(query))
     if reading != "spcl":
         factor = 1 / _power(2 * encoding.found.farthest[: len(query)], reading).cpu()
         factor[~torch.isfinite(factor)] = 0
     del both, encoding
-    with torch.inference_mode():
-        towards, first = directions(gallery), 0
-        for strip in product_strips(query, towards, memory=memory):
-            mix = _mix if strip.device.type == "cpu" else _mix_on_device
-            mix(strip, towards.scale, factor, mine, theirs, first, share, 2 * blur(query.shape[1]), reading)
-            yield strip
-            first += len(strip)
+    towards, first = directions(gallery.detach()), 0
+    mix = _mix if gallery.device.type == "cpu" else _mix_on_device
+    for strip in product_strips(query, towards, memory=memory):
+        block = strip.clone()  # the caller may keep it
+        mix(block, (query, towards.rows), towards.scale, factor, sides, first, share, reading)
+        yield block
+        first += len(block)
+
+
+class _Sides(NamedTuple):
+    """The encodings of queries by row and of the gallery by column, as the compiled loops take them, and their sums."""
+
+    mine: tuple[Array, Array, Array]
+    theirs: tuple[Array, Array, Array]
+    totals: tuple[Array, Array]
 
 
 def _mix(
     strip: Tensor,
+    features: tuple[Tensor, Tensor],
     scale: Tensor,
     factor: Tensor,
-    mine: csr_array,
-    theirs: csc_array,
+    sides: _Sides,
     first: int,
     share: float,
-    near: float,
     reading: Reading,
 ) -> None:
     """Turn a strip of products into re-ranked distances, in place."""
     lines, scales, factors = strip.numpy(), scale.numpy(), factor.numpy()
-    sides, totals = (_arrays(mine), _arrays(theirs)), (_totals(mine), _totals(theirs))
+    rows = features[0].detach().contiguous().numpy(), features[1].detach().contiguous().numpy()
+    doubt, squared = blur(rows[0].shape[1]), reading == "zhong-squared"
 
     def work(start: int, stop: int) -> None:
         kernels.mix_rows(
-            lines, scales, factors, reading == "zhong-squared", share, near, totals, first, *sides, start, stop
-        )
+            lines, scales, factors, squared, share, rows, doubt, sides.totals, first, sides.mine, sides.theirs,
+            start, stop,
+        )  # fmt: skip
 
     kernels.share(work, len(lines))
 
 
+@torch.no_grad()
 def _mix_on_device(
     strip: Tensor,
+    features: tuple[Tensor, Tensor],
     scale: Tensor,
     factor: Tensor,
-    mine: csr_array,
-    theirs: csc_array,
+    sides: _Sides,
     first: int,
     share: float,
-    near: float,
     reading: Reading,
 ) -> None:
     """Do the same by torch; the overlaps come from the CPU."""
-    plain = 2 - 2 * (strip * scale)
-    plain = _power(plain.masked_fill(plain < near, 0), reading)
+    plain = (2 - 2 * (strip * scale)).clamp_min_(0)
+    low = (plain < 2 * blur(features[0].shape[1])).nonzero()
+    for some in torch.split(low, 4096):
+        query, gallery = (
+            features[0][(first + some[:, 0]).to(features[0].device)].to(strip.device),
+            features[1][some[:, 1]],
+        )
+        plain[some[:, 0], some[:, 1]] = 2 * exact_cosines(query, gallery)
     rows = slice(first, first + len(strip))
-    strip.copy_(share * plain * factor[rows, None].to(strip.device) + (1 - share))
-    counts, images, distances = _distances(mine[rows], theirs, 0)
+    strip.copy_(share * _power(plain, reading) * factor[rows, None].to(strip.device) + (1 - share))
+    starts, images, weights = sides.mine
+    entries = slice(starts[rows.start], starts[rows.stop])
+    mine = starts[rows.start : rows.stop + 1] - starts[rows.start], images[entries], weights[entries]
+    counts, others, distances = _distances(mine, sides.theirs, (sides.totals[0][rows], sides.totals[1]), 0)
     row = torch.repeat_interleave(torch.from_numpy(counts)).to(strip.device)
-    column, distance = (torch.from_numpy(part).to(strip.device) for part in (images.astype(np.int64), distances))
+    column, distance = (torch.from_numpy(part).to(strip.device) for part in (others.astype(np.int64), distances))
     strip[row, column] -= (1 - share) * (1 - distance)  # no pair occurs twice
     strip.clamp_min_(0)
 
@@ -354,7 +381,11 @@ def _pair_distances(features: Tensor, indptr: Array, indices: Array) -> Array:
         ]
         products = torch.cat(parts).cpu().numpy()
     distances: Array = np.maximum(1 - products, 0)
-    distances[(owner == indices) | (distances < blur(features.shape[1]))] = 0
+    low = np.flatnonzero(distances < blur(features.shape[1]))
+    for some in np.array_split(low, len(low) // 4096 + 1):
+        one, other = (torch.from_numpy(side[some]).to(features.device).long() for side in (owner, indices))
+        distances[some] = exact_cosines(features[one], features[other]).cpu().numpy()
+    distances[owner == indices] = 0
     return distances
 
 
@@ -391,22 +422,22 @@ def _average(rows: Array, indptr: Array, indices: Array, data: Array) -> tuple[A
     return starts, images, means
 
 
-def _distances(mine: csr_array, theirs: csc_array, least: float) -> tuple[Array, Array, Array]:
+def _distances(
+    mine: tuple[Array, Array, Array], theirs: tuple[Array, Array, Array], totals: tuple[Array, Array], least: float
+) -> tuple[Array, Array, Array]:
     """Return how many other rows each row overlaps with, with which, and the Jaccard distances: (R,), (M,), (M,)."""
-    sides, totals = (_arrays(mine), _arrays(theirs)), (_totals(mine), _totals(theirs))
-    others = theirs.shape[0]
-    counts = np.zeros(mine.shape[0], np.int64)
+    others, counts = len(totals[1]), np.zeros(len(totals[0]), np.int64)
 
     def work(start: int, stop: int) -> list[tuple[Array, Array]]:
         found = []
         size = max(BUFFER, others)
         while start < stop:
             images, shares = np.empty(size, np.int32), np.empty(size, np.float32)
-            start, filled = kernels.overlaps(*sides, totals, least, start, stop, counts, images, shares)
+            start, filled = kernels.overlaps(mine, theirs, totals, least, start, stop, counts, images, shares)
             found.append((images[:filled].copy(), shares[:filled].copy()))
         return found
 
-    parts = [part for parts in kernels.share(work, mine.shape[0]) for part in parts]
+    parts = [part for parts in kernels.share(work, len(counts)) for part in parts]
     images, shares = (np.empty(counts.sum(), kind) for kind in (np.int32, np.float32))
     at = 0
     for number, (some, share) in enumerate(parts):

@@ -213,7 +213,8 @@ def nearest_in_rows(
     offset: Array,
     other_offset: Array,
     scale: Array,
-    floor: float,
+    features: tuple[Array, Array],
+    doubt: float,
     diagonal: int,
     first: int,
     start: int,
@@ -223,14 +224,16 @@ def nearest_in_rows(
 ) -> None:
     """Bring the columns of a tile into the neighbour lists of its rows `start` to `stop`.
 
-    The distance of row r and column c is offset[r] + other_offset[c] - tile[r, c] * scale[c], or 0 below `floor`.
+    The distance of row r and column c is offset[r] + other_offset[c] - tile[r, c] * scale[c], or 0 if that is negative;
+    where it is less than `doubt`, it is measured again in float64.
 
     Args:
         tile: (R, C) float32 products.
         offset: (R,) float32.
         other_offset: (C,) float32.
         scale: (C,) float32.
-        floor: smaller distances are 0.
+        features: (R, D) and (C, D) float32, to measure again by cosine.
+        doubt: cosine distances below this are more rounding than distance; 0 to believe them all.
         diagonal: the column of row 0's own image, which is at distance 0; -1 where a row meets itself nowhere.
         first: number of the first column's image; columns come in ascending order, call after call.
         start: first row to work on.
@@ -238,17 +241,22 @@ def nearest_in_rows(
         best: (R, k) float32 distances, ascending, infinite while there are none; (R, k) int32 images; both updated.
         farthest: (R,) float32, raised to the farthest distance seen; (0,) where nobody asks.
     """
-    row, least = np.empty(CHUNK, np.float32), np.float32(floor)
+    row, least = np.empty(CHUNK, np.float32), np.float32(doubt)
     for r in range(start, stop):
         distances, images = best[0][r], best[1][r]
         for begin in range(0, tile.shape[1], CHUNK):
             part = tile[r, begin : begin + CHUNK]
             others, scales = other_offset[begin : begin + CHUNK], scale[begin : begin + CHUNK]
+            low = np.int32(0)
             for c in range(len(part)):
-                x = max((offset[r] + others[c]) - part[c] * scales[c], np.float32(0))
-                row[c] = x if x >= least else np.float32(0)
+                row[c] = max((offset[r] + others[c]) - part[c] * scales[c], np.float32(0))
+                low = np.int32(low + (row[c] < least))
             if 0 <= diagonal + r - begin < len(part) and diagonal >= 0:
                 row[diagonal + r - begin] = 0
+            if low and distances[-1] > 0:  # a list that is full of copies takes no more
+                for c in range(len(part)):
+                    if row[c] < least and not (diagonal >= 0 and begin + c == diagonal + r):
+                        row[c] = exact_cosine(features[0][r], features[1][begin + c])
             if len(farthest):
                 farthest[r] = max(farthest[r], _top(row[: len(part)]))
             limit, near = distances[-1], np.int32(0)
@@ -276,7 +284,8 @@ def nearest_in_columns(
     offset: Array,
     other_offset: Array,
     scale: Array,
-    floor: float,
+    features: tuple[Array, Array],
+    doubt: float,
     first: int,
     start: int,
     stop: int,
@@ -290,14 +299,15 @@ def nearest_in_columns(
         offset: (R,) float32.
         other_offset: (C,) float32.
         scale: (C,) float32.
-        floor: smaller distances are 0.
+        features: (R, D) and (C, D) float32, to measure again by cosine.
+        doubt: cosine distances below this are measured again in float64.
         first: number of the first row's image.
         start: first column to work on.
         stop: column after the last one.
         best: (C, k) float32 and (C, k) int32, updated.
         farthest: (C,) float32, updated; (0,) where nobody asks.
     """
-    row, least = np.empty(CHUNK, np.float32), np.float32(floor)
+    row, least = np.empty(CHUNK, np.float32), np.float32(doubt)
     limit = best[0][start:stop, -1].copy()
     for begin in range(start, stop, CHUNK):  # some columns at a time: what is needed of them stays in cache
         end = min(begin + CHUNK, stop)
@@ -305,11 +315,16 @@ def nearest_in_columns(
         tops = farthest[begin:end]
         for r in range(tile.shape[0]):
             part = tile[r, begin:end]
-            near = np.int32(0)
+            near = low = np.int32(0)
             for c in range(len(part)):
-                x = max((offset[r] + others[c]) - part[c] * scales[c], np.float32(0))
-                row[c] = x if x >= least else np.float32(0)
+                row[c] = max((offset[r] + others[c]) - part[c] * scales[c], np.float32(0))
+                low = np.int32(low + (row[c] < least))
                 near = np.int32(near + (row[c] < limits[c]))
+            if low:
+                for c in range(len(part)):
+                    if row[c] < least and limits[c] > 0:
+                        row[c] = exact_cosine(features[0][r], features[1][begin + c])
+                near = np.int32(1)  # counted before
             for c in range(len(tops)):
                 tops[c] = max(tops[c], row[c])
             if near:
@@ -318,6 +333,21 @@ def nearest_in_columns(
                         distances = best[0][begin + c]
                         _insert(distances, best[1][begin + c], row[c], first + r)
                         limits[c] = distances[-1]
+
+
+@partial(compiled, fastmath={"reassoc", "contract"})
+def exact_cosine(a: Array, b: Array) -> np.float32:
+    """Return 1 - cosine of two float32 rows, measured in float64; 0 if they are equal up to their own rounding."""
+    ab = aa = bb = 0.0
+    for d in range(len(a)):
+        x, y = np.float64(a[d]), np.float64(b[d])
+        ab += x * y
+        aa += x * x
+        bb += y * y
+    if aa == 0 or bb == 0:
+        return np.float32(1)
+    distance = 1 - ab / np.sqrt(aa * bb)
+    return np.float32(distance) if distance > 1e-13 else np.float32(0)
 
 
 @compiled
@@ -559,7 +589,8 @@ def mix_rows(
     factor: Array,
     squared: bool,
     share: float,
-    near: float,
+    features: tuple[Array, Array],
+    doubt: float,
     totals: tuple[Array, Array],
     first: int,
     mine: tuple[Array, Array, Array],
@@ -575,7 +606,8 @@ def mix_rows(
         factor: (Q,) float32, what each query's squared Euclidean distances are multiplied by.
         squared: whether these are squared again, before.
         share: of the distance, in [0, 1].
-        near: smaller squared Euclidean distances are 0.
+        features: (Q, D) and (G, D) float32, to measure again by cosine.
+        doubt: cosine distances below this are measured again in float64.
         totals: (Q,) and (G,) float64, the sum of each encoding.
         first: query of the strip's first row.
         mine: indptr (Q + 1,), indices and data of the queries' encodings.
@@ -583,7 +615,7 @@ def mix_rows(
         start: first row to work on.
         stop: row after the last one.
     """
-    direct, indirect, two, least = np.float32(share), np.float32(1 - share), np.float32(2), np.float32(near)
+    direct, indirect, two, least = np.float32(share), np.float32(1 - share), np.float32(2), np.float32(2 * doubt)
     starts, holders, held = theirs
     sums = np.zeros(strip.shape[1])
     touched = np.empty(strip.shape[1] + 1, np.int32)
@@ -591,7 +623,8 @@ def mix_rows(
         line, times = strip[r], factor[first + r]
         for g in range(len(line)):
             x = max(two - two * (line[g] * scale[g]), np.float32(0))
-            x = x if x >= least else np.float32(0)
+            if x < least:
+                x = two * exact_cosine(features[0][first + r], features[1][g])
             line[g] = direct * ((x * x if squared else x) * times) + indirect
         size = 0
         for place in range(mine[0][first + r], mine[0][first + r + 1]):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from uda_reid.errors import DataError, RecipeError
 from uda_reid.ops import kernels
-from uda_reid.ops.distance import MEMORY, blur, check_features, directions, strip_rows
+from uda_reid.ops.distance import MEMORY, blur, check_features, directions, exact_cosines, normalise, strip_rows
 
 Metric = Literal["cosine", "euclidean"]
 Backend = Literal["auto", "tiles", "faiss", "faiss-ivf", "faiss-hnsw"]
@@ -35,6 +35,8 @@ class Progress(Protocol):
 
 TILE = 1024
 """Rows of a tile: enough for products at full speed, and few enough that little is multiplied twice at the diagonal."""
+WIDTH = 4096
+"""Columns of a tile at most: products that are looked at soon are still near the processor."""
 SAMPLE = 1000
 """Rows on which the recall of an approximate search is measured."""
 
@@ -46,10 +48,11 @@ def quiet(items: Iterable[T], description: str, total: int | None) -> Iterable[T
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The nearest rows of every row, the row itself (at distance 0) among them.
+    """The nearest rows of every row, the row itself, at distance 0, among them.
 
     Args:
-        rows: (N, k) int32, nearest first; of equally far ones the lower row first.
+        rows: (N, k) int32, nearest first; of equally far ones the lower row first. Of more than k copies of a row it
+            may itself not be in its list.
         distances: (N, k) float32, ascending: 1 - cosine, or squared Euclidean.
         farthest: (N,) float32, the distance of the farthest row; (0,) unless it was asked for.
         backend: what found them.
@@ -104,8 +107,8 @@ def neighbours(
     [[0, 2], [1, 2], [2, 0]]
     """
     check_features(features, "features")
-    if not 1 <= k <= len(features):
-        raise DataError(f"k = {k:,} neighbours of {len(features):,} rows; choose from 1 to {len(features):,}")
+    if not isinstance(k, int) or not 1 <= k <= len(features):
+        raise DataError(f"k = {k} neighbours of {len(features):,} rows; choose from 1 to {len(features):,}")
     if metric not in ("cosine", "euclidean"):
         raise RecipeError(f"metric {metric!r} is unknown; use cosine or euclidean")
     if backend not in ("auto", "tiles", "faiss", "faiss-ivf", "faiss-hnsw"):
@@ -114,13 +117,15 @@ def neighbours(
         raise RecipeError(f"an effort of {effort} is no number of cells or candidates; use 0 for the usual one")
     if farthest and backend not in ("auto", "tiles"):
         raise RecipeError(f"backend {backend!r} does not see the farthest rows; use tiles")
-    with torch.inference_mode():
+    with torch.no_grad():
         points = _Points.of(features, metric)
         if backend in ("auto", "tiles"):
             if features.device.type == "cpu":
-                return _tiles(points, k, farthest, memory, progress)
-            every = torch.arange(len(features), device=features.device)
-            return _strips(points, every, k, farthest, memory, progress)
+                found = _tiles(points, k, farthest, memory, progress)
+            else:
+                every = torch.arange(len(features), device=features.device)
+                found = _strips(points, every, k, farthest, memory, progress)
+            return replace(found, farthest=_measured(found.farthest, points))
         return _faiss_search(points, k, backend, effort, memory, generator or torch.Generator().manual_seed(0))
 
 
@@ -133,8 +138,8 @@ class _Points:
     offset: Tensor
     other: Tensor
     metric: Metric
-    near: float
-    """Smaller distances are 0."""
+    doubt: float
+    """Smaller distances are measured again."""
 
     @staticmethod
     def of(features: Tensor, metric: Metric) -> _Points:
@@ -156,7 +161,29 @@ class _Points:
         found = torch.from_numpy(products).view_as(rows)
         scale = self.scale[:, None] * self.scale[rows] if self.metric == "cosine" else 2
         found = (self.offset[:, None] + self.other[rows] - found * scale).clamp_min(0)
-        return found.masked_fill((rows == torch.arange(len(rows))[:, None]) | (found < self.near), 0)
+        own = rows == torch.arange(len(rows))[:, None]
+        return self.again(found, torch.arange(len(rows)), rows).masked_fill(own, 0)
+
+    def again(self, distances: Tensor, chosen: Tensor, columns: Tensor) -> Tensor:
+        """Measure anew what is in doubt of (B, k) distances, between rows `chosen` and `columns`; in place."""
+        row, place = (distances < self.doubt).nonzero(as_tuple=True)
+        for some in torch.split(torch.arange(len(row), device=row.device), 4096):
+            at = row[some], place[some]
+            other = columns[at] if columns.ndim == 2 else columns[at[1]]
+            distances[at] = exact_cosines(self.rows[chosen[at[0]]], self.rows[other.long()])
+        return distances
+
+
+def _measured(farthest: Tensor, points: _Points) -> Tensor:
+    """Measure farthest distances that are in doubt anew in float64; 0 where all rows are equal."""
+    low = (farthest < points.doubt).nonzero().flatten()
+    if not len(low):
+        return farthest
+    units = normalise(points.rows.double())
+    for some in torch.split(low, max(1, (1 << 24) // len(units))):
+        top = (1 - units[some] @ units.T).amax(dim=1)
+        farthest[some] = top.masked_fill(top < 1e-13, 0).to(farthest.dtype)
+    return farthest
 
 
 def pair_products(features: Tensor, indptr: npt.NDArray[np.int64], indices: npt.NDArray[np.int32]) -> Array:
@@ -181,9 +208,11 @@ def pair_products(features: Tensor, indptr: npt.NDArray[np.int64], indices: npt.
 def _tiles(points: _Points, k: int, farthest: bool, memory: int, progress: Progress) -> Neighbours:
     """Search on the CPU: every tile above the diagonal serves its rows and its columns."""
     number = len(points.rows)
+    strip_rows(1, memory)
     height = max(1, min(TILE, number, math.isqrt(memory // 4)))  # a square at least fits
-    width = strip_rows(height, memory)
-    scale, offset, other = points.scale.numpy(), points.offset.numpy(), points.other.numpy()
+    width = max(height, min(WIDTH, strip_rows(height, memory)))
+    rows = points.rows.contiguous().numpy()
+    terms = points.offset.numpy(), points.other.numpy(), points.scale.numpy(), rows, points.doubt
     best = np.full((number, k), np.inf, np.float32), np.zeros((number, k), np.int32)
     top = np.zeros(number if farthest else 0, np.float32)
     products = torch.empty(height * min(width, number))
@@ -194,23 +223,23 @@ def _tiles(points: _Points, k: int, farthest: bool, memory: int, progress: Progr
             theirs = slice(begin, min(begin + width, number))
             right = points.rows[theirs]
             tile = torch.mm(left, right.T, out=products[: len(left) * len(right)].view(len(left), len(right))).numpy()
-            _serve_rows(tile, mine, theirs, (offset, other, scale, points.near), best, top)
-            _serve_columns(tile, mine, theirs, (offset, other, scale, points.near), best, top)
+            _serve_rows(tile, mine, theirs, terms, best, top)
+            _serve_columns(tile, mine, theirs, terms, best, top)
     return Neighbours(torch.from_numpy(best[1]), torch.from_numpy(best[0]), torch.from_numpy(top), "tiles")
 
 
-Terms = tuple[Array, Array, Array, float]
-"""offset, other, scale and near of `_Points`."""
+Terms = tuple[Array, Array, Array, Array, float]
+"""offset, other, scale, rows and doubt of `_Points`."""
 
 
 def _serve_rows(tile: Array, mine: slice, theirs: slice, terms: Terms, best: tuple[Array, Array], top: Array) -> None:
-    offset, other, scale, near = terms
+    offset, other, scale, rows, doubt = terms
     diagonal = 0 if theirs.start == mine.start else -1
 
     def work(start: int, stop: int) -> None:
         kernels.nearest_in_rows(
-            tile, offset[mine], other[theirs], scale[theirs], near, diagonal, theirs.start, start, stop,
-            (best[0][mine], best[1][mine]), top[mine],
+            tile, offset[mine], other[theirs], scale[theirs], (rows[mine], rows[theirs]), doubt, diagonal,
+            theirs.start, start, stop, (best[0][mine], best[1][mine]), top[mine],
         )  # fmt: skip
 
     kernels.share(work, len(tile))
@@ -219,7 +248,7 @@ def _serve_rows(tile: Array, mine: slice, theirs: slice, terms: Terms, best: tup
 def _serve_columns(
     tile: Array, mine: slice, theirs: slice, terms: Terms, best: tuple[Array, Array], top: Array
 ) -> None:
-    offset, other, scale, near = terms
+    offset, other, scale, rows, doubt = terms
     behind = slice(max(theirs.start, mine.stop), theirs.stop)  # the square at the diagonal has served its rows
     if behind.start >= behind.stop:
         return
@@ -227,8 +256,8 @@ def _serve_columns(
 
     def work(start: int, stop: int) -> None:
         kernels.nearest_in_columns(
-            tile, offset[mine], other[behind], scale[behind], near, mine.start, start, stop,
-            (best[0][behind], best[1][behind]), top[behind],
+            tile, offset[mine], other[behind], scale[behind], (rows[mine], rows[behind]), doubt, mine.start,
+            start, stop, (best[0][behind], best[1][behind]), top[behind],
         )  # fmt: skip
 
     kernels.share(work, tile.shape[1], least=256)
@@ -239,11 +268,11 @@ def _strips(points: _Points, chosen: Tensor, k: int, farthest: bool, memory: int
     number, device = len(points.rows), points.rows.device
     columns = torch.arange(number, device=device)
     found = []
-    for part in progress(list(torch.split(chosen, strip_rows(number, memory, itemsize=16))), "neighbours", None):
+    for part in progress(list(torch.split(chosen, strip_rows(number, memory, itemsize=32))), "neighbours", None):
         products = points.left(part) @ points.rows.T
         distances = (points.offset[part, None] + points.other - products * points.scale).clamp_min_(0)
+        distances = points.again(distances, part, columns)
         distances[torch.arange(len(part), device=device), part] = 0
-        distances[distances < points.near] = 0
         # Distances that are not negative are ordered as their bits are: with the row behind them no two are equal.
         keys = (distances.view(torch.int32).long() << 32) | columns
         rows = keys.topk(k, dim=1, largest=False, sorted=True).values & 0xFFFFFFFF

@@ -13,18 +13,20 @@ from uda_reid.ops.clustering import (
     Climb,
     automatic_eps,
     climb,
-    climb_by,
+    climb_graph,
     cluster_means,
-    dbscan_graph,
     kmeans,
     nearest_pairs_eps,
 )
+from uda_reid.ops.clustering.graph import LIMIT
 from uda_reid.ops.distance import normalise
 from uda_reid.ops.jaccard import encode_features, jaccard
 
 Method = Literal["kmeans", "dbscan"]
 Distance = Literal["jaccard", "euclidean"]
 
+SHARE = 1.6e-3
+"""The share of the nearest pairs whose mean distance is the automatic radius; Song et al. and MMT."""
 REACH = 0.8
 """Jaccard distances above this are not kept, unless the radius is larger: there are many, and no use for them."""
 
@@ -107,13 +109,19 @@ def assign(
     if distance == "jaccard":
         dense = _by_neighbours(features, k1, k2, eps, min_samples)
     else:
-        dense = climb(features, eps=eps or automatic_eps(features), min_samples=min_samples)
-    centroids = cluster_means(features, dense.labels, int(dense.labels.max()) + 1)
-    return PseudoLabels(dense.labels, normalise(centroids), dense.eps, dense.steps)
+        dense = climb(features, eps=eps or automatic_eps(features, share=SHARE), min_samples=min_samples)
+    labels = dense.labels.to(features.device)
+    centroids = cluster_means(features, labels, int(labels.max()) + 1)
+    return PseudoLabels(labels, normalise(centroids), dense.eps, dense.steps)
 
 
 def _by_neighbours(features: Tensor, k1: int, k2: int, eps: float, min_samples: int) -> Climb:
+    encoding = encode_features(features, k1=k1, k2=k2, reading="zhong")
     reach = max(REACH, eps)
-    graph = jaccard(encode_features(features, k1=k1, k2=k2, reading="zhong"), most=min(reach, 1.0))
-    radius = eps or nearest_pairs_eps(graph)
-    return climb_by(lambda eps: dbscan_graph(graph, eps=eps, min_samples=min_samples), eps=radius, limit=reach)
+    graph = jaccard(encoding, most=min(reach, 1.0))
+    if not eps:
+        pairs = len(features) * (len(features) - 1) // 2
+        if int((graph.data > 0).sum()) < 2 * (1 + SHARE * pairs):  # the rule looks farther
+            graph, reach = jaccard(encoding), LIMIT
+        eps = nearest_pairs_eps(graph, share=SHARE)
+    return climb_graph(graph, eps=eps, min_samples=min_samples, limit=reach)

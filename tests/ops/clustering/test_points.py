@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
+from uda_reid.errors import DataError
 from uda_reid.ops.clustering import cluster_means, points
 from uda_reid.ops.clustering.points import centred, cluster_sums, row_blocks, squared_norms
 
@@ -52,3 +54,11 @@ def test_row_blocks_are_all_rows_in_order() -> None:
     parts = list(row_blocks(rows, 1 << 30))
     assert [start for start, _ in parts] == [0, 64, 128, 192]
     assert torch.equal(torch.cat([block for _, block in parts]), rows)
+
+
+@pytest.mark.parametrize(
+    "features", [torch.tensor([[1e300], [-1e300]], dtype=torch.float64), torch.tensor([[3e38], [-3e38]])]
+)
+def test_points_too_far_apart_for_float32_are_refused(features: Tensor) -> None:
+    with pytest.raises(DataError, match="too far apart for float32; scale them down"):
+        centred(features)

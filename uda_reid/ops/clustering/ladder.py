@@ -59,13 +59,14 @@ def climb(features: Tensor, *, eps: float, min_samples: int = 4) -> Climb:
     return climb_by(lambda radius: dbscan(features, eps=radius, min_samples=min_samples), eps=eps)
 
 
-def climb_graph(graph: csr_array, *, eps: float, min_samples: int = 4) -> Climb:
-    """Cluster a graph by DBSCAN, and change the radius by `climb_by` while it will not do, to at most `graph.LIMIT`.
+def climb_graph(graph: csr_array, *, eps: float, min_samples: int = 4, limit: float = LIMIT) -> Climb:
+    """Cluster a graph by DBSCAN, and change the radius by `climb_by` while it will not do.
 
     Args:
         graph: (N, N) float32 as for `check_graph`.
         eps: the radius to begin with, in [0, 1).
         min_samples: as for `dbscan_graph`.
+        limit: the largest radius to change to; less than `graph.LIMIT` where the graph does not hold all distances.
 
     Returns:
         Labels, radius and steps.
@@ -74,7 +75,7 @@ def climb_graph(graph: csr_array, *, eps: float, min_samples: int = 4) -> Climb:
         DataError: `graph` is no such graph.
         RecipeError: an option is out of range.
     """
-    return climb_by(lambda radius: dbscan_graph(graph, eps=radius, min_samples=min_samples), eps=eps, limit=LIMIT)
+    return climb_by(lambda radius: dbscan_graph(graph, eps=radius, min_samples=min_samples), eps=eps, limit=limit)
 
 
 def climb_by(cluster: Callable[[float], Tensor], *, eps: float, limit: float = math.inf, crowd: float = CROWD) -> Climb:

@@ -38,6 +38,9 @@ def centred(features: Tensor) -> tuple[Tensor, Tensor, float]:
 
     Centring keeps the float32 products from cancelling, the scale keeps them from overflowing; being a power
     of two, it rounds nothing.
+
+    Raises:
+        DataError: the features lie too far apart for float32.
     """
     features = features.detach()
     centre = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
@@ -47,6 +50,8 @@ def centred(features: Tensor) -> tuple[Tensor, Tensor, float]:
     exact = features.dtype == torch.float64  # others are spared the float64 copy
     points = (features - centre).float() if exact else features.float() - centre.float()
     largest = float(torch.stack(points.aminmax()).abs().max())
+    if not largest < 2.0**126:
+        raise DataError("the features lie too far apart for float32; scale them down")
     scale = 2.0 ** math.frexp(largest)[1] if largest > 0 else 1.0
     return points.div_(scale), centre, scale
 

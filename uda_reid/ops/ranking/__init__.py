@@ -168,8 +168,9 @@ def rank(
     """
     labels = check_labels(query_pids, gallery_pids, query_cams, gallery_cams, protocol=protocol, device=gallery.device)
     check_search(query, gallery, labels)
-    with torch.inference_mode():
+    with torch.no_grad():
         towards = directions(gallery)
+        memory = memory if gallery.device.type == "cpu" else memory // 8  # torch holds masks and keys beside them
         return _rank(product_strips(query, towards, memory=memory), labels, rates, towards)
 
 
@@ -207,7 +208,7 @@ def rank_distances(
     {1: 1.0, 2: 1.0}
     """
     labels = check_labels(query_pids, gallery_pids, query_cams, gallery_cams, protocol=protocol)
-    with torch.inference_mode():
+    with torch.no_grad():
         return _rank(distance_blocks, labels, rates, None)
 
 
