@@ -2,8 +2,8 @@
 
     python benchmarks/core.py --size market                       # every operation, three times, medians
     python benchmarks/core.py --size msmt17 --operations rank     # one operation, once
-    python benchmarks/core.py --size market --reference           # also the dense reference, where it fits
-    python benchmarks/core.py --size 1m --operations cluster --backend faiss-ivf
+    python benchmarks/core.py --size market --reference           # also the dense reference: 12 GB at this size
+    python benchmarks/core.py --size 1m --operations cluster --backend faiss-ivf --effort 64
     python benchmarks/core.py --growth 10000,20000,50000,100000 --plot docs/growth.svg
 
 Features are synthetic but have the structure of real ones: identity centres, a bias for every camera, log-normal noise
@@ -40,8 +40,6 @@ from uda_reid.ops.neighbours import neighbours as find_neighbours
 from uda_reid.ops.ranking import rank, rank_distances
 
 LATENT = 96
-SHARE = 4
-"""N x N matrices of four bytes that the dense reference may hold at once."""
 
 
 class Size(NamedTuple):
@@ -380,7 +378,7 @@ def main() -> None:
     else:
         for name in options.operations.split(","):
             print(told(name, options.size, run(options, "--worker", name, "--repeat", str(options.repeat))), flush=True)
-            if options.reference and name in ("rank", "rerank", "cluster"):
+            if options.reference and options.size in ("market", "duke") and name in ("rank", "rerank", "cluster"):
                 dense = run(options, "--reference-worker", name)[0]
                 print(
                     f"  dense reference: {dense['seconds']:.2f} s, peak {dense['peak'] / 1e3:.2f} GB, {dense['found']}"

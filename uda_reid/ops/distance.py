@@ -37,11 +37,12 @@ def exact_cosines(a: Tensor, b: Tensor) -> Tensor:
         (P,) float32; 0 for rows that are equal up to their own rounding, 1 where one is zero.
     """
     found = torch.ones(len(a), device=a.device)
-    for start in range(0, len(a), 4096):
-        one, other = (rows[start : start + 4096].double() for rows in (a, b))
+    size = max(1, (1 << 20) // a.shape[1])
+    for start in range(0, len(a), size):
+        one, other = (rows[start : start + size].double() for rows in (a, b))
         squares = one.square().sum(1) * other.square().sum(1)
         distances = 1 - (one * other).sum(1) / squares.sqrt()
-        found[start : start + 4096] = torch.where(squares > 0, distances.masked_fill(distances < 1e-13, 0), 1)
+        found[start : start + size] = torch.where(squares > 0, distances.masked_fill(distances < 1e-13, 0), 1)
     return found
 
 

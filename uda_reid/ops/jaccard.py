@@ -305,7 +305,7 @@ def _mix_on_device(
     """Do the same by torch; the overlaps come from the CPU."""
     plain = (2 - 2 * (strip * scale)).clamp_min_(0)
     low = (plain < 2 * blur(features[0].shape[1])).nonzero()
-    for some in torch.split(low, 4096):
+    for some in torch.split(low, 1024):
         query, gallery = (
             features[0][(first + some[:, 0]).to(features[0].device)].to(strip.device),
             features[1][some[:, 1]],
@@ -381,11 +381,11 @@ def _pair_distances(features: Tensor, indptr: Array, indices: Array) -> Array:
         ]
         products = torch.cat(parts).cpu().numpy()
     distances: Array = np.maximum(1 - products, 0)
-    low = np.flatnonzero(distances < blur(features.shape[1]))
-    for some in np.array_split(low, len(low) // 4096 + 1):
+    distances[owner == indices] = 0
+    low = np.flatnonzero((distances < blur(features.shape[1])) & (owner != indices))
+    for some in np.array_split(low, len(low) // 1024 + 1):
         one, other = (torch.from_numpy(side[some]).to(features.device).long() for side in (owner, indices))
         distances[some] = exact_cosines(features[one], features[other]).cpu().numpy()
-    distances[owner == indices] = 0
     return distances
 
 

@@ -621,10 +621,16 @@ def mix_rows(
     touched = np.empty(strip.shape[1] + 1, np.int32)
     for r in range(start, stop):
         line, times = strip[r], factor[first + r]
+        low = np.int32(0)
         for g in range(len(line)):
-            x = max(two - two * (line[g] * scale[g]), np.float32(0))
-            if x < least:
-                x = two * exact_cosine(features[0][first + r], features[1][g])
+            line[g] = max(two - two * (line[g] * scale[g]), np.float32(0))
+            low = np.int32(low + (line[g] < least))
+        if low:
+            for g in range(len(line)):
+                if line[g] < least:
+                    line[g] = two * exact_cosine(features[0][first + r], features[1][g])
+        for g in range(len(line)):
+            x = line[g]
             line[g] = direct * ((x * x if squared else x) * times) + indirect
         size = 0
         for place in range(mine[0][first + r], mine[0][first + r + 1]):

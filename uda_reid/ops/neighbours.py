@@ -35,7 +35,7 @@ class Progress(Protocol):
 
 TILE = 1024
 """Rows of a tile: enough for products at full speed, and few enough that little is multiplied twice at the diagonal."""
-WIDTH = 4096
+WIDTH = 8192
 """Columns of a tile at most: products that are looked at soon are still near the processor."""
 SAMPLE = 1000
 """Rows on which the recall of an approximate search is measured."""
@@ -167,7 +167,7 @@ class _Points:
     def again(self, distances: Tensor, chosen: Tensor, columns: Tensor) -> Tensor:
         """Measure anew what is in doubt of (B, k) distances, between rows `chosen` and `columns`; in place."""
         row, place = (distances < self.doubt).nonzero(as_tuple=True)
-        for some in torch.split(torch.arange(len(row), device=row.device), 4096):
+        for some in torch.split(torch.arange(len(row), device=row.device), 1024):
             at = row[some], place[some]
             other = columns[at] if columns.ndim == 2 else columns[at[1]]
             distances[at] = exact_cosines(self.rows[chosen[at[0]]], self.rows[other.long()])
@@ -223,8 +223,7 @@ def _tiles(points: _Points, k: int, farthest: bool, memory: int, progress: Progr
             theirs = slice(begin, min(begin + width, number))
             right = points.rows[theirs]
             tile = torch.mm(left, right.T, out=products[: len(left) * len(right)].view(len(left), len(right))).numpy()
-            _serve_rows(tile, mine, theirs, terms, best, top)
-            _serve_columns(tile, mine, theirs, terms, best, top)
+            _serve(tile, mine, theirs, terms, best, top)
     return Neighbours(torch.from_numpy(best[1]), torch.from_numpy(best[0]), torch.from_numpy(top), "tiles")
 
 
@@ -232,35 +231,25 @@ Terms = tuple[Array, Array, Array, Array, float]
 """offset, other, scale, rows and doubt of `_Points`."""
 
 
-def _serve_rows(tile: Array, mine: slice, theirs: slice, terms: Terms, best: tuple[Array, Array], top: Array) -> None:
+def _serve(tile: Array, mine: slice, theirs: slice, terms: Terms, best: tuple[Array, Array], top: Array) -> None:
+    """Bring a tile into the lists of its rows, and into those of its columns behind the square at the diagonal."""
     offset, other, scale, rows, doubt = terms
     diagonal = 0 if theirs.start == mine.start else -1
+    behind = slice(max(theirs.start, mine.stop), theirs.stop)  # the square has served its rows
+    rest, width = tile[:, behind.start - theirs.start :], max(behind.stop - behind.start, 0)
 
     def work(start: int, stop: int) -> None:
         kernels.nearest_in_rows(
             tile, offset[mine], other[theirs], scale[theirs], (rows[mine], rows[theirs]), doubt, diagonal,
             theirs.start, start, stop, (best[0][mine], best[1][mine]), top[mine],
         )  # fmt: skip
+        if width:
+            kernels.nearest_in_columns(
+                rest, offset[mine], other[behind], scale[behind], (rows[mine], rows[behind]), doubt, mine.start,
+                width * start // len(tile), width * stop // len(tile), (best[0][behind], best[1][behind]), top[behind],
+            )  # fmt: skip
 
     kernels.share(work, len(tile))
-
-
-def _serve_columns(
-    tile: Array, mine: slice, theirs: slice, terms: Terms, best: tuple[Array, Array], top: Array
-) -> None:
-    offset, other, scale, rows, doubt = terms
-    behind = slice(max(theirs.start, mine.stop), theirs.stop)  # the square at the diagonal has served its rows
-    if behind.start >= behind.stop:
-        return
-    tile = tile[:, behind.start - theirs.start :]
-
-    def work(start: int, stop: int) -> None:
-        kernels.nearest_in_columns(
-            tile, offset[mine], other[behind], scale[behind], (rows[mine], rows[behind]), doubt, mine.start,
-            start, stop, (best[0][behind], best[1][behind]), top[behind],
-        )  # fmt: skip
-
-    kernels.share(work, tile.shape[1], least=256)
 
 
 def _strips(points: _Points, chosen: Tensor, k: int, farthest: bool, memory: int, progress: Progress) -> Neighbours:
