@@ -28,8 +28,8 @@ import torch
 from scipy.sparse import csc_array, csr_array
 from torch import Tensor
 
+import uda_reid.ops.kernels as kernels
 from uda_reid.errors import DataError, RecipeError
-from uda_reid.ops import kernels
 from uda_reid.ops.distance import (
     MEMORY,
     NEAR,

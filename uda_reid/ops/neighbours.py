@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+import uda_reid.ops.kernels as kernels
 from uda_reid.errors import DataError, RecipeError
-from uda_reid.ops import kernels
 from uda_reid.ops.distance import MEMORY, blur, check_features, directions, exact_cosines, normalise, strip_rows
 
 Metric = Literal["cosine", "euclidean"]

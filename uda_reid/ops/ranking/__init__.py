@@ -20,8 +20,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+import uda_reid.ops.kernels as kernels
 from uda_reid.errors import DataError, RecipeError
-from uda_reid.ops import kernels
 from uda_reid.ops.distance import MEMORY, NEAR, Directions, directions, product_strips
 from uda_reid.ops.protocols import IdsLike, Labels, check_labels, check_search, no_match
 from uda_reid.ops.ranking.device import rank_block
