@@ -157,7 +157,8 @@ def nearest_samples(features: Tensor, centroids: Tensor) -> Tensor:
 def _seeds(points: Tensor, norms: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
     candidates = 2 + int(math.log(clusters))
     chosen = torch.randint(len(points), (1,), generator=generator).repeat(clusters).to(points.device)
-    space = points.new_empty(min(PROPOSALS, candidates * clusters), len(points))
+    fitting = max(candidates, (1 << 26) // len(points))  # 256 MB of distances
+    space = points.new_empty(min(PROPOSALS, fitting, candidates * clusters), len(points))
     nearest = _to(points, norms, chosen[:1], space[:1])[0].clone()
     nearest[chosen[:1]] = 0
     done = 1

@@ -138,7 +138,7 @@ def _clusters(features: Tensor, labels: LabelsLike) -> _Clusters | None:
     lengths = torch.cat([_lengths(features[part]) for part in torch.split(members, 4096)])
     sums = [  # segment by segment, so alike on every run; a part of the columns at a time bounds the float64 copy
         torch.segment_reduce(part[members].double().div_(lengths), "sum", lengths=counts, unsafe=True)
-        for part in torch.split(features.detach(), 256, dim=1)
+        for part in torch.split(features.detach(), max(1, (1 << 24) // len(features)), dim=1)
     ]
     return _Clusters(rows, own, torch.cat(sums, dim=1), counts.double())
 
