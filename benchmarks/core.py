@@ -352,8 +352,8 @@ def plot(points: list[tuple[int, float]]) -> str:
     return "\n".join(parts) + "\n"
 
 
-def main() -> None:
-    """Measure what was asked for and print a table."""
+def arguments() -> argparse.ArgumentParser:
+    """Return what the command line is read by."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="market")
     parser.add_argument("--operations", default=",".join(OPERATIONS))
@@ -367,7 +367,12 @@ def main() -> None:
     parser.add_argument("--worker", choices=OPERATIONS, help=argparse.SUPPRESS)
     parser.add_argument("--reference-worker", choices=("rank", "rerank", "cluster"), help=argparse.SUPPRESS)
     parser.add_argument("--train", type=int, default=0, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Measure what was asked for and print a table."""
+    options = arguments().parse_args()
     options.repeat = options.repeat or (3 if options.size in ("market", "duke") else 1)
     if options.worker:
         worker(options)

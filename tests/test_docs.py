@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -88,6 +89,8 @@ def test_commands_are_understood(line: str, monkeypatch: pytest.MonkeyPatch) -> 
     if program == "pip":
         assert words == ["install", "./docs/example_strategy"]
         assert (ROOT / words[1] / "pyproject.toml").is_file()
+    elif program == "python":
+        runpy.run_path(str(ROOT / words[0]))["arguments"]().parse_args(words[1:])
     else:
         assert program == "uda-reid"
         assert understood(words).startswith(f"uda-reid {words[0]}")

@@ -178,8 +178,8 @@ def jaccard(encoding: Encoding, *, most: float = 1.0, rows: int | None = None) -
     # A distance of 1 - t / (s - t), s being the sum of both totals, is at most `most` where t / s is at least this; a
     # hair less, since both are rounded.
     least = (1 - most) / (2 - most) - 1e-6
-    mine, theirs = weights[:wanted], weights.tocsc()
-    counts, images, distances = _distances(_arrays(mine), _arrays(theirs), (_totals(mine), _totals(theirs)), least)
+    mine, theirs, totals = _arrays(weights), _arrays(weights.tocsc()), _totals(weights)
+    counts, images, distances = _distances(mine, theirs, (totals[:wanted], totals), least)
     indptr = np.concatenate([[0], counts.cumsum()])
     distances[distances < NEAR] = 0  # equal encodings, up to rounding
     return _sparse(distances, images, indptr, (wanted, weights.shape[0]))
@@ -243,8 +243,13 @@ def _reranked(
 ) -> Iterator[Tensor]:
     both = torch.cat([query.to(gallery.device), gallery])
     encoding = encode_features(both, k1=k1, k2=k2, reading=reading, memory=memory, progress=progress)
-    mine, theirs = encoding.weights[: len(query)], encoding.weights[len(query) :].tocsc()
-    sides = _Sides(_arrays(mine), _arrays(theirs), (_totals(mine), _totals(theirs)))
+    mine, theirs, totals = (
+        encoding.weights[: len(query)],
+        encoding.weights[len(query) :].tocsc(),
+        _totals(encoding.weights),
+    )
+    sides = _Sides(_arrays(mine), _arrays(theirs), (totals[: len(query)], totals[len(query) :]))
+    del mine, theirs, totals
     factor = torch.ones(len(query))
     if reading != "spcl":
         factor = 1 / _power(2 * encoding.found.farthest[: len(query)], reading).cpu()
@@ -447,10 +452,14 @@ def _distances(
     return counts, images, shares
 
 
-def _totals(matrix: csr_array | csc_array) -> Array:
-    """Return the sum of each row, (R,) float64, its entries in the order of columns."""
-    owner = matrix.tocoo().coords[0]
-    totals: Array = np.bincount(owner, weights=matrix.data, minlength=matrix.shape[0])
+def _totals(weights: csr_array) -> Array:
+    """Return the sum of each row, (N,) float64, its entries in the order of columns."""
+    totals, starts = np.zeros(weights.shape[0]), weights.indptr
+    for some in np.array_split(np.arange(len(totals)), weights.nnz // BUFFER + 1):
+        if len(some):
+            first, last = some[0], some[-1] + 1
+            owner = np.repeat(some - first, np.diff(starts[first : last + 1]))
+            totals[some] = np.bincount(owner, weights.data[starts[first] : starts[last]], len(some))
     return totals
 
 

@@ -37,6 +37,8 @@ TILE = 1024
 """Rows of a tile: enough for products at full speed, and few enough that little is multiplied twice at the diagonal."""
 WIDTH = 8192
 """Columns of a tile at most: products that are looked at soon are still near the processor."""
+BATCH = 16_384
+"""Rows that faiss searches for at once; it keeps the cells of all of them."""
 SAMPLE = 1000
 """Rows on which the recall of an approximate search is measured."""
 
@@ -126,7 +128,8 @@ def neighbours(
                 every = torch.arange(len(features), device=features.device)
                 found = _strips(points, every, k, farthest, memory, progress)
             return replace(found, farthest=_measured(found.farthest, points))
-        return _faiss_search(points, k, backend, effort, memory, generator or torch.Generator().manual_seed(0))
+        chance = generator or torch.Generator().manual_seed(0)
+        return _faiss_search(points, k, backend, effort, memory, chance, progress)
 
 
 @dataclass(frozen=True)
@@ -256,8 +259,11 @@ def _strips(points: _Points, chosen: Tensor, k: int, farthest: bool, memory: int
     """Search for some rows among all by torch: on a GPU, and as the measure of approximate searches."""
     number, device = len(points.rows), points.rows.device
     columns = torch.arange(number, device=device)
-    found = []
-    for part in progress(list(torch.split(chosen, strip_rows(number, memory, itemsize=32))), "neighbours", None):
+    nearest = torch.empty(len(chosen), k, dtype=torch.int32, device=device)
+    best, top = torch.empty(len(chosen), k, device=device), torch.empty(len(chosen) if farthest else 0, device=device)
+    height = strip_rows(number, memory, itemsize=32)
+    for first in progress(range(0, len(chosen), height), "neighbours", -(-len(chosen) // height)):
+        part, mine = chosen[first : first + height], slice(first, first + height)
         products = points.left(part) @ points.rows.T
         distances = (points.offset[part, None] + points.other - products * points.scale).clamp_min_(0)
         distances = points.again(distances, part, columns)
@@ -265,21 +271,31 @@ def _strips(points: _Points, chosen: Tensor, k: int, farthest: bool, memory: int
         # Distances that are not negative are ordered as their bits are: with the row behind them no two are equal.
         keys = (distances.view(torch.int32).long() << 32) | columns
         rows = keys.topk(k, dim=1, largest=False, sorted=True).values & 0xFFFFFFFF
-        found.append((rows.int(), distances.gather(1, rows), distances.amax(dim=1) if farthest else distances[:0, 0]))
-    nearest, distances, top = map(torch.cat, zip(*found, strict=True))
-    return Neighbours(nearest, distances, top, "strips")
+        nearest[mine], best[mine] = rows.int(), distances.gather(1, rows)
+        if farthest:
+            top[mine] = distances.amax(dim=1)
+    return Neighbours(nearest, best, top, "strips")
 
 
 def _faiss_search(
-    points: _Points, k: int, backend: Backend, effort: int, memory: int, generator: torch.Generator
+    points: _Points,
+    k: int,
+    backend: Backend,
+    effort: int,
+    memory: int,
+    generator: torch.Generator,
+    progress: Progress,
 ) -> Neighbours:
     rows = points.left(slice(None)).cpu().contiguous()
     local = _Points.of(points.rows.cpu(), points.metric)
     index, name = _index(rows, points.metric, backend, effort or (64 if backend == "faiss-ivf" else max(128, 4 * k)))
-    nearest = torch.from_numpy(index.search(rows.numpy(), k)[1]).int()
+    nearest = torch.empty(len(rows), k, dtype=torch.int32)
+    for part in progress(range(0, len(rows), BATCH), "neighbours", -(-len(rows) // BATCH)):
+        nearest[part : part + BATCH] = torch.from_numpy(index.search(rows[part : part + BATCH].numpy(), k)[1])
     missing = (nearest < 0).any(dim=1).nonzero().flatten()
     if len(missing):
         nearest[missing] = _strips(local, missing, k, False, memory, quiet).rows
+    del index
     own = torch.arange(len(rows), dtype=torch.int32)[:, None]
     alone = ~(nearest == own).any(dim=1)
     nearest[alone, -1] = own[alone, 0]
