@@ -12,6 +12,7 @@ import torch
 from uda_reid.auditor import audit_snapshots, same_weights, snapshots
 from uda_reid.data.images import target_order
 from uda_reid.evaluation import Evaluator
+from uda_reid.ops.quality import camera_purity
 from uda_reid.run import QUIET, Run
 from uda_reid.testing import tiny_domain, tiny_source
 from uda_reid.training.checkpoint import CheckpointFolder
@@ -35,7 +36,8 @@ def test_snapshots_are_scored_and_their_labels_compared_row_by_row(
     with torch.no_grad():
         for weight in early.parameters():
             weight.mul_(0.5)
-    truth = torch.from_numpy(domain.train.pids)[target_order(len(domain.train))]
+    order = target_order(len(domain.train))
+    truth = torch.from_numpy(domain.train.pids)[order]
     probe(early, 1, None)
     probe(source.encoder, 2, truth)
     found = evaluator.score(source.encoder)
@@ -44,6 +46,9 @@ def test_snapshots_are_scored_and_their_labels_compared_row_by_row(
     assert first == {"step": 1, "mean_ap": expected.mean_ap, "rank1": expected.cmc[1]}
     assert (last["step"], last["mean_ap"], last["rank1"]) == (2, found.mean_ap, found.cmc[1])
     assert (last["pair_f1"], last["nmi"], last["used"], last["clusters"]) == (1, 1, 1, 6)
+    assert domain.train.cams is not None
+    assert last["camera_purity"] == camera_purity(truth, domain.train.cams[order.numpy()])
+    assert camera_purity(truth, domain.train.cams) != last["camera_purity"], "the order of rows is seen"
 
 
 def test_diverged_snapshot_is_a_missing_point_that_survives_the_disk(

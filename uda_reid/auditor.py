@@ -56,7 +56,8 @@ def audit_snapshots(
         `ops.quality.audit` says of its pseudo-labels.
     """
     encoder, store = copy.deepcopy(adapted), CheckpointFolder(folder)
-    pids = target.train.pids[target_order(len(target.train)).numpy()]
+    order = target_order(len(target.train)).numpy()
+    pids, cams = target.train.pids[order], None if target.train.cams is None else target.train.cams[order]
     curve: list[Mapping[str, float]] = (run.restore("audit") or {"curve": []})["curve"]
     for file in sorted(folder.glob("step-*.safetensors"))[len(curve) :]:
         state = store.restore(file.stem)
@@ -68,7 +69,7 @@ def audit_snapshots(
             known = scores if same_weights(encoder, adapted) else None
             entry |= _scored(encoder, known, evaluator, run)
         if "pseudo_labels" in state and target.labelled:
-            entry |= audit(state["pseudo_labels"].numpy(), pids)
+            entry |= audit(state["pseudo_labels"].numpy(), pids, cams=cams)
         run.log(f"{target.name} after step {state['step']} (scored afterwards): {_said(entry)}")
         curve.append(entry)
         run.save("audit", {"curve": curve})

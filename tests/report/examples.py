@@ -32,8 +32,10 @@ RECORD = Record(
     validation={"mean_ap": 0.5, "rank1": 0.7},
     history=({"selected": 3.0, "loss": 2.0}, {"selected": 4.0, "loss": 1.5}),
     curve=(
-        {"step": 1.0, "mean_ap": 0.21, "rank1": 0.5, "pair_precision": 0.6, "nmi": 0.9, "used": 0.5, "clusters": 5.0},
-        {"step": 2.0, "mean_ap": 0.25, "rank1": 0.5, "pair_precision": 0.7, "nmi": 0.8, "used": 0.4, "clusters": 4.0},
+        {"step": 1.0, "mean_ap": 0.21, "rank1": 0.5, "pair_precision": 0.6, "nmi": 0.9, "used": 0.5, "clusters": 5.0,
+         "purity": 0.8, "camera_purity": 0.55},
+        {"step": 2.0, "mean_ap": 0.25, "rank1": 0.5, "pair_precision": 0.7, "nmi": 0.8, "used": 0.4, "clusters": 4.0,
+         "purity": 0.9, "camera_purity": float("nan")},
     ),
     seconds={"adapt": 1.5}, environment={"threads": 2}, notes=("something unusual",),
     pretraining=({"identification": 3.0, "accuracy": 0.1}, {"identification": 2.0, "accuracy": 0.4}),

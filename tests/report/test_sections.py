@@ -110,13 +110,15 @@ def test_pseudo_labels_show_whatever_was_audited_and_explain_what_is_known() -> 
     entries = tuple({**entry, "something_new": 7.0} for entry in RECORD.curve)
     curves = pseudo_labels(replace(RECORD, curve=entries))
     assert [chart.name for chart in curves.charts] == [
-        "Pairs put together", "Agreement with identities", "Images used", "Clusters", "something new",
+        "Pairs put together", "Agreement with identities", "Cameras within clusters", "Images used", "Clusters",
+        "something new",
     ]  # fmt: skip
     assert curves.columns == (
-        "step", "pair precision (%)", "NMI (%)", "images used (%)", "clusters", "something new"
+        "step", "pair precision (%)", "NMI (%)", "purity (%)", "camera purity (%)", "images used (%)", "clusters",
+        "something new",
     )  # fmt: skip
-    assert curves.lines[1] == ("2", "70.0", "80.0", "40.0", "4", "7")
-    assert curves.meanings.keys() == {"pair precision", "NMI", "images used", "clusters"}
+    assert curves.lines[1] == ("2", "70.0", "80.0", "90.0", "n/a", "40.0", "4", "7")
+    assert curves.meanings.keys() == {"pair precision", "NMI", "purity", "camera purity", "images used", "clusters"}
 
 
 def test_unscored_target_with_identities_still_has_its_audit() -> None:

@@ -33,6 +33,8 @@ MEANINGS = {
     "pair_f1": "pair F1",
     "nmi": "NMI",
     "ari": "ARI",
+    "purity": "purity",
+    "camera_purity": "camera purity",
     "used": "images used",
     "clusters": "clusters",
 }
@@ -46,11 +48,28 @@ AUDITS: Mapping[str, Mapping[str, str]] = {
     "Agreement with identities": {
         "nmi": "normalised mutual information; high for many small clusters even when they are random",
         "ari": "adjusted Rand index: agreement over pairs, corrected for chance (0 is chance, 100 is perfect)",
+        "purity": "the share of the used images whose identity is the commonest one of their cluster",
+    },
+    "Cameras within clusters": {
+        "camera_purity": "over images in clusters of two or more, the share of the commonest camera of their cluster; "
+        "high where clusters are cameras instead of persons",
     },
     "Images used": {"used": "the share of the target's training images that got a pseudo-label"},
     "Clusters": {"clusters": "how many different pseudo-labels were used"},
 }
-PERCENT = {"mean_ap", "rank1", "pair_precision", "pair_recall", "pair_f1", "nmi", "ari", "used", "accuracy"}
+PERCENT = {
+    "mean_ap",
+    "rank1",
+    "pair_precision",
+    "pair_recall",
+    "pair_f1",
+    "nmi",
+    "ari",
+    "purity",
+    "camera_purity",
+    "used",
+    "accuracy",
+}
 STEPS = "finished rounds or epochs"
 GROUPS = {
     IMPROVED: "Most improved: average precision rose most",
