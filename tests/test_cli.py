@@ -516,7 +516,7 @@ def test_clusters_are_printed_written_and_audited(
         code, out, err = run(monkeypatch, capsys, *given)
         assert code == 0, err
         found = json.loads(out)
-        assert found["rows"] == 72 and found["audit"] is None and found["found"] > 1
+        assert found["rows"] == 72 and found["audit"] is None and found["clusters"] > 1
     assert sorted(Path().glob("?.csv")) == [Path("h.csv"), Path("k.csv")]
 
 

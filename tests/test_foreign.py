@@ -5,7 +5,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -166,6 +166,7 @@ def spoilt(folder: Path) -> None:
     (folder / "x.txt").write_text("1 2 3")
     torch.save({"a": torch.ones(2, 2), "b": torch.ones(2, 2)}, folder / "two.pt")
     torch.save({"a": torch.ones(2)}, folder / "none.pt")
+    torch.save({"fc.weight": torch.ones(2, 2), "bn.weight": torch.ones(2)}, folder / "model.pt")
     torch.save([torch.ones(2, 2)], folder / "list.pt")
     torch.save({"model": rows}, folder / "numpy.pt")
     torch.save(torch.ones(2, 2).to_sparse(), folder / "sparse.pt")
@@ -188,7 +189,7 @@ def spoilt(folder: Path) -> None:
         ("complex.npy", "complex.npy holds complex128; features are"),
         ("text.npy", "text.npy holds <U1; features are"),
         ("nan.npy", "nan.npy: row 2 holds NaN or infinity (1 of 4 rows do)"),
-        ("huge.npy", "huge.npy: row 0 holds NaN or infinity (4 of 4 rows do)"),
+        ("huge.npy", "huge.npy holds values beyond the range of float32; scale the features down"),
         ("objects.npy", "objects.npy holds Python objects, which are never unpickled; save a float32 array"),
         ("archive.npy", "archive.npy is an archive (.npz, or a .pt file under another name); save the array alone"),
         ("short.npy", "short.npy is truncated or damaged (mmap length is greater than file size); save it again"),
@@ -197,6 +198,7 @@ def spoilt(folder: Path) -> None:
         ("pickle.npy", "pickle.npy is a pickle, which is never read; save the array alone"),
         ("x.txt", "x.txt is of a kind that is not read; save features as .npy, .pt, .pth or .mat"),
         ("two.pt", "two.pt holds 2 matrices (a, b); save the features' tensor alone"),
+        ("model.pt", "model.pt holds a model's weights and not what it made of images; save the features' tensor"),
         ("none.pt", "none.pt holds 0 matrices; save the features' tensor alone"),
         ("list.pt", "list.pt holds a list and no tensor"),
         ("numpy.pt", "numpy.pt holds more than tensors, or is damaged; other objects are never unpickled"),
@@ -253,12 +255,33 @@ def test_rows_may_be_numbered_in_any_order(tmp_path: Path) -> None:
     assert found.notes == ()
 
 
+@pytest.mark.parametrize("junk", ["-1", "-1.0", "-1.000000000000000000e+00", "-1.", "-1E0"])
+def test_numbers_are_the_same_however_they_are_written(tmp_path: Path, junk: str) -> None:
+    found = read_ids(table(tmp_path, f"pid,cam\n{junk},1.0e0\n0.0e+00,1\n1.200000000000000000e+01,+2\n0012,2.0\n"))
+    assert found.pids.tolist() == [-1, 0, 12, 12]
+    assert found.cams.tolist() == [1, 1, 2, 2]
+    assert found.notes == ()
+    named = read_ids(table(tmp_path, f"pid\n{junk}\nanna\n0.0\nben\n"))
+    assert named.pids.tolist() == [-1, 1, 0, 2]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("pid\n7\n8\ndistractor\n", "ids.csv:4: identity 'distractor' beside '7'; write whole numbers for all, or"),
+        ("pid\n7\n7.5\n8\n", "ids.csv:3: identity '7.5' beside '7'; write whole numbers"),
+        ("pid\n7\nnan\n8\n", "ids.csv:3: identity 'nan' beside '7'"),
+        ("pid\n7\n12345678901234567890\n8\n", "ids.csv:3: identity '12345678901234567890' beside '7'"),
+        ("pid\nanna\nben\n7\n", "ids.csv:4: identity '7' beside 'anna'; write whole numbers for all, or names for all"),
+        ("pid,cam\n1,hall\n1,door\n1,2\n", "ids.csv:4: camera '2' beside 'door'; write whole numbers for all, or"),
+        ("pid,cam\n1,hall\n1,-1\n", "ids.csv:2: camera 'hall' beside '-1'"),
         ("", "ids.csv:1: no column identity; the header is nothing, write identity,camera,split"),
         ("name,camera\n1,1\n", "ids.csv:1: no column identity; the header is name,camera, write"),
-        ("pid;cam\n1;1\n", "the header is pid;cam, write identity,camera,split; put commas between the columns"),
+        (
+            "pid;cam\n1;1\n",
+            "the header is pid;cam, write identity,camera,split, of which only identity is needed; put c",
+        ),
+        ("identiy,cam\n1,1\n", "ids.csv:1: no column identity; the header is identiy,cam, call identiy identity"),
         ("pid\tcam\n1\t1\n", "put commas between the columns"),
         ("identity,camera\n", "ids.csv: lists nothing; write one line for each row of features"),
         ("pid,label\n1,1\n", "ids.csv:1: the column identity is there twice, as pid and label; leave one of the two"),
@@ -398,7 +421,7 @@ def test_what_is_no_matlab_file_is_one_line(tmp_path: Path, content: bytes, mess
 
 def test_rows_that_mean_something_else_are_told(tmp_path: Path) -> None:
     np.save(tmp_path / "q.npy", np.eye(3, dtype=np.float32))
-    np.save(tmp_path / "g.npy", np.eye(3, dtype=np.float32))
+    np.save(tmp_path / "g.npy", 2 * np.eye(3, dtype=np.float32))
     both = [tmp_path / "q.npy", tmp_path / "g.npy"]
     found = read_search(both, table(tmp_path, "pid,cam\n-1,1\n0,1\n1,2\n0,2\n1,1\n-1,2\n"))
     assert found.query_pids.tolist() == [1, 2]
@@ -409,12 +432,29 @@ def test_rows_that_mean_something_else_are_told(tmp_path: Path) -> None:
         "1 query of identity -1 (junk) left out",
         "identities count from 0, where 0 means a distractor in a gallery: 1 was added to each",
     )
-    single = read_search(both, table(tmp_path, "pid,cam\n" + "3,1\n" * 6))
+    single = read_search(both, table(tmp_path, "pid,cam\n" + "3,1\n" * 5 + "4,1\n"))
     assert single.query_cams is single.gallery_cams is None
     assert single.notes == ("all rows are from one camera, so cameras count as unknown",)
     unknown = read_search(both, table(tmp_path, "pid\n" + "3\n" * 6))
     assert unknown.query_cams is None
-    assert unknown.notes == ("no camera is given, so matches of the query's own camera cannot be removed",)
+    assert unknown.notes == (
+        "the gallery shows one person only, so no answer is wrong, and the numbers say nothing",
+        "no camera is given, so matches of the query's own camera cannot be removed",
+    )
+
+
+def test_queries_that_are_in_the_gallery_too_are_counted_where_nothing_removes_them(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)
+    np.save(tmp_path / "q.npy", rows[:3])
+    np.save(tmp_path / "g.npy", rows)
+    both = [tmp_path / "q.npy", tmp_path / "g.npy"]
+    # The third query's copy is said to be somebody else.
+    found = read_search(both, table(tmp_path, "pid\n" + "\n".join("123128456")))
+    assert found.notes[1:] == (
+        "2 queries are in the gallery too, row for row, and every such query finds itself; leave the queries out of it",
+    )
+    cams = "pid,cam\n1,1\n2,1\n3,1\n1,1\n2,1\n8,1\n1,2\n2,2\n3,2\n"
+    assert read_search(both, table(tmp_path, cams)).notes == ()  # market removes them
 
 
 @pytest.mark.parametrize(
@@ -560,7 +600,7 @@ def test_protocol_goes_by_the_cameras_and_must_be_known() -> None:
     assert score_features(search).plain.protocol == "market"
     blind = Search(search.query, search.gallery, search.query_pids, search.gallery_pids)
     assert score_features(blind).plain.protocol == "any-camera"
-    with pytest.raises(DataError, match=r"^protocol 'market' needs query_cams and gallery_cams"):
+    with pytest.raises(DataError, match=r"^protocol 'market' needs the camera of every row, and two"):
         score_features(blind, protocol="market")
     with pytest.raises(RecipeError, match=r"^protocol 'markt' is unknown"):
         score_features(search, protocol="markt")
@@ -569,6 +609,32 @@ def test_protocol_goes_by_the_cameras_and_must_be_known() -> None:
     strangers = Search(search.query, search.gallery, search.query_pids + 100, search.gallery_pids)
     with pytest.raises(DataError, match=r"^none of the 12 queries has a match in the gallery under protocol 'any-came"):
         score_features(strangers, reranking=Reranking())
+
+
+def test_euclidean_distances_count_lengths_as_torchreid_does() -> None:
+    search = searched()
+    longer = search.gallery * torch.linspace(0.2, 3, len(search.gallery))[:, None] + 5
+    uneven = Search(
+        search.query + 5, longer, search.query_pids, search.gallery_pids, search.query_cams, search.gallery_cams
+    )
+    labels: dict[str, Any] = {
+        name: getattr(search, name) for name in ("query_pids", "gallery_pids", "query_cams", "gallery_cams")
+    }
+    distances = torch.cdist(uneven.query.double(), longer.double())
+    expected = rank_distances([distances], **labels)
+    for memory in (1 << 20, 4 * len(longer)):  # one query at a time
+        scored = score_features(uneven, metric="euclidean", memory=memory)
+        np.testing.assert_array_equal(scored.plain.average_precision, expected.average_precision)
+        assert scored.notes == ()
+    assert not np.array_equal(score_features(uneven).plain.average_precision, expected.average_precision)
+    assert "compared by Euclidean distance, lengths and all" in shown(show_scored("", scored))
+    assert json.loads(scored_json(scored))["metric"] == "euclidean"
+    same_place = Search(torch.ones(2, 3), torch.ones(4, 3), np.array([1, 2]), np.array([3, 1, 3, 2]))
+    assert score_features(same_place, metric="euclidean").plain.ties == 2
+    with pytest.raises(RecipeError, match=r"^metric 'l2' is unknown; use cosine or euclidean$"):
+        score_features(uneven, metric="l2")  # type: ignore[arg-type]
+    with pytest.raises(RecipeError, match=r"^re-ranking compares by cosine; use one or the other"):
+        score_features(uneven, metric="euclidean", reranking=Reranking())
 
 
 def test_output_says_what_the_numbers_are() -> None:
@@ -586,13 +652,24 @@ def test_output_speaks_of_lengths_only_where_they_differ_and_of_ties_where_there
     search = searched()
     even = Search(normalise(search.query), normalise(search.gallery), search.query_pids, search.gallery_pids)
     assert score_features(even).notes == ()
-    assert "all" not in shown(show_scored("", score_features(even))).split("queries:")[1][:3]
+    assert "queries: 11 counted, 1 skipped" in shown(show_scored("", score_features(even)))
+    for stretch, told in ((1.002, True), (1.0005, False)):
+        almost = Search(even.query * stretch, even.gallery, search.query_pids, search.gallery_pids)
+        assert bool(score_features(almost).notes) == told
+    lost = Search(even.query, torch.cat([even.gallery[:-3], torch.zeros(3, 16)]), even.query_pids, even.gallery_pids)
+    assert score_features(lost).notes == (
+        "3 of 60 rows are all zeros and equally far from everything: was a batch lost on the way?",
+    )
     flat = Search(torch.ones(2, 3), torch.ones(4, 3), np.array([1, 2]), np.array([3, 1, 3, 2]))
     text = shown(show_scored("", score_features(flat)))
     assert "queries: all 2 have a match, so the means over all queries are the same" in text
     assert "plain: 2 queries have equal distances that change the AP, in the mean by 12.5 points: the order of" in text
     assert "have the features collapsed?" in text
     assert "2 queries have near ties (6 pairs within 1e-6, which rounding may swap)" in text
+    # However the gallery is ordered, and however little such features find.
+    pids = np.random.default_rng(0).permutation(np.arange(400) % 100)
+    flat = Search(torch.ones(50, 3), torch.ones(400, 3), np.arange(50) + 1, pids + 1)
+    assert "have the features collapsed?" in shown(show_scored("", score_features(flat)))
     # Among many images some are equally far by chance; that is no collapse.
     features, pids, cams = people(30, 6)
     features[7] = features[14]
@@ -670,15 +747,50 @@ def test_per_query_file_is_not_overwritten_unasked_and_an_interrupted_one_is_not
     assert len(out.read_text().splitlines()) == 13
 
 
-def test_too_little_memory_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def full(*_: Any, **__: Any) -> Any:
+    """Ask torch for more memory than there is: on the CPU it answers with a plain RuntimeError."""
+    return torch.empty(1 << 60)
+
+
+def out_of_memory(*_: Any, **__: Any) -> Any:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def no_memory(*_: Any, **__: Any) -> Any:
+    raise MemoryError
+
+
+@pytest.mark.parametrize("fault", [full, out_of_memory, no_memory])
+@pytest.mark.parametrize("place", ["read_search", "score_features", "read_rows", "cluster_features"])
+def test_too_little_memory_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, fault: Callable[..., Any]
+) -> None:
     query, gallery, ids = saved(tmp_path, searched())
-
-    def full(*_: Any, **__: Any) -> Any:
-        raise MemoryError
-
-    monkeypatch.setattr("uda_reid.foreign.scoring.rank", full)
+    monkeypatch.setattr(f"uda_reid.foreign.jobs.{place}", fault)
     with pytest.raises(UdaReidError, match=r"^not enough memory for these features; give a smaller --memory, or --dev"):
-        score_files([query, gallery], ids=ids)
+        if place in ("read_search", "score_features"):
+            score_files([query, gallery], ids=ids)
+        else:
+            cluster_file(query, out=tmp_path / "labels.csv")
+
+
+def test_other_faults_of_torch_keep_their_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr("uda_reid.foreign.jobs.read_search", broken)
+    with pytest.raises(RuntimeError, match=r"^a fault$"):
+        score_files([tmp_path / "q.npy"])
+
+
+def test_inputs_are_never_written_over(tmp_path: Path) -> None:
+    query, gallery, ids = saved(tmp_path, searched())
+    (tmp_path / "link.csv").symlink_to(ids)
+    for out in (ids, tmp_path / "link.csv", gallery):
+        with pytest.raises(DataError, match=r" is read from; choose another --per-query$"):
+            score_files([query, gallery], ids=ids, per_query=out, overwrite=True)
+    with pytest.raises(DataError, match=r"q\.npy is read from; choose another --out$"):
+        cluster_file(query, out=query, overwrite=True)
 
 
 # ---- clusters ------------------------------------------------------------
@@ -711,6 +823,20 @@ def test_dbscan_by_rule_climbs_as_on_the_whole_graph(crowd: torch.Tensor, rule: 
     other = climb_graph(graph(crowd), eps=graph_eps(graph(crowd), rule=rule))
     np.testing.assert_array_equal(found.labels, other.labels)
     assert (found.eps, found.steps) == (other.eps, other.steps)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("rule", ["knee", "pairs"])
+def test_rules_see_what_is_farther_than_is_kept(rule: Any, seed: int) -> None:
+    features = people(400, 3, seed=seed, dim=64)[0]
+    found = cluster_features(features, Grouping(eps=rule, k1=4, k2=2))
+    whole = jaccard(encode_features(features, k1=4, k2=2))
+    assert math.isclose(
+        cluster_features(features, Grouping(eps=rule, k1=4, k2=2, ladder=False)).eps, graph_eps(whole, rule=rule)
+    )
+    other = climb_graph(whole, eps=graph_eps(whole, rule=rule), limit=max(graph_eps(whole, rule=rule), FARTHEST))
+    np.testing.assert_array_equal(found.labels, other.labels)
+    assert found.steps == other.steps
 
 
 def test_ladder_changes_a_given_radius_only_when_asked_to(crowd: torch.Tensor) -> None:
@@ -749,8 +875,11 @@ def test_approximate_neighbours_state_their_recall(crowd: torch.Tensor) -> None:
     pytest.importorskip("faiss")
     found = cluster_features(crowd, options(backend="faiss-hnsw", eps=0.6))
     assert 0.5 < found.recall <= 1
-    poor = Clustered(found.labels, found.grouping, backend="faiss HNSW", recall=0.875)
-    assert "neighbours: faiss HNSW, 87.5% of the true neighbours found, on a sample" in shown(show_clustered("", poor))
+    for recall, told in ((0.875, "87.5%"), (0.99996, "99.9%"), (1.0, "100.0%")):
+        poor = Clustered(found.labels, found.grouping, backend="faiss HNSW", recall=recall)
+        assert f"neighbours: faiss HNSW, {told} of the true neighbours found, on a sample" in shown(
+            show_clustered("", poor)
+        )
     with pytest.raises(RecipeError, match=r"^backend 'faiss-hnsw' does not see the farthest rows; use tiles$"):
         cluster_features(crowd, options(backend="faiss-hnsw", reading="zhong"))
 
@@ -766,12 +895,14 @@ def test_what_speaks_for_clusters_without_labels(crowd: torch.Tensor, monkeypatc
     text = shown(show_clustered("x", nothing))
     assert "n/a" in text and "radius 0, as given" in text
     content = json.loads(clustered_json(nothing, labels=Path("labels.csv")))
-    assert (content["found"], content["outliers"], content["silhouette"]["value"], content["median"]) == (
-        0,
-        5,
-        None,
-        None,
-    )
+    assert (content["clusters"], content["outliers"], content["silhouette"]["value"], content["median"]) == (
+        0, 5, None, None
+    )  # fmt: skip
+    assert content["asked"].keys() == {"eps", "ladder", "min_samples", "k1", "k2", "reading", "backend"}
+    assert content["eps"] == 0 and content["recall"] == 1
+    means = json.loads(clustered_json(cluster_features(crowd, Grouping(method="kmeans", clusters=20))))
+    assert means["asked"] == {"clusters": 20}
+    assert means["eps"] is means["recall"] is means["neighbours"] is means["reach"] is None
     assert content["labels"] == "labels.csv"
 
 
@@ -874,6 +1005,18 @@ def test_table_of_another_length_is_refused_before_the_clustering(tmp_path: Path
     with pytest.raises(DataError, match=r"x\.npy holds 3 rows but .*ids\.csv lists 2; write one line for each row$"):
         cluster_file(tmp_path / "x.npy", out=tmp_path / "labels.csv", ids=table(tmp_path, "pid\n1\n2\n"))
     assert not (tmp_path / "labels.csv").exists()
+
+
+def test_what_is_known_beforehand_is_said_before_the_clustering(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "x.npy", np.ones((2, 2), np.float32))
+    monkeypatch.setattr("uda_reid.foreign.jobs.cluster_features", lambda *_, **__: pytest.fail("too late"))
+    with pytest.raises(DataError, match=r"ids\.csv: no row has an identity to compare with; leave out --ids$"):
+        cluster_file(tmp_path / "x.npy", out=tmp_path / "labels.csv", ids=table(tmp_path, "pid\n-1\n-1\n"))
+    with pytest.raises(CheckpointError, match=r"labels\.csv cannot be written \("):
+        cluster_file(tmp_path / "x.npy", out=tmp_path / "x.npy" / "labels.csv")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ids.csv", "x.npy"]
 
 
 # ---- docs/features.md ------------------------------------------------------------

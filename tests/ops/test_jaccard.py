@@ -19,7 +19,7 @@ from tests import oracles
 from uda_reid.errors import DataError, RecipeError
 from uda_reid.ops import jaccard as module
 from uda_reid.ops.distance import cosine_distances
-from uda_reid.ops.jaccard import Encoding, Reading, encode, encode_features, jaccard, needed, rerank
+from uda_reid.ops.jaccard import Encoding, Reading, encode, encode_features, jaccard, jaccard_strips, needed, rerank
 from uda_reid.ops.neighbours import Neighbours, neighbours
 from uda_reid.ops.ranking import rank_distances
 
@@ -678,17 +678,31 @@ def test_encode_features_refuses_neighbours_that_do_not_fit() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"most": -0.1}, "^distances of at most -0.1 of 5 rows; use 0 to 1 and 0 to 5$"),
-        ({"most": 1.1}, "^distances of at most 1.1 of 5 rows"),
-        ({"most": math.nan}, "^distances of at most nan of 5 rows"),
-        ({"rows": -1}, "^distances of at most 1.0 of -1 rows"),
-        ({"rows": 6}, "^distances of at most 1.0 of 6 rows"),
+        ({"most": -0.1}, "^distances of at most -0.1 cannot be; use 0 to 1$"),
+        ({"most": 1.1}, "^distances of at most 1.1 cannot be"),
+        ({"most": math.nan}, "^distances of at most nan cannot be"),
+        ({"rows": -1}, "^distances of -1 rows; use 0 to 5$"),
+        ({"rows": 6}, "^distances of 6 rows"),
     ],
 )
 def test_jaccard_refuses_options_out_of_range(options: dict[str, Any], message: str) -> None:
     encoding = encode_features(drawn(5, 3))
     with pytest.raises(RecipeError, match=message):
         jaccard(encoding, **options)
+
+
+@pytest.mark.parametrize("height", [1, 7, 40, 64])
+@pytest.mark.parametrize("most", [0.4, 1.0])
+def test_strips_are_the_rows_of_the_whole(height: int, most: float) -> None:
+    encoding = encode_features(drawn(40, 3), k1=6, k2=3)
+    whole = jaccard(encoding, most=most)
+    strips = list(jaccard_strips(encoding, most=most, height=height))
+    assert [strip.shape[0] for strip in strips] == [min(height, 40 - first) for first in range(0, 40, height)]
+    for name in ("data", "indices"):
+        assert np.array_equal(np.concatenate([getattr(strip, name) for strip in strips]), getattr(whole, name))
+    assert np.array_equal(np.concatenate([np.diff(strip.indptr) for strip in strips]), np.diff(whole.indptr))
+    with pytest.raises(RecipeError, match=r"^distances of at most 1\.5 cannot be; use 0 to 1$"):
+        next(jaccard_strips(encoding, most=1.5))
 
 
 # on a GPU

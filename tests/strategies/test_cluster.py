@@ -230,7 +230,7 @@ def test_a_target_without_clusters_ends_with_a_reason(source: Source) -> None:
     result = DENSE.adapt(source, Target("alike", Alike()))
     assert result.history == ()
     assert result.facts["stopped"] == "after 0 epochs: no two clusters were found"
-    assert result.facts["eps changed"] == "epoch 1: no eps finds two clusters"
+    assert result.facts["eps changed"] == "epoch 1: no eps finds two clusters: all rows are left as outliers"
     assert result.facts["target images in batch norm"] is False
     assert fingerprint(result.encoder) == fingerprint(source.encoder)
 

@@ -141,7 +141,7 @@ def test_equal_features_have_no_pseudo_labels(distance: Distance) -> None:
     assert found.labels.tolist() == [-1] * 20
     assert found.centroids.shape == (0, 4)
     assert dict(found.counts) == {"clusters": 0.0, "images": 0.0, "outliers": 20.0}
-    assert found.steps == ("no eps finds two clusters",)
+    assert found.steps == ("no eps finds two clusters: all rows are left as outliers",)
 
 
 def test_kmeans_draws_from_the_generator_and_dbscan_does_not() -> None:

@@ -31,6 +31,13 @@ MODEL, FEATURES, NEIGHBOURS = "A model", "Features", "Re-ranking and Jaccard dis
 """Panels of the help."""
 
 
+class Metric(StrEnum):
+    """What features are compared by."""
+
+    cosine = "cosine"
+    euclidean = "euclidean"
+
+
 class Reading(StrEnum):
     """Readings of k-reciprocal encoding."""
 
@@ -96,6 +103,12 @@ Overwrite = Annotated[
 Memory = Annotated[
     int, typer.Option("--memory", min=1, help="MB of distances computed at once.", rich_help_panel=FEATURES)
 ]
+MetricOption = Annotated[
+    Metric,
+    typer.Option(
+        "--metric", help="Of features: euclidean counts their lengths, as torchreid does.", rich_help_panel=FEATURES
+    ),
+]
 Rerank = Annotated[
     bool, typer.Option("--rerank", help="Rank a second time, re-ranked by neighbours.", rich_help_panel=NEIGHBOURS)
 ]
@@ -123,7 +136,8 @@ MethodOption = Annotated[
     ),
 ]
 ScoreDevice = Annotated[
-    str, typer.Option("--device", help="auto, cpu, cuda or cuda:N; for --features the CPU, unless one is named.")
+    str | None,
+    typer.Option("--device", help="auto, cpu, cuda or cuda:N.", show_default="auto for a model, cpu for features"),
 ]
 Clusters = Annotated[int | None, typer.Option("--clusters", min=1, help="How many: kmeans.")]
 Eps = Annotated[
@@ -143,7 +157,7 @@ MinSamples = Annotated[
 ]
 
 FEATURES_ONLY = (
-    "gallery", "ids", "rerank", "k1", "k2", "share", "reading", "memory", "per_query", "overwrite"
+    "gallery", "ids", "metric", "rerank", "k1", "k2", "share", "reading", "memory", "per_query", "overwrite"
 )  # fmt: skip
 MODEL_ONLY = ("tgt", "data", "seed", "precision")
 RERANK_ONLY = ("k1", "k2", "share", "reading")
@@ -173,6 +187,7 @@ def evaluate(
     per_query: PerQuery = None,
     overwrite: Overwrite = False,
     memory: Memory = 64,
+    metric: MetricOption = Metric.cosine,
     rerank: Rerank = False,
     k1: K1 = 20,
     k2: K2 = 6,
@@ -181,7 +196,7 @@ def evaluate(
     data: Data = Path("data"),
     protocol: Protocol = "auto",
     seed: Seed = 0,
-    device: ScoreDevice = "auto",
+    device: ScoreDevice = None,
     precision: PrecisionOption = Precision.fp32,
     threads: Threads = 0,
     json: Json = False,
@@ -191,18 +206,18 @@ def evaluate(
         raise RecipeError("what is to be scored? give --checkpoint, a model, or --features, files; one of the two")
     if checkpoint:
         _refuse(context, FEATURES_ONLY, "with --checkpoint")
-        _score_model(checkpoint, tgt, data, protocol, seed, device, precision, threads, json)
+        _score_model(checkpoint, tgt, data, protocol, seed, device or "auto", precision, threads, json)
         return
     _refuse(context, MODEL_ONLY, "with --features")
     _refuse(context, () if rerank else RERANK_ONLY, "without --rerank")
     from uda_reid.foreign import Reranking, score_files, scored_json, show_scored
 
     files = [*(features or ()), *([gallery] if gallery else [])]
-    place = device if _given(context, "device") else "cpu"  # features may be too many for a GPU
     with told(interrupted="nothing was scored", kept="nothing was written"):
         search, scored = score_files(
-            files, ids=ids, protocol=protocol, reranking=Reranking(k1, k2, share, reading.value) if rerank else None,
-            per_query=per_query, overwrite=overwrite, memory=memory << 20, device=place,
+            files, ids=ids, protocol=protocol, metric=metric.value,
+            reranking=Reranking(k1, k2, share, reading.value) if rerank else None,
+            per_query=per_query, overwrite=overwrite, memory=memory << 20, device=device or "cpu",
             threads=threads, reporter=RichReporter(screen),
         )  # fmt: skip
     if json:
@@ -210,7 +225,8 @@ def evaluate(
         return
     sizes = f"{len(search.query):,} queries, {scored.gallery:,} gallery images, {scored.dim:,} dimensions"
     output().print(show_scored(f"{' and '.join(map(str, files))}: {sizes}", scored))
-    typer.echo(f"per query: {per_query}" if per_query else "", nl=bool(per_query))
+    if per_query:
+        typer.echo(f"per query: {per_query}")
 
 
 def _score_model(

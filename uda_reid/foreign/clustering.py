@@ -12,25 +12,27 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
 from uda_reid.data.layouts.labels import count
 from uda_reid.errors import DataError, RecipeError
+from uda_reid.foreign.files import zero_rows
 from uda_reid.foreign.ids import UNSEEN, IdTable
 from uda_reid.ops.clustering import (
     EpsRule,
-    climb_by,
+    climb_graph,
     dbscan_graph,
-    graph_eps,
     hdbscan_graph,
     infomap_graph,
     kmeans,
+    strips_eps,
 )
 from uda_reid.ops.clustering.graph import check_eps
 from uda_reid.ops.distance import MEMORY, check_features, normalise
-from uda_reid.ops.jaccard import Reading, encode_features, jaccard
+from uda_reid.ops.jaccard import Encoding, Reading, encode_features, jaccard, jaccard_strips
 from uda_reid.ops.neighbours import Backend, Progress, quiet
 from uda_reid.run import Run
 from uda_reid.types import DISTRACTOR, JUNK, Ids
@@ -83,22 +85,31 @@ class Clustered:
         grouping: how.
         eps: the radius that was used in the end; NaN where there is none.
         steps: why the radius was changed, one line each.
+        reach: farther pairs counted as apart; NaN for k-means.
         backend: what searched for neighbours; empty for k-means.
         recall: share of the true neighbours that were found; 1 for an exact search.
         silhouette: mean, standard error and number of rows, by cosine distance; NaN where there are no two clusters.
         density: soft neighbourhood density of the features in nats; NaN where it was not measured.
         seconds: how long each stage took.
+        notes: what was unusual, one line each.
     """
 
     labels: Ids
     grouping: Grouping
     eps: float = math.nan
     steps: tuple[str, ...] = ()
+    reach: float = math.nan
     backend: str = ""
     recall: float = 1.0
     silhouette: tuple[float, float, int] = (math.nan, math.nan, 0)
     density: float = math.nan
     seconds: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def exact(self) -> bool:
+        """Whether the neighbours are all of the true ones, and not those that an approximate search came across."""
+        return self.grouping.backend not in ("faiss-ivf", "faiss-hnsw")
 
     @property
     def sizes(self) -> Ids:
@@ -164,6 +175,7 @@ def cluster_features(
     return replace(
         found,
         silhouette=(estimate.value, estimate.error, estimate.rows),
+        notes=tuple(zero_rows(torch.linalg.vector_norm(features, dim=1))),
         density=soft_neighbourhood_density(features) if small else math.nan,
         seconds={**found.seconds, "quality": time.perf_counter() - start},
     )
@@ -184,11 +196,7 @@ def audit_clusters(labels: Ids, table: IdTable, *, seed: int = 0) -> Audited:
     """
     from uda_reid.ops.quality import audit, camera_purity  # scikit-learn takes half a second
 
-    # Where people who are no distractors have the number 0, it is a person's.
-    from_zero = len(table.splits) and ((table.pids == DISTRACTOR) & (table.splits != "gallery")).any()
-    known = table.pids > (JUNK if from_zero else DISTRACTOR)
-    if not known.any():
-        raise DataError(f"{table.file}: no row has an identity to compare with; leave out --ids")
+    known = identified(table)
     notes = list(table.notes)
     if not known.all():
         rest = count(int((~known).sum()), "row")
@@ -203,6 +211,20 @@ def audit_clusters(labels: Ids, table: IdTable, *, seed: int = 0) -> Audited:
         shuffled = cams[torch.randperm(len(cams), generator=Run(seed=seed).stream("cluster/cameras")).numpy()]
         chance = camera_purity(labels[known], shuffled)
     return Audited(values, chance, int(known.sum()), tuple(notes))
+
+
+def identified(table: IdTable) -> npt.NDArray[np.bool_]:
+    """Return which rows show a known person: no junk, no distractor and no blank; (N,).
+
+    Raises:
+        DataError: none does.
+    """
+    # Where people who are no distractors have the number 0, it is a person's.
+    from_zero = len(table.splits) and ((table.pids == DISTRACTOR) & (table.splits != "gallery")).any()
+    known: npt.NDArray[np.bool_] = table.pids > (JUNK if from_zero else DISTRACTOR)
+    if not known.any():
+        raise DataError(f"{table.file}: no row has an identity to compare with; leave out --ids")
+    return known
 
 
 def write_labels(path: Path, labels: Ids) -> None:
@@ -230,6 +252,8 @@ def _check(features: Tensor, grouping: Grouping) -> None:
     if grouping.min_samples < 1 or (grouping.method in ("hdbscan", "infomap") and grouping.min_samples < 2):
         least = 1 if grouping.method == "dbscan" else 2
         raise RecipeError(f"min_samples {grouping.min_samples} cannot be for {grouping.method}; use {least} or more")
+    if grouping.method != "kmeans" and grouping.min_samples > len(features):
+        raise RecipeError(f"min_samples {grouping.min_samples} is more than the {len(features):,} rows; use fewer")
 
 
 def _kmeans(features: Tensor, grouping: Grouping, run: Run) -> Clustered:
@@ -245,35 +269,45 @@ def _on_graph(features: Tensor, grouping: Grouping, run: Run, memory: int, progr
         features, k1=grouping.k1, k2=grouping.k2, reading=grouping.reading, backend=grouping.backend, memory=memory,
         progress=progress,
     )  # fmt: skip
-    graph = jaccard(encoding, most=farthest(grouping))
+    eps = _radius(encoding, grouping)
+    reach = farthest(grouping, eps)
+    graph = jaccard(encoding, most=reach)
     middle = time.perf_counter()
-    labels, eps, steps = _grouped(graph, grouping, run)
+    labels, eps, steps = _grouped(graph, grouping, eps, reach, run)
     seconds = {"distances": middle - start, "clustering": time.perf_counter() - middle}
-    backend, recall = encoding.found.backend, encoding.found.recall
-    return Clustered(labels.numpy(), grouping, eps, steps, backend, recall, seconds=seconds)
+    return Clustered(
+        labels.numpy(), grouping, eps, steps, reach, encoding.found.backend, encoding.found.recall, seconds=seconds
+    )
 
 
-def farthest(grouping: Grouping) -> float:
-    """Return the largest distance that a method looks at: what is left out takes no memory."""
-    fixed = grouping.method in ("dbscan", "infomap") and not isinstance(grouping.eps, str)
-    radius = float(grouping.eps) if fixed else FARTHEST
-    return max(radius, FARTHEST) if grouping.method == "dbscan" and grouping.ladder else radius
+def _radius(encoding: Encoding, grouping: Grouping) -> float:
+    """Return the radius, NaN for a method that has none."""
+    if grouping.method == "hdbscan":
+        return math.nan
+    if not isinstance(grouping.eps, str):
+        return float(grouping.eps)
+    # A rule looks at all distances, which are too many to keep.
+    return strips_eps(jaccard_strips(encoding), rule=grouping.eps, min_samples=grouping.min_samples)
 
 
-def _grouped(graph: csr_array, grouping: Grouping, run: Run) -> tuple[Tensor, float, tuple[str, ...]]:
+def farthest(grouping: Grouping, eps: float) -> float:
+    """Return the largest distance that a method looks at, given a radius: what is left out takes no memory."""
+    if grouping.method == "hdbscan":
+        return FARTHEST
+    return max(eps, FARTHEST) if grouping.method == "dbscan" and grouping.ladder else eps
+
+
+def _grouped(
+    graph: csr_array, grouping: Grouping, eps: float, reach: float, run: Run
+) -> tuple[Tensor, float, tuple[str, ...]]:
     """Return labels, the radius and how it was changed."""
     least = grouping.min_samples
     if grouping.method == "hdbscan":
-        return hdbscan_graph(graph, min_cluster_size=least, ties="apart"), math.nan, ()
-    rule = grouping.eps
-    eps = graph_eps(graph, rule=rule, min_samples=least) if isinstance(rule, str) else float(rule)
-    eps = min(eps, farthest(grouping))
+        return hdbscan_graph(graph, min_cluster_size=least, ties="apart"), eps, ()
     if grouping.method == "infomap":
         seed = 1 + run.seed_for("cluster/infomap") % (1 << 31)
         return infomap_graph(graph, eps=eps, seed=seed, min_cluster_size=least), eps, ()
     if not grouping.ladder:
         return dbscan_graph(graph, eps=eps, min_samples=least), eps, ()
-    found = climb_by(
-        lambda radius: dbscan_graph(graph, eps=radius, min_samples=least), eps=eps, limit=farthest(grouping)
-    )
+    found = climb_graph(graph, eps=eps, min_samples=least, limit=reach)
     return found.labels, found.eps, found.steps

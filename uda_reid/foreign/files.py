@@ -84,14 +84,29 @@ def checked(features: Tensor, path: Path, name: str = "") -> Tensor:
     place = f"{path}: {name}" if name else str(path)
     shape = tuple(features.shape)
     if features.ndim != 2:
-        raise DataError(f"{place} holds an array of shape {shape}; features are (rows, dimensions)")
+        raise DataError(
+            f"{place} holds an array of shape {shape}; features are (rows, dimensions): reshape and save it"
+        )
     if 0 in shape:
         raise DataError(f"{place} is empty: its shape is {shape}; one row and one dimension at least are needed")
     if features.dtype not in DTYPES or features.layout != torch.strided:
-        raise DataError(f"{place} holds {_kind(features)}; features are float16, float32 or float64")
+        raise DataError(
+            f"{place} holds {_kind(features)}; features are float16, float32 or float64: convert it to float32"
+        )
     features = features.detach().to(torch.float32).contiguous()
     check_features(features, place)
     return features
+
+
+def zero_rows(lengths: Tensor) -> list[str]:
+    """Return a note where rows of such lengths have no direction.
+
+    Args:
+        lengths: (N,) float32.
+    """
+    zeros = int((lengths == 0).sum())
+    told = f"{zeros:,} of {len(lengths):,} rows are all zeros and equally far from everything"
+    return [f"{told}: was a batch lost on the way?"] if zeros else []
 
 
 def check_file(path: Path) -> None:
@@ -136,8 +151,10 @@ def _array(path: Path) -> Tensor:
         raise DataError(f"{path} is truncated or damaged ({one_line(error)}); save it again") from error
     if array.dtype.kind not in "biufc" or array.dtype.itemsize > 8:
         raise DataError(f"{path} holds {array.dtype}; features are float16, float32 or float64")
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is complained about
+    with np.errstate(over="ignore"):
         plain = array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
+    if array.dtype == np.float64 and np.isinf(plain).any() and not np.isinf(array).any():
+        raise DataError(f"{path} holds values beyond the range of float32; scale the features down")
     return torch.from_numpy(np.ascontiguousarray(plain) if plain.ndim else plain)
 
 
@@ -161,9 +178,15 @@ def _tensor(path: Path) -> Tensor:
     except pickle.UnpicklingError as error:
         reason = "holds more than tensors, or is damaged; other objects are never unpickled"
         raise DataError(f"{path} {reason}: save the tensor alone, with torch.save(features.cpu(), path)") from error
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({one_line(error)})") from error
     except Exception as error:  # of damaged files torch raises whatever it comes across
         raise DataError(f"{path} is truncated or no file of torch.save; save the tensor again") from error
     if isinstance(found, Mapping):
+        if any(str(key).endswith(".weight") for key in found):
+            raise DataError(f"{path} holds a model's weights and not what it made of images; save the features' tensor")
         matrices = {str(key): value for key, value in found.items() if isinstance(value, Tensor) and value.ndim == 2}
         if len(matrices) != 1:
             names = f" ({', '.join(list(matrices)[:5])})" if matrices else ""

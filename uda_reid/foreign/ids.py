@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -39,9 +40,7 @@ _MEANT = {
     "row": re.compile(r"rows?_?(ids?|no|numbers?|index)?|index"),
 }
 """Headers that mean a column that may be absent: what it says would be lost without a word, so a slip must not pass."""
-_WHOLE = re.compile(r"(-?\d{1,18})(\.0+)?", re.ASCII)
-"""Whole numbers, also as pandas writes a column in which some are missing."""
-_ZERO = re.compile(r"0+(\.0+)?", re.ASCII)
+_NUMBER = re.compile(r"[-+]?\d+\.?\d*(e[-+]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,7 @@ class IdTable:
         cams: (N,) int64, `UNSEEN` where no camera is written.
         splits: (N,) texts in lower case, or empty where there is no such column.
         names: (N,) identities as they are written.
+        cameras: (N,) cameras as they are written, or empty where there is no such column.
         lines: (N,) line of the file.
         notes: what was unusual, one line each.
     """
@@ -63,6 +63,7 @@ class IdTable:
     cams: Ids
     splits: Texts
     names: Texts
+    cameras: Texts
     lines: Ids
     notes: tuple[str, ...] = ()
 
@@ -81,8 +82,8 @@ def read_ids(path: Path) -> IdTable:
     The column `identity` (or pid, id, person, label) is needed. `camera` (cam, camid, camera_id) and `split` may be
     absent. Lines stand in the order of the features' rows, unless a column `row` numbers them from 0.
 
-    Whole numbers stay as they are. Other texts are numbered from 1 in sorted order; -1 is junk and 0, 00, ... a
-    distractor among them too.
+    Whole numbers, however they are written (7, 0007, 7.0, 7e0), stay as they are; in a column of names, these are
+    numbered from 1 in sorted order. Among names, an identity of -1 is still junk and one of 0 a distractor.
 
     Raises:
         DataError: the file cannot be read, a column is missing or there twice, or a value is out of range; the message
@@ -90,19 +91,13 @@ def read_ids(path: Path) -> IdTable:
     """
     check_file(path)
     notes: list[str] = []
-    lines, rows = [], []
-    for line, values in _lines(path, notes):
-        lines.append(line)
-        rows.append(values)
-    if not rows:
-        raise DataError(f"{path}: lists nothing; write one line for each row of features under {HEADER}")
-    columns = {name: np.array([row[name] for row in rows], dtype=object) for name in rows[0]}
-    at = np.array(lines)
-    order = _order(path, columns["row"], at) if "row" in columns else np.arange(len(rows))
-    pids = _identities(path, columns["identity"], at, notes)
-    cams = _cameras(path, columns["camera"], at) if "camera" in columns else np.full(len(rows), UNSEEN)
+    columns, at = _columns(path, notes)
+    order = _order(path, columns["row"], at) if "row" in columns else np.arange(len(at))
+    pids = _identities(path, columns["identity"], at, notes)[order]
+    cams = (_cameras(path, columns["camera"], at) if "camera" in columns else np.full(len(at), UNSEEN))[order]
     splits = np.array([text.lower() for text in columns["split"]], dtype=object)[order] if "split" in columns else NONE
-    return IdTable(str(path), pids[order], cams[order], splits, columns["identity"][order], at[order], tuple(notes))
+    cameras = columns["camera"][order] if "camera" in columns else NONE
+    return IdTable(str(path), pids, cams, splits, columns["identity"][order], cameras, at[order], tuple(notes))
 
 
 def from_arrays(file: str, parts: Sequence[tuple[str, npt.NDArray[Any], npt.NDArray[Any]]]) -> IdTable:
@@ -130,7 +125,8 @@ def from_arrays(file: str, parts: Sequence[tuple[str, npt.NDArray[Any], npt.NDAr
     splits, pids, cams = (np.concatenate(column) for column in columns)
     if pids.min(initial=0) < JUNK or cams.min(initial=0) < 0:
         raise DataError(f"{file}: a label is below -1 or a camera below 0; count both from 0 or 1, -1 is junk")
-    return IdTable(file, pids, cams, splits, pids.astype(str).astype(object), np.arange(len(pids)))
+    names, cameras = (column.astype(str).astype(object) for column in (pids, cams))
+    return IdTable(file, pids, cams, splits, names, cameras, np.arange(len(pids)))
 
 
 class _Header(NamedTuple):
@@ -141,8 +137,10 @@ class _Header(NamedTuple):
     width: int
 
 
-def _lines(path: Path, notes: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the number and the values of every line under the header; note the columns that are ignored."""
+def _columns(path: Path, notes: list[str]) -> tuple[dict[str, Texts], Ids]:
+    """Return the columns that mean something, and the line of each of their values; note the columns that do not."""
+    lines: list[int] = []
+    columns: dict[str, list[str]] = {}
     try:
         # Spreadsheets put a byte-order mark in front of the header; utf-8-sig takes it off.
         with path.open(newline="", encoding="utf-8-sig") as stream:
@@ -150,15 +148,23 @@ def _lines(path: Path, notes: list[str]) -> Iterator[tuple[int, dict[str, str]]]
             header = _header(path, next(reader, []))
             if header.others:
                 notes.append(f"columns of {path.name} that are ignored: {', '.join(header.others)}")
+            columns = {name: [] for name in header.places}
             for cells in reader:
                 if not any(cell.strip() for cell in cells):
                     continue
                 if len(cells) != header.width:
-                    place = f"{path}:{reader.line_num}"
-                    raise DataError(f"{place}: {len(cells)} values under {header.width} columns; quote inner commas")
-                yield reader.line_num, {name: cells[place].strip() for name, place in header.places.items()}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as CSV text in UTF-8 ({error})") from error
+                    where = f"{path}:{reader.line_num}"
+                    raise DataError(f"{where}: {len(cells)} values under {header.width} columns; quote inner commas")
+                lines.append(reader.line_num)
+                for name, place in header.places.items():
+                    columns[name].append(sys.intern(cells[place].strip()))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read as CSV text in UTF-8 ({error}); save it as UTF-8") from error
+    if not lines:
+        raise DataError(f"{path}: lists nothing; write one line for each row of features under {HEADER}")
+    return {name: np.array(values, dtype=object) for name, values in columns.items()}, np.array(lines)
 
 
 def _header(path: Path, cells: list[str]) -> _Header:
@@ -175,7 +181,9 @@ def _header(path: Path, cells: list[str]) -> _Header:
     others = [name for name in names if name and not any(name in aliases for aliases in COLUMNS.values())]
     if "identity" not in places:
         hint = "; put commas between the columns" if ";" in found or "\t" in found else ""
-        raise DataError(f"{path}:1: no column identity; the header is {found}, write {HEADER}{hint}")
+        close = get_close_matches("identity", others, n=1, cutoff=0.7) or [""]
+        call = f"call {close[0]} identity" if close[0] else f"write {HEADER}, of which only identity is needed"
+        raise DataError(f"{path}:1: no column identity; the header is {found}, {call}{hint}")
     for column, pattern in _MEANT.items():
         meant = [name for name in others if pattern.fullmatch(name)] or get_close_matches(column, others, cutoff=0.8)
         if column not in places and meant:
@@ -188,11 +196,9 @@ def _order(path: Path, texts: Texts, lines: Ids) -> Ids:
     """Return which line tells of each row of the features."""
     first: dict[int, int] = {}
     for place, text in enumerate(texts):
-        match = _WHOLE.fullmatch(text)
-        where = f"{path}:{lines[place]}"
-        if not match or not 0 <= int(match[1]) < len(texts):
+        row, where = _whole(text), f"{path}:{lines[place]}"
+        if row is None or not 0 <= row < len(texts):
             raise DataError(f"{where}: row {text!r} is none of {len(texts):,} counted from 0; number all or none")
-        row = int(match[1])
         if row in first:
             raise DataError(f"{where}: row {row} is there already in line {lines[first[row]]}; number every row once")
         first[row] = place
@@ -200,44 +206,57 @@ def _order(path: Path, texts: Texts, lines: Ids) -> Ids:
 
 
 def _identities(path: Path, texts: Texts, lines: Ids, notes: list[str]) -> Ids:
-    pids = np.full(len(texts), UNKNOWN, dtype=np.int64)
-    given = np.flatnonzero(texts != "")
-    numbers, named = _numbered(texts[given])
-    pids[given] = numbers
-    wrong = given[numbers < JUNK]
+    pids, named = _numbered(path, texts, lines, "identity", blank=UNKNOWN, special=(JUNK, DISTRACTOR))
+    wrong = np.flatnonzero((pids < JUNK) & (texts != ""))
     if len(wrong):
         where = f"{path}:{lines[wrong[0]]}"
         raise DataError(f"{where}: identity {pids[wrong[0]]} is negative; only -1 may be, for junk")
     if named:
-        special = " (-1 stays junk, 0 a distractor)" if (numbers <= DISTRACTOR).any() else ""
+        special = " (-1 stays junk, 0 a distractor)" if np.isin(pids, (JUNK, DISTRACTOR)).any() else ""
         notes.append(f"{count(named, 'identity', 'identities')} written as text and numbered from 1{special}")
     return pids
 
 
 def _cameras(path: Path, texts: Texts, lines: Ids) -> Ids:
-    cams = np.full(len(texts), UNSEEN, dtype=np.int64)
-    given = np.flatnonzero(texts != "")
-    cams[given] = _numbered(texts[given])[0]
-    wrong = given[cams[given] < 0]
+    cams, _ = _numbered(path, texts, lines, "camera", blank=UNSEEN)
+    wrong = np.flatnonzero((cams < 0) & (texts != ""))
     if len(wrong):
         where = f"{path}:{lines[wrong[0]]}"
         raise DataError(f"{where}: camera {cams[wrong[0]]} is negative; count cameras from 0 or 1, blank is unknown")
     return cams
 
 
-def _numbered(texts: Texts) -> tuple[Ids, int]:
-    """Return whole numbers as they are, or texts numbered from 1 in sorted order; and how many texts were numbered."""
-    distinct = set(texts)
-    matches = {text: _WHOLE.fullmatch(text) for text in distinct}
-    numbers = {text: int(match[1]) for text, match in matches.items() if match}
-    named = 0
-    if len(numbers) < len(distinct):
-        numbers = {text: JUNK if text == str(JUNK) else DISTRACTOR for text in distinct if _special(text)}
-        others = sorted(distinct - set(numbers))
-        numbers |= {text: number for number, text in enumerate(others, start=1)}
-        named = len(others)
-    return np.array([numbers[text] for text in texts], dtype=np.int64), named
+def _numbered(
+    path: Path, texts: Texts, lines: Ids, what: str, *, blank: int, special: tuple[int, ...] = ()
+) -> tuple[Ids, int]:
+    """Return whole numbers as they are, or names numbered from 1 in sorted order; and how many names were numbered.
+
+    Numbers among names, but for the special ones, are refused: one slip of the pen would make names of all numbers,
+    and two persons of 7 and 0007.
+    """
+    numbers = {text: _whole(text) for text in set(texts) if text}
+    names = sorted(text for text, number in numbers.items() if number is None)
+    mixed = sorted(text for text, number in numbers.items() if number is not None and number not in special)
+    if names and mixed:
+        few, other = sorted((names, mixed), key=lambda some: int(np.isin(texts, some).sum()))
+        first = int(np.flatnonzero(np.isin(texts, few))[0])
+        raise DataError(
+            f"{path}:{lines[first]}: {what} {texts[first]!r} beside {other[0]!r}; write whole numbers for all, "
+            f"or names for all, such as {what[0]}{mixed[0]}"
+        )
+    numbers |= {name: number for number, name in enumerate(names, start=1)}
+    return np.array([blank if text == "" else numbers[text] for text in texts], dtype=np.int64), len(names)
 
 
-def _special(text: str) -> bool:
-    return text == str(JUNK) or _ZERO.fullmatch(text) is not None
+def _whole(text: str) -> int | None:
+    """Return what a text says if that is a whole number, also one as pandas and numpy.savetxt write it.
+
+    >>> [_whole(text) for text in ("0007", "-1.0", "1.2e1", "7.5", "nan", "anna")]
+    [7, -1, 12, None, None, None]
+    """
+    if not _NUMBER.fullmatch(text):
+        return None
+    if text.lstrip("+-").isdigit():
+        return int(text) if len(text) < 19 else None
+    number = float(text)
+    return int(number) if number.is_integer() and abs(number) < 1 << 53 else None

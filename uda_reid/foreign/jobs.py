@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 import torch
 
 from uda_reid.errors import DataError, UdaReidError
-from uda_reid.foreign.clustering import Audited, Clustered, Grouping, audit_clusters, cluster_features, write_labels
-from uda_reid.foreign.scoring import Reranking, Scored, score_features, write_per_query
+from uda_reid.foreign.clustering import (
+    Audited,
+    Clustered,
+    Grouping,
+    audit_clusters,
+    cluster_features,
+    identified,
+    write_labels,
+)
+from uda_reid.foreign.scoring import Metric, Reranking, Scored, score_features, write_per_query
 from uda_reid.foreign.search import Search, read_rows, read_search
 from uda_reid.ops.distance import MEMORY
 from uda_reid.run import Reporter, Silent
 from uda_reid.training.devices import pick_device, use_threads
-
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
 
 
 def score_files(
@@ -26,6 +31,7 @@ def score_files(
     *,
     ids: Path | None = None,
     protocol: str = "auto",
+    metric: Metric = "cosine",
     reranking: Reranking | None = None,
     per_query: Path | None = None,
     overwrite: bool = False,
@@ -40,6 +46,7 @@ def score_files(
         files: as for `read_search`.
         ids: as for `read_search`.
         protocol: as for `score_features`.
+        metric: as for `score_features`.
         reranking: as for `score_features`.
         per_query: a CSV to write, with a line for every query and ranking (`write_per_query`).
         overwrite: replace that file if it is there.
@@ -56,14 +63,16 @@ def score_files(
     """
     use_threads(threads)
     place = pick_device(device)
-    _check_free(per_query, overwrite, "--per-query")
-    search = read_search(files, ids)
-    there = replace(search, query=search.query.to(place), gallery=search.gallery.to(place))
-    scored = _within_memory(
-        score_features, there, protocol=protocol, reranking=reranking, memory=memory,
-        progress=(reporter or Silent()).progress,
-    )  # fmt: skip
+    _check_free(per_query, overwrite, "--per-query", [*files, *([ids] if ids else [])])
+    with _enough_memory():
+        search = read_search(files, ids)
+        there = replace(search, query=search.query.to(place), gallery=search.gallery.to(place))
+        scored = score_features(
+            there, protocol=protocol, metric=metric, reranking=reranking, memory=memory,
+            progress=(reporter or Silent()).progress,
+        )  # fmt: skip
     if per_query:
+        _check_absent(per_query, overwrite, "--per-query")
         write_per_query(per_query, scored, search)
     return search, scored
 
@@ -103,32 +112,48 @@ def cluster_file(
     """
     use_threads(threads)
     place = pick_device(device)
-    _check_free(out, overwrite, "--out")
-    features, table = read_rows(file, ids)
-    found = _within_memory(
-        cluster_features, features.to(place), grouping, seed=seed, memory=memory,
-        progress=(reporter or Silent()).progress,
-    )  # fmt: skip
-    audited = audit_clusters(found.labels, table, seed=seed) if table is not None else None
-    write_labels(out, found.labels)
-    return found, audited
+    _check_free(out, overwrite, "--out", [file, *([ids] if ids else [])])
+    with _enough_memory():
+        features, table = read_rows(file, ids)
+        if table is not None:
+            identified(table)  # said before the work, and not after it
+        found = cluster_features(
+            features.to(place), grouping, seed=seed, memory=memory, progress=(reporter or Silent()).progress
+        )
+        _check_absent(out, overwrite, "--out")
+        write_labels(out, found.labels)
+        return found, audit_clusters(found.labels, table, seed=seed) if table is not None else None
 
 
-def _check_free(path: Path | None, overwrite: bool, option: str) -> None:
-    """Refuse to write over a file before the work, and not after it."""
-    if path is not None and path.is_dir():
+def _check_free(path: Path | None, overwrite: bool, option: str, inputs: Sequence[Path]) -> None:
+    """Refuse a place that cannot be written to before the work, and not after it."""
+    if path is None:
+        return
+    if path.is_dir():
         raise DataError(f"{path} is a folder; name a file to write with {option}")
-    if path is not None and path.exists() and not overwrite:
+    if any(path.exists() and other.exists() and path.samefile(other) for other in inputs):
+        raise DataError(f"{path} is read from; choose another {option}")
+    _check_absent(path, overwrite, option)
+    from uda_reid.training.checkpoint import check_place  # brings torchvision, which takes a second
+
+    check_place(path)
+
+
+def _check_absent(path: Path, overwrite: bool, option: str) -> None:
+    """Refuse to write over a file, also one that another process wrote during the work."""
+    if path.exists() and not overwrite:
         raise DataError(f"{path} is there already; choose another {option}, or replace it with --overwrite")
 
 
-def _within_memory(
-    work: Callable[Arguments, Result], *arguments: Arguments.args, **options: Arguments.kwargs
-) -> Result:
-    """Return what `work` returns, or say in one line that the memory does not hold it."""
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    """Say in one line that the memory does not hold the work."""
     try:
-        return work(*arguments, **options)
-    except (MemoryError, torch.OutOfMemoryError) as error:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # On the CPU torch says so in a plain RuntimeError.
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
         raise UdaReidError(
             "not enough memory for these features; give a smaller --memory, or --device cpu if it was a GPU's"
         ) from error

@@ -5,10 +5,10 @@ from __future__ import annotations
 import codecs
 import csv
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -16,14 +16,15 @@ from torch import Tensor
 
 from uda_reid.errors import DataError, RecipeError
 from uda_reid.evaluation import SHOT, check_protocol
+from uda_reid.foreign.files import zero_rows
 from uda_reid.foreign.search import Search
-from uda_reid.ops.distance import MEMORY, strip_rows
+from uda_reid.ops.distance import MEMORY, squared_distances, strip_rows
 from uda_reid.ops.jaccard import Reading, rerank
 from uda_reid.ops.neighbours import Progress, quiet
 from uda_reid.ops.protocols import check_labels, no_match
 from uda_reid.ops.ranking import Ranking, rank, rank_distances
-from uda_reid.types import Ids
 
+Metric = Literal["cosine", "euclidean"]
 PLAIN, RERANKED = "plain", "re-ranked"
 PER_QUERY = (
     "ranking", "query", "row", "identity", "camera", "valid", "ap_trapezoid", "ap_step", "ap_merged", "inp",
@@ -50,16 +51,6 @@ class Reranking:
     reading: Reading = "zhong"
 
 
-class _Labels(TypedDict):
-    """What a ranking takes besides features or distances."""
-
-    query_pids: Ids
-    gallery_pids: Ids
-    query_cams: Ids | None
-    gallery_cams: Ids | None
-    protocol: str
-
-
 @dataclass(frozen=True)
 class Scored:
     """How well queries were answered.
@@ -70,6 +61,7 @@ class Scored:
         reranking: how it was re-ranked, or None.
         gallery: the number of gallery images.
         dim: the features' dimensions.
+        metric: what they were compared by.
         notes: what was unusual, one line each.
     """
 
@@ -78,6 +70,7 @@ class Scored:
     reranking: Reranking | None
     gallery: int
     dim: int
+    metric: Metric = "cosine"
     notes: tuple[str, ...] = ()
 
     @property
@@ -90,6 +83,7 @@ def score_features(
     search: Search,
     *,
     protocol: str = "auto",
+    metric: Metric = "cosine",
     reranking: Reranking | None = None,
     memory: int = MEMORY,
     progress: Progress = quiet,
@@ -99,7 +93,8 @@ def score_features(
     Args:
         search: queries and gallery with their labels.
         protocol: a name in `ops.protocols.PROTOCOLS`; "auto" is `market` where cameras are known, else `any-camera`.
-        reranking: rank a second time, by distances re-ranked like this.
+        metric: `cosine`, or `euclidean`: of features as they are, whose lengths count.
+        reranking: rank a second time, by distances re-ranked like this; they are those of cosines.
         memory: bytes of distances computed at once.
         progress: shows the search for neighbours and the re-ranking.
 
@@ -114,28 +109,31 @@ def score_features(
     >>> score_features(search).plain.cmc((1,))
     {1: 1.0}
     """
-    labels = _Labels(
-        query_pids=search.query_pids,
-        gallery_pids=search.gallery_pids,
-        query_cams=search.query_cams,
-        gallery_cams=search.gallery_cams,
-        protocol=_protocol(search, protocol),
-    )
+    labels: dict[str, Any] = {
+        "query_pids": search.query_pids,
+        "gallery_pids": search.gallery_pids,
+        "query_cams": search.query_cams,
+        "gallery_cams": search.gallery_cams,
+        "protocol": _protocol(search, protocol),
+    }
+    if metric not in get_args(Metric):
+        raise RecipeError(f"metric {metric!r} is unknown; use cosine or euclidean")
+    if metric == "euclidean" and reranking is not None:
+        raise RecipeError("re-ranking compares by cosine; use one or the other, or features of length one")
     if not check_labels(**labels).answerable().any():  # said before the work, and not after it
         raise DataError(no_match(len(search.query), labels["protocol"]))
-    work: dict[str, Callable[[], Ranking]] = {
-        PLAIN: lambda: rank(search.query, search.gallery, **labels, memory=memory)
-    }
+    rankings, seconds, start = {}, {}, time.perf_counter()
+    if metric == "cosine":
+        rankings[PLAIN] = rank(search.query, search.gallery, **labels, memory=memory)
+    else:
+        rankings[PLAIN] = rank_distances(_euclidean(search.query, search.gallery, memory), **labels)
+    seconds[PLAIN] = time.perf_counter() - start
     if reranking is not None:
-        distances = _reranked(search, reranking, memory, progress)
-        work[RERANKED] = lambda: rank_distances(distances, **labels)
-    rankings, seconds = {}, {}
-    for name, ranking in work.items():
         start = time.perf_counter()
-        rankings[name] = ranking()
-        seconds[name] = time.perf_counter() - start
-    notes = (*search.notes, *_uneven(search.query, search.gallery))
-    return Scored(rankings, seconds, reranking, len(search.gallery), search.gallery.shape[1], notes)
+        rankings[RERANKED] = rank_distances(_reranked(search, reranking, memory, progress), **labels)
+        seconds[RERANKED] = time.perf_counter() - start
+    notes = (*search.notes, *_uneven(search.query, search.gallery, metric))
+    return Scored(rankings, seconds, reranking, len(search.gallery), search.gallery.shape[1], metric, notes)
 
 
 def write_per_query(path: Path, scored: Scored, search: Search) -> None:
@@ -158,7 +156,8 @@ def write_per_query(path: Path, scored: Scored, search: Search) -> None:
 def _per_query(name: str, ranking: Ranking, search: Search) -> Iterator[tuple[object, ...]]:
     rows = range(len(search.query)) if search.query_rows is None else search.query_rows.tolist()
     identities = search.query_names or search.query_pids.tolist()
-    cams = [""] * len(search.query) if search.query_cams is None else search.query_cams.tolist()
+    unknown = [""] * len(search.query)
+    cams = search.query_cameras or (unknown if search.query_cams is None else search.query_cams.tolist())
     values = np.stack(
         [
             ranking.average_precision,
@@ -184,9 +183,12 @@ def _protocol(search: Search, protocol: str) -> str:
             f"protocol {SHOT!r} draws galleries at random and knows no average precision; features are scored by "
             "market, cross-camera or any-camera, a model by this one too (--checkpoint)"
         )
-    if protocol != "auto":
-        return protocol
-    return "any-camera" if search.query_cams is None or search.gallery_cams is None else "market"
+    known = search.query_cams is not None and search.gallery_cams is not None
+    if protocol == "auto":
+        return "market" if known else "any-camera"
+    if protocol != "any-camera" and not known:
+        raise DataError(f"protocol {protocol!r} needs the camera of every row, and two cameras or more; use any-camera")
+    return protocol
 
 
 def _reranked(search: Search, reranking: Reranking, memory: int, progress: Progress) -> Iterable[Tensor]:
@@ -198,13 +200,26 @@ def _reranked(search: Search, reranking: Reranking, memory: int, progress: Progr
     return progress(blocks, "re-ranking", -(-len(search.query) // strip_rows(len(search.gallery), memory)))
 
 
-def _uneven(query: Tensor, gallery: Tensor) -> list[str]:
-    """Return a note where the features' lengths would change a ranking by Euclidean distances."""
+def _euclidean(query: Tensor, gallery: Tensor, memory: int) -> Iterator[Tensor]:
+    """Yield squared Euclidean distances, up to a factor, in blocks."""
+    centre = gallery.mean(dim=0)  # what all features share would take digits from their distances
+    away = gallery - centre
+    scale = max(float(torch.linalg.vector_norm(away, dim=1).max()), torch.finfo(torch.float32).tiny)
+    away /= scale
+    for part in torch.split(query, strip_rows(len(gallery), memory)):
+        yield squared_distances((part - centre) / scale, away)
+
+
+def _uneven(query: Tensor, gallery: Tensor, metric: Metric) -> list[str]:
+    """Return a note where the features' lengths would change a ranking by Euclidean distances, or are 0."""
     lengths = torch.cat([torch.linalg.vector_norm(part, dim=1) for part in (query, gallery.to(query.device))])
+    blank = zero_rows(lengths)
+    if blank:
+        return blank
     least, most = float(lengths.min()), float(lengths.max())
-    if most - least <= EVEN * most:
+    if metric == "euclidean" or most - least <= EVEN * most:
         return []
     return [
         f"features of lengths from {least:.4g} to {most:.4g} are compared by cosine; a toolkit that takes Euclidean "
-        "distances of them (torchreid by default) ranks otherwise"
+        "distances of them (torchreid by default) ranks otherwise, as --metric euclidean does here"
     ]

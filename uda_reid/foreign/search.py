@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -34,6 +34,7 @@ class Search:
         gallery_cams: (G,) int64, or None where cameras are unknown.
         query_rows: (Q,) int64, the row of each query in its file; None for 0, 1, ...
         query_names: Q identities as they were written; none for the numbers.
+        query_cameras: Q cameras as they were written; none for the numbers.
         notes: what was unusual, one line each.
     """
 
@@ -45,6 +46,7 @@ class Search:
     gallery_cams: Ids | None = None
     query_rows: Ids | None = None
     query_names: tuple[str, ...] = ()
+    query_cameras: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -103,7 +105,9 @@ def _matlab(path: Path) -> tuple[Tensor, IdTable]:
         features = checked(torch.from_numpy(np.ascontiguousarray(found[f"{part}_f"])), path, f"{part}_f")
         labels, cams = found[f"{part}_label"], found[f"{part}_cam"]
         if len(features) != len(labels):
-            raise DataError(f"{path}: {part}_f holds {len(features):,} rows but {part}_label {len(labels):,}")
+            raise DataError(
+                f"{path}: {part}_f holds {len(features):,} rows but {part}_label {len(labels):,}; one each is needed"
+            )
         parts.append((features, labels, cams))
     _check_dimensions(parts[0][0], parts[1][0], f"{path}: query_f", "gallery_f")
     table = from_arrays(str(path), [(part, labels, cams) for part, (_, labels, cams) in zip(PARTS, parts, strict=True)])
@@ -182,6 +186,9 @@ def _search(query: Tensor, gallery: Tensor, table: IdTable, mine: Ids, theirs: I
         rows: (Q,) the queries' rows in their file.
     """
     notes = [*table.notes, *_left_out(table)]
+    shown = table.pids[theirs][table.pids[theirs] != JUNK]
+    if len(np.unique(shown)) == 1:
+        notes.append("the gallery shows one person only, so no answer is wrong, and the numbers say nothing")
     _check_identified(table, mine, theirs)
     junk = table.pids[mine] == JUNK
     if junk.all():
@@ -196,7 +203,24 @@ def _search(query: Tensor, gallery: Tensor, table: IdTable, mine: Ids, theirs: I
     known = _cameras_known(table, np.concatenate([mine, theirs]), notes)
     query_cams, gallery_cams = (table.cams[part] if known else None for part in (mine, theirs))
     names = tuple(table.names[mine].tolist())
-    return Search(query, gallery, pids[mine], pids[theirs], query_cams, gallery_cams, rows, names, tuple(notes))
+    cameras = tuple(table.cameras[mine].tolist()) if known else ()
+    found = Search(query, gallery, pids[mine], pids[theirs], query_cams, gallery_cams, rows, names, cameras)
+    return replace(found, notes=(*notes, *_copies(found)))
+
+
+def _copies(search: Search) -> list[str]:
+    """Return a note where queries find themselves in the gallery: without cameras nothing takes them out of it."""
+    if search.query_cams is not None:
+        return []
+    mine, theirs = (
+        {hash((pid, row.tobytes())) for pid, row in zip(pids.tolist(), features.numpy(), strict=True)}
+        for pids, features in ((search.query_pids, search.query), (search.gallery_pids, search.gallery))
+    )
+    copies = mine & theirs
+    if not copies:
+        return []
+    told = count(len(copies), "query is", "queries are")
+    return [f"{told} in the gallery too, row for row, and every such query finds itself; leave the queries out of it"]
 
 
 def _left_out(table: IdTable) -> list[str]:

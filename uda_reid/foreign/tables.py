@@ -18,7 +18,7 @@ from rich.text import Text
 from uda_reid import __version__
 from uda_reid.data.layouts.labels import count
 from uda_reid.evaluation import RANKS
-from uda_reid.foreign.clustering import RULES, Audited, Clustered, farthest
+from uda_reid.foreign.clustering import RULES, Audited, Clustered
 from uda_reid.foreign.scoring import Scored
 from uda_reid.ops.distance import NEAR
 from uda_reid.ops.protocols import PROTOCOLS
@@ -30,14 +30,22 @@ FORMAT = 1
 """Raised when a field of the JSON changes its meaning."""
 LITTLE = 0.0005
 """What a change of the mAP is told from on."""
-COLLAPSED = 0.005
-"""Where equal distances change the mAP by more than this share, it says little of the features."""
+COLLAPSED = 0.1
+"""Where equal distances change the APs by more than this share of them, in the mean, they say little of features."""
 DEFINITIONS = (
     "mAP: by the trapezoid rule, as the Market-1501 code and Person_reID_baseline (there over all queries); step: as "
     "torchreid, fast-reid and OpenUnReID; merged: equal distances in one step, as scikit-learn and with it SpCL, MMT "
     "and Cluster-Contrast. rank: CMC. mINP: matches / rank of the last one. TPR: share of the matching pairs nearer "
     "than the threshold that lets 1e-4 or 1e-3 of the wrong pairs pass"
 )
+GRAPH = ("min_samples", "k1", "k2", "reading", "backend")
+OPTIONS = {
+    "dbscan": ("eps", "ladder", *GRAPH),
+    "hdbscan": GRAPH,
+    "infomap": ("eps", *GRAPH),
+    "kmeans": ("clusters",),
+}
+"""Which options mean something to each method."""
 AUDIT = {
     "nmi": "NMI",
     "ari": "ARI",
@@ -60,6 +68,8 @@ def show_scored(title: str, scored: Scored) -> RenderableType:
     for name, ranking in scored.rankings.items():
         table.add_row(name, *map(percent, (*_Means.of(ranking).values, *ranking.accepted.values())))
     lines = [_protocol_line(scored), *_query_lines(scored), *_tie_lines(scored)]
+    if scored.metric == "euclidean":
+        lines.append("compared by Euclidean distance, lengths and all")
     if scored.reranking is not None:
         how = scored.reranking
         lines.append(f"re-ranked: reading {how.reading}, k1 {how.k1}, k2 {how.k2}, lambda {how.share:g}")
@@ -101,6 +111,7 @@ def scored_json(scored: Scored, **beside: Any) -> str:
         "queries": len(plain.valid),
         "gallery": scored.gallery,
         "dim": scored.dim,
+        "metric": scored.metric,
         "protocol": plain.protocol,
         "protocol_removes": PROTOCOLS[plain.protocol],
         "counted": plain.counted,
@@ -132,12 +143,18 @@ def clustered_json(clustered: Clustered, audited: Audited | None = None, **besid
         "version": __version__,
         **beside,
         "rows": len(clustered.labels),
-        **asdict(clustered.grouping),
-        "radius": clustered.eps,
+        "method": clustered.grouping.method,
+        "asked": {
+            name: value
+            for name, value in asdict(clustered.grouping).items()
+            if name in OPTIONS[clustered.grouping.method]
+        },
+        "eps": clustered.eps,
         "steps": clustered.steps,
-        "neighbours": clustered.backend,
-        "recall": clustered.recall,
-        "found": len(sizes),
+        "reach": clustered.reach,
+        "neighbours": clustered.backend or None,
+        "recall": clustered.recall if clustered.backend else math.nan,
+        "clusters": len(sizes),
         "outliers": int((clustered.labels < 0).sum()),
         "largest": int(sizes.max(initial=0)),
         "median": float(np.median(sizes)) if len(sizes) else math.nan,
@@ -145,7 +162,7 @@ def clustered_json(clustered: Clustered, audited: Audited | None = None, **besid
         "density": clustered.density,
         "seconds": dict(clustered.seconds),
         "audit": None if audited is None else {**audited.values, "camera_chance": audited.chance, "rows": audited.rows},
-        "notes": () if audited is None else audited.notes,
+        "notes": (*clustered.notes, *(() if audited is None else audited.notes)),
     }
     return _text(content)
 
@@ -211,12 +228,12 @@ def _tie_lines(scored: Scored) -> list[str]:
         near = int((ranking.near > 0).sum())
         parts = []
         if ranking.ties:
-            means = _Means.of(ranking)
-            change = abs(means.mean_ap_step - means.mean_ap_merged)
+            step, merged = ranking.average_precision_step, ranking.average_precision_merged
+            change = ranking.mean(np.abs(step - merged))
             ties = count(ranking.ties, "query has", "queries have")
             told = f"{100 * change:.1f}" if change >= LITTLE else "less than 0.1"
             parts.append(f"{ties} equal distances that change the AP, in the mean by {told} points")
-            if change > COLLAPSED:
+            if change > COLLAPSED * ranking.mean(merged):
                 parts[0] += ": the order of the gallery decides, have the features collapsed?"
         if near:
             pairs = count(int(ranking.near.sum()), "pair")
@@ -228,20 +245,22 @@ def _tie_lines(scored: Scored) -> list[str]:
 
 
 def _method_lines(clustered: Clustered) -> list[str]:
-    how = clustered.grouping
+    how, notes = clustered.grouping, [f"note: {note}" for note in clustered.notes]
     if how.method == "kmeans":
-        return [f"kmeans on unit features, {how.clusters:,} clusters asked for"]
+        return [f"kmeans on unit features, {how.clusters:,} clusters asked for", *notes]
     options = f"reading {how.reading}, k1 {how.k1}, k2 {how.k2}, min samples {how.min_samples}"
-    exact = "exact" if clustered.recall == 1 else f"{clustered.recall:.1%} of the true neighbours found, on a sample"
+    # Rounded down: what is 100 % was found whole.
+    share = f"{math.floor(1000 * clustered.recall) / 10:.1f}%"
+    exact = "exact" if clustered.exact else f"{share} of the true neighbours found, on a sample"
     lines = [
-        f"{how.method} on Jaccard distances: {options}; farther than {farthest(how):.4g} is apart",
+        f"{how.method} on Jaccard distances: {options}; farther than {clustered.reach:.4g} is apart",
         f"neighbours: {clustered.backend}, {exact}",
     ]
     if not math.isnan(clustered.eps):
         what = "links up to" if how.method == "infomap" else "radius"
         origin = f"by rule {how.eps}: {RULES[how.eps]}" if isinstance(how.eps, str) else "as given"
         lines.append(f"{what} {clustered.eps:.4g}, {origin}{'; then the ladder' if clustered.steps else ''}")
-    return lines + [f"ladder: {step}" for step in clustered.steps]
+    return [*lines, *(f"ladder: {step}" for step in clustered.steps), *notes]
 
 
 def _signs(clustered: Clustered) -> str:

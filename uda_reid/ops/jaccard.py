@@ -48,6 +48,8 @@ PairDistances = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int32]], npt.NDA
 
 BUFFER = 1 << 20
 """Entries that a thread writes before they are put aside."""
+BLOCK = 1 << 14
+"""Rows whose entries are summed at once."""
 
 
 @dataclass(frozen=True)
@@ -171,18 +173,41 @@ def jaccard(encoding: Encoding, *, most: float = 1.0, rows: int | None = None) -
     >>> near.indices.tolist(), [f"{distance:.2f}" for distance in near.data[:2]]
     ([0, 1, 0, 1, 2, 3, 2, 3], ['0.00', '0.19'])
     """
-    weights = encoding.weights
-    wanted = weights.shape[0] if rows is None else rows
-    if not 0 <= most <= 1 or not 0 <= wanted <= weights.shape[0]:
-        raise RecipeError(f"distances of at most {most} of {wanted} rows; use 0 to 1 and 0 to {weights.shape[0]:,}")
-    # A distance of 1 - t / (s - t), s being the sum of both totals, is at most `most` where t / s is at least this; a
-    # hair less, since both are rounded.
-    least = (1 - most) / (2 - most) - 1e-6
-    mine, theirs, totals = _arrays(weights), _arrays(weights.tocsc()), _totals(weights)
-    counts, images, distances = _distances(mine, theirs, (totals[:wanted], totals), least)
-    indptr = np.concatenate([[0], counts.cumsum()])
-    distances[distances < NEAR] = 0  # equal encodings, up to rounding
-    return _sparse(distances, images, indptr, (wanted, weights.shape[0]))
+    wanted = encoding.weights.shape[0] if rows is None else rows
+    check_most(most)
+    if not 0 <= wanted <= encoding.weights.shape[0]:
+        raise RecipeError(f"distances of {wanted} rows; use 0 to {encoding.weights.shape[0]:,}")
+    return _strip(_Sides.of(encoding), most, 0, wanted)
+
+
+def jaccard_strips(encoding: Encoding, *, most: float = 1.0, height: int = 4096) -> Iterator[csr_array]:
+    """Yield the Jaccard distances of `jaccard` in strips of rows: at a large radius they may not fit into memory.
+
+    Args:
+        encoding: of N images.
+        most: as for `jaccard`.
+        height: rows of a strip.
+
+    Yields:
+        (B, N) sparse float32 for the rows in order.
+
+    Raises:
+        RecipeError: `most` is out of range.
+    """
+    check_most(most)
+    sides, number = _Sides.of(encoding), encoding.weights.shape[0]
+    for first in range(0, number, height):
+        yield _strip(sides, most, first, min(first + height, number))
+
+
+def check_most(most: float) -> None:
+    """Refuse what is no Jaccard distance.
+
+    Raises:
+        RecipeError: it is not in [0, 1].
+    """
+    if not 0 <= most <= 1:
+        raise RecipeError(f"distances of at most {most} cannot be; use 0 to 1")
 
 
 def rerank(
@@ -243,13 +268,7 @@ def _reranked(
 ) -> Iterator[Tensor]:
     both = torch.cat([query.to(gallery.device), gallery])
     encoding = encode_features(both, k1=k1, k2=k2, reading=reading, memory=memory, progress=progress)
-    mine, theirs, totals = (
-        encoding.weights[: len(query)],
-        encoding.weights[len(query) :].tocsc(),
-        _totals(encoding.weights),
-    )
-    sides = _Sides(_arrays(mine), _arrays(theirs), (totals[: len(query)], totals[len(query) :]))
-    del mine, theirs, totals
+    sides = _Sides.of(encoding, len(query))
     factor = torch.ones(len(query))
     if reading != "spcl":
         factor = 1 / _power(2 * encoding.found.farthest[: len(query)], reading).cpu()
@@ -265,11 +284,37 @@ def _reranked(
 
 
 class _Sides(NamedTuple):
-    """The encodings of queries by row and of the gallery by column, as the compiled loops take them, and their sums."""
+    """Encodings by row and those they are compared with by column, as the compiled loops take them, and their sums."""
 
     mine: tuple[Array, Array, Array]
     theirs: tuple[Array, Array, Array]
     totals: tuple[Array, Array]
+
+    @classmethod
+    def of(cls, encoding: Encoding, queries: int = 0) -> _Sides:
+        """Return the first so many images against the others, or all against all."""
+        weights, totals = encoding.weights, _totals(encoding.weights)
+        if not queries:
+            return cls(_arrays(weights), _arrays(weights.tocsc()), (totals, totals))
+        mine, theirs = weights[:queries], weights[queries:].tocsc()
+        return cls(_arrays(mine), _arrays(theirs), (totals[:queries], totals[queries:]))
+
+    def rows(self, first: int, stop: int) -> _Sides:
+        """Return only some rows."""
+        starts, images, weights = self.mine
+        entries = slice(starts[first], starts[stop])
+        mine = starts[first : stop + 1] - starts[first], images[entries], weights[entries]
+        return _Sides(mine, self.theirs, (self.totals[0][first:stop], self.totals[1]))
+
+
+def _strip(sides: _Sides, most: float, first: int, stop: int) -> csr_array:
+    """Return the Jaccard distances of some rows."""
+    # A distance of 1 - t / (s - t), s being the sum of both totals, is at most `most` where t / s is at least this; a
+    # hair less, since both are rounded.
+    least = (1 - most) / (2 - most) - 1e-6
+    counts, images, distances = _distances(sides.rows(first, stop), least)
+    distances[distances < NEAR] = 0  # equal encodings, up to rounding
+    return _sparse(distances, images, np.concatenate([[0], counts.cumsum()]), (stop - first, len(sides.totals[1])))
 
 
 def _mix(
@@ -318,10 +363,7 @@ def _mix_on_device(
         plain[some[:, 0], some[:, 1]] = 2 * exact_cosines(query, gallery)
     rows = slice(first, first + len(strip))
     strip.copy_(share * _power(plain, reading) * factor[rows, None].to(strip.device) + (1 - share))
-    starts, images, weights = sides.mine
-    entries = slice(starts[rows.start], starts[rows.stop])
-    mine = starts[rows.start : rows.stop + 1] - starts[rows.start], images[entries], weights[entries]
-    counts, others, distances = _distances(mine, sides.theirs, (sides.totals[0][rows], sides.totals[1]), 0)
+    counts, others, distances = _distances(sides.rows(rows.start, rows.stop), 0)
     row = torch.repeat_interleave(torch.from_numpy(counts)).to(strip.device)
     column, distance = (torch.from_numpy(part).to(strip.device) for part in (others.astype(np.int64), distances))
     strip[row, column] -= (1 - share) * (1 - distance)  # no pair occurs twice
@@ -427,10 +469,9 @@ def _average(rows: Array, indptr: Array, indices: Array, data: Array) -> tuple[A
     return starts, images, means
 
 
-def _distances(
-    mine: tuple[Array, Array, Array], theirs: tuple[Array, Array, Array], totals: tuple[Array, Array], least: float
-) -> tuple[Array, Array, Array]:
+def _distances(sides: _Sides, least: float) -> tuple[Array, Array, Array]:
     """Return how many other rows each row overlaps with, with which, and the Jaccard distances: (R,), (M,), (M,)."""
+    mine, theirs, totals = sides
     others, counts = len(totals[1]), np.zeros(len(totals[0]), np.int64)
 
     def work(start: int, stop: int) -> list[tuple[Array, Array]]:
@@ -454,12 +495,11 @@ def _distances(
 
 def _totals(weights: csr_array) -> Array:
     """Return the sum of each row, (N,) float64, its entries in the order of columns."""
-    totals, starts = np.zeros(weights.shape[0]), weights.indptr
-    for some in np.array_split(np.arange(len(totals)), weights.nnz // BUFFER + 1):
-        if len(some):
-            first, last = some[0], some[-1] + 1
-            owner = np.repeat(some - first, np.diff(starts[first : last + 1]))
-            totals[some] = np.bincount(owner, weights.data[starts[first] : starts[last]], len(some))
+    totals, starts = np.empty(weights.shape[0]), weights.indptr
+    for first in range(0, len(totals), BLOCK):
+        stop = min(first + BLOCK, len(totals))
+        owner = np.repeat(np.arange(stop - first), np.diff(starts[first : stop + 1]))
+        totals[first:stop] = np.bincount(owner, weights.data[starts[first] : starts[stop]], stop - first)
     return totals
 
 

@@ -145,7 +145,10 @@ def check_search(query: Tensor, gallery: Tensor, labels: Labels) -> None:
 
 def no_match(queries: int, protocol: str) -> str:
     """Return the one-line message for a search in which no query can be answered."""
+    advice = (
+        "check the identities" if protocol == "any-camera" else "check the identities and cameras, or use any-camera"
+    )
     return (
         f"none of the {queries} queries has a match in the gallery under protocol {protocol!r} "
-        f"({PROTOCOLS[protocol]}); check the identities and cameras, or use protocol 'any-camera'"
+        f"({PROTOCOLS[protocol]}); {advice}"
     )

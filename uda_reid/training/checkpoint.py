@@ -175,6 +175,23 @@ def replace_file(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+def check_place(path: Path) -> None:
+    """Refuse a place that `replacing` could not write to, before the work whose result is to go there.
+
+    Raises:
+        CheckpointError: the place cannot be written.
+    """
+    probe = _beside(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe.open("xb").close()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Give a file to write to that becomes `path` in one step at the end, as with `replace_file`.
@@ -184,8 +201,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Raises:
         CheckpointError: the disk is full or the place cannot be written.
     """
-    # Not from `tempfile`, whose files nobody else may read whatever the umask allows.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    temporary = _beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
@@ -194,9 +210,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise CheckpointError(
-            f"{path} cannot be written ({error.strerror or error}); make room or write elsewhere"
-        ) from error
+        raise _unwritable(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -208,6 +222,15 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _beside(path: Path) -> Path:
+    """Return a new name; not from `tempfile`, whose files nobody else may read whatever the umask allows."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+
+
+def _unwritable(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(f"{path} cannot be written ({error.strerror or error}); make room or write elsewhere")
 
 
 def _sweep(path: Path) -> None:

@@ -16,17 +16,14 @@ from uda_reid.ops.clustering import (
     climb_graph,
     cluster_means,
     kmeans,
-    nearest_pairs_eps,
+    strips_eps,
 )
-from uda_reid.ops.clustering.graph import LIMIT
 from uda_reid.ops.distance import normalise
-from uda_reid.ops.jaccard import encode_features, jaccard
+from uda_reid.ops.jaccard import encode_features, jaccard, jaccard_strips
 
 Method = Literal["kmeans", "dbscan"]
 Distance = Literal["jaccard", "euclidean"]
 
-SHARE = 1.6e-3
-"""The share of the nearest pairs whose mean distance is the automatic radius; Song et al. and MMT."""
 REACH = 0.8
 """Jaccard distances above this are not kept, unless the radius is larger: there are many, and no use for them."""
 
@@ -109,7 +106,7 @@ def assign(
     if distance == "jaccard":
         dense = _by_neighbours(features, k1, k2, eps, min_samples)
     else:
-        dense = climb(features, eps=eps or automatic_eps(features, share=SHARE), min_samples=min_samples)
+        dense = climb(features, eps=eps or automatic_eps(features), min_samples=min_samples)
     labels = dense.labels.to(features.device)
     centroids = cluster_means(features, labels, int(labels.max()) + 1)
     return PseudoLabels(labels, normalise(centroids), dense.eps, dense.steps)
@@ -117,11 +114,6 @@ def assign(
 
 def _by_neighbours(features: Tensor, k1: int, k2: int, eps: float, min_samples: int) -> Climb:
     encoding = encode_features(features, k1=k1, k2=k2, reading="zhong")
-    reach = max(REACH, eps)
-    graph = jaccard(encoding, most=min(reach, 1.0))
-    if not eps:
-        pairs = len(features) * (len(features) - 1) // 2
-        if int((graph.data > 0).sum()) < 2 * (1 + SHARE * pairs):  # the rule looks farther
-            graph, reach = jaccard(encoding), LIMIT
-        eps = nearest_pairs_eps(graph, share=SHARE)
-    return climb_graph(graph, eps=eps, min_samples=min_samples, limit=reach)
+    eps = eps or strips_eps(jaccard_strips(encoding))
+    graph = jaccard(encoding, most=max(REACH, eps))
+    return climb_graph(graph, eps=eps, min_samples=min_samples, limit=max(REACH, eps))

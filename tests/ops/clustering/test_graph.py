@@ -25,8 +25,9 @@ from uda_reid.ops.clustering import (
     graph_eps,
     knee_eps,
     nearest_pairs_eps,
+    strips_eps,
 )
-from uda_reid.ops.clustering.graph import LIMIT, knee, neighbour_distances
+from uda_reid.ops.clustering.graph import LIMIT, EpsRule, knee, neighbour_distances
 
 EPS = st.sampled_from([1e-9, 0.25, 0.3, 0.6, 0.75, 0.9, 0.95, LIMIT])
 
@@ -101,6 +102,17 @@ def test_results_do_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch
         assert np.array_equal(distance_curve(given, 3), curve)
         assert nearest_pairs_eps(given, share=0.02) == pairs
         assert knee_eps(given) == knee
+
+
+@pytest.mark.parametrize("rule", ["knee", "pairs"])
+@pytest.mark.parametrize("height", [1, 7, 120])
+def test_rules_see_strips_as_the_whole(rule: EpsRule, height: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = random_graph(120, density=0.1, tied=False)
+    whole = graph_eps(given, rule=rule)
+    assert 0 < whole < LIMIT
+    monkeypatch.setattr(graph, "ENTRIES", 5)  # what is farther than the nearest pairs is forgotten on the way
+    strips = [given[first : first + height] for first in range(0, 120, height)]
+    assert strips_eps(strips, rule=rule) == whole
 
 
 @pytest.mark.parametrize("rows", [1, 2, 50])

@@ -61,7 +61,7 @@ def test_between_a_small_and_a_large_radius_the_geometric_mean_is_tried() -> Non
 def test_equal_rows_end_with_no_label_and_no_error(eps: float) -> None:
     found = climb(torch.ones(30, 3), eps=eps)
     assert found.labels.tolist() == [-1] * 30
-    assert found.steps[-1] == "no eps finds two clusters"
+    assert found.steps[-1] == "no eps finds two clusters: all rows are left as outliers"
     assert len(found.steps) == (1 if eps == 0 else RUNGS + 1)
 
 
@@ -125,7 +125,7 @@ def test_a_graph_of_outliers_ends_with_no_label_and_no_error(eps: float) -> None
     found = climb_graph(graph_of(40, {}), eps=eps)
     assert found.labels.tolist() == [-1] * 40
     assert found.eps == eps
-    assert found.steps[-1] == "no eps finds two clusters"
+    assert found.steps[-1] == "no eps finds two clusters: all rows are left as outliers"
     assert len(found.steps) == (4 if eps == 0.3 else 1)  # up to the limit, and no farther
 
 

@@ -7,7 +7,7 @@ over the stored entries, in blocks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from uda_reid.errors import DataError, RecipeError
-from uda_reid.ops.clustering.density import check_share, cluster_pairs
+from uda_reid.ops.clustering.density import PAIRS, check_share, cluster_pairs
 
 ENTRIES = 1 << 22
 """Stored entries that are looked at together: some 100 MB of rows, masks and pairs."""
@@ -136,12 +136,31 @@ def graph_eps(graph: csr_array, *, rule: EpsRule = "pairs", min_samples: int = 4
         DataError: `graph` is no such graph.
         RecipeError: an option is unknown or out of range.
     """
+    check_graph(graph)
+    return strips_eps([graph], rule=rule, min_samples=min_samples)
+
+
+def strips_eps(strips: Iterable[csr_array], *, rule: EpsRule = "pairs", min_samples: int = 4) -> float:
+    """Return the radius of `graph_eps` for a graph that comes in strips of rows and need never be there as a whole.
+
+    Args:
+        strips: of (B, N) float32, the rows of a graph as for `check_graph` in their order.
+        rule: as for `graph_eps`.
+        min_samples: as for `graph_eps`.
+
+    Returns:
+        The radius, from 0 to `LIMIT`.
+
+    Raises:
+        RecipeError: an option is unknown or out of range.
+    """
     if rule not in ("pairs", "knee"):
         raise RecipeError(f"the rule {rule!r} for eps is unknown; use pairs or knee")
-    return nearest_pairs_eps(graph) if rule == "pairs" else knee_eps(graph, min_samples=min_samples)
+    check_min_samples(min_samples)
+    return _nearest_pairs(strips, PAIRS) if rule == "pairs" else _knee_of(strips, min_samples)
 
 
-def nearest_pairs_eps(graph: csr_array, *, share: float = 1.6e-3) -> float:
+def nearest_pairs_eps(graph: csr_array, *, share: float = PAIRS) -> float:
     """Return the mean distance of the nearest pairs, as `automatic_eps` does for features.
 
     Args:
@@ -165,17 +184,28 @@ def nearest_pairs_eps(graph: csr_array, *, share: float = 1.6e-3) -> float:
     """
     check_graph(graph)
     check_share(share)
-    apart: int = graph.shape[0] * (graph.shape[0] - 1) // 2
-    stored = [np.zeros(0, dtype=np.float32)]
-    for _, _, distances in close_pairs(graph, 1.0):
-        stored.append(distances[distances > 0])
-        apart -= len(distances) - len(stored[-1])
+    return _nearest_pairs([graph], share)
+
+
+def _nearest_pairs(strips: Iterable[csr_array], share: float) -> float:
+    pool, apart, number, first = np.zeros(0, dtype=np.float32), 0, 0, 0
+    for strip in strips:
+        number = strip.shape[1]
+        most = max(1, round(share * (number * (number - 1) // 2)))
+        for rows, columns, distances in _blocks(strip, first):
+            near = distances[rows < columns]
+            apart -= int((near == 0).sum())
+            pool = np.concatenate([pool, near[near > 0]])
+            if len(pool) > 2 * most + ENTRIES:
+                pool = np.partition(pool, most - 1)[:most]
+        first += strip.shape[0]
+    apart += number * (number - 1) // 2
     if apart == 0:
         return 0.0
-    wanted, nearest = max(1, round(share * apart)), np.concatenate(stored)
-    if wanted < len(nearest):
-        nearest = np.partition(nearest, wanted - 1)[:wanted]
-    return min(float(nearest.sum(dtype=np.float64) + wanted - len(nearest)) / wanted, LIMIT)
+    wanted = max(1, round(share * apart))
+    if wanted < len(pool):
+        pool = np.partition(pool, wanted - 1)[:wanted]
+    return min(float(np.sort(pool).sum(dtype=np.float64) + wanted - len(pool)) / wanted, LIMIT)
 
 
 def knee_eps(graph: csr_array, *, min_samples: int = 4) -> float:
@@ -201,7 +231,16 @@ def knee_eps(graph: csr_array, *, min_samples: int = 4) -> float:
     """
     check_graph(graph)
     check_min_samples(min_samples)
-    curve = distance_curve(graph, max(1, min_samples - 1))
+    return _knee_of([graph], min_samples)
+
+
+def _knee_of(strips: Iterable[csr_array], min_samples: int) -> float:
+    k = max(1, min_samples - 1)
+    first, parts = 0, [np.zeros(0, dtype=np.float32)]
+    for strip in strips:
+        parts.append(neighbour_distances(strip, k, first=first))
+        first += strip.shape[0]
+    curve = np.sort(np.concatenate(parts))
     curve = curve[(curve > 0) & (curve <= LIMIT)]
     return knee(curve) if len(curve) else 0.0
 
@@ -244,12 +283,13 @@ def distance_curve(graph: csr_array, k: int) -> Distances:
     return np.sort(neighbour_distances(graph, k))
 
 
-def neighbour_distances(graph: csr_array, k: int) -> Distances:
+def neighbour_distances(graph: csr_array, k: int, *, first: int = 0) -> Distances:
     """Return the distance of every row to its k-th nearest other row.
 
     Args:
-        graph: (N, N) float32 as for `check_graph`.
+        graph: (N, N) float32 as for `check_graph`, or a strip of its rows.
         k: at least 1.
+        first: the strip's first row.
 
     Returns:
         (N,) float32; 1 for rows that have fewer others.
@@ -264,14 +304,14 @@ def neighbour_distances(graph: csr_array, k: int) -> Distances:
     if k < 1:
         raise RecipeError(f"a row has no neighbour of rank {k}; count from 1")
     found = np.ones(graph.shape[0], dtype=np.float32)
-    for rows, columns, distances in _blocks(graph):
+    for rows, columns, distances in _blocks(graph, first):
         others = rows != columns
         rows = rows[others]
         # Row in the upper half, distance in the lower: the bits of numbers from 0 on ascend as the numbers do.
         keys = np.sort(rows.astype(np.uint64) << np.uint64(32) | np.abs(distances[others]).view(np.uint32))
         several, starts, counts = np.unique(rows, return_index=True, return_counts=True)
         enough = counts >= k
-        found[several[enough]] = keys[starts[enough] + k - 1].astype(np.uint32).view(np.float32)
+        found[several[enough] - first] = keys[starts[enough] + k - 1].astype(np.uint32).view(np.float32)
     return found
 
 
@@ -282,13 +322,13 @@ def close_pairs(graph: csr_array, eps: float) -> Iterator[tuple[Places, Places, 
         yield rows[near], columns[near], distances[near]
 
 
-def _blocks(graph: csr_array) -> Iterator[tuple[Places, Places, Distances]]:
-    """Yield all entries in blocks of whole rows: their rows, columns and distances."""
+def _blocks(graph: csr_array, first: int = 0) -> Iterator[tuple[Places, Places, Distances]]:
+    """Yield all entries in blocks of whole rows: their rows, counted from `first`, columns and distances."""
     starts = np.searchsorted(graph.indptr, np.arange(0, graph.nnz, ENTRIES))
     for start, stop in pairwise(np.unique([*starts, graph.shape[0]])):
         entries = slice(graph.indptr[start], graph.indptr[stop])
         lengths = np.diff(graph.indptr[start : stop + 1])
-        rows = np.repeat(np.arange(start, stop, dtype=graph.indices.dtype), lengths)
+        rows = np.repeat(np.arange(first + start, first + stop, dtype=graph.indices.dtype), lengths)
         yield rows, graph.indices[entries], graph.data[entries]
 
 

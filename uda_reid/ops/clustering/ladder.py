@@ -122,7 +122,9 @@ def climb_by(cluster: Callable[[float], Tensor], *, eps: float, limit: float = m
         steps.append(f"eps {eps:.4g} finds {found} clusters{why}, try {following:.4g}")
         eps = following
     if best is None:
-        return Climb(torch.full_like(labels, -1), first, (*steps, "no eps finds two clusters"))
+        return Climb(
+            torch.full_like(labels, -1), first, (*steps, "no eps finds two clusters: all rows are left as outliers")
+        )
     last = f"the best was eps {best.eps:.4g} with {int(best.labels.max()) + 1} clusters"
     return replace(best, steps=(*steps, last))
 
