@@ -17,9 +17,19 @@ from torch import Tensor
 
 from tests import oracles
 from uda_reid.errors import DataError, RecipeError
-from uda_reid.ops import jaccard as module
 from uda_reid.ops.distance import cosine_distances
-from uda_reid.ops.jaccard import Encoding, Reading, encode, encode_features, jaccard, jaccard_strips, needed, rerank
+from uda_reid.ops.jaccard import (
+    Encoding,
+    Reading,
+    encode,
+    encode_features,
+    jaccard,
+    jaccard_strips,
+    needed,
+    overlaps,
+    rerank,
+    reranking,
+)
 from uda_reid.ops.neighbours import Neighbours, neighbours
 from uda_reid.ops.ranking import rank_distances
 
@@ -429,7 +439,7 @@ def test_encodings_and_distances_are_the_same_bits_for_every_number_of_threads(
     distances = between(clusters(150, 8, 9))
     plain = encoded(distances, 12, 4, reading)
     expected = jaccard(plain)
-    monkeypatch.setattr(module, "BUFFER", 1)  # of entries that are put aside, too
+    monkeypatch.setattr(overlaps, "BUFFER", 1)  # of entries that are put aside, too
     for number in (1, 2, 5):
         with threads(number):
             encoding = encoded(distances, 12, 4, reading)
@@ -548,7 +558,7 @@ def test_re_ranking_as_on_a_gpu_equals_the_compiled_loops(reading: Reading, monk
             options: dict[str, Any] = {"k1": 8, "k2": 3, "share": share, "reading": reading, "memory": 11 * 4 * 90}
             compiled = whole(rerank(query, gallery, **options))
             with monkeypatch.context() as patch:
-                patch.setattr(module, "_mix", module._mix_on_device)
+                patch.setattr(reranking, "_mix", reranking._mix_on_device)
                 np.testing.assert_allclose(whole(rerank(query, gallery, **options)), compiled, atol=1e-6, rtol=0)
 
 
