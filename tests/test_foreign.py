@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -255,12 +256,16 @@ def test_rows_may_be_numbered_in_any_order(tmp_path: Path) -> None:
     assert found.notes == ()
 
 
-@pytest.mark.parametrize("junk", ["-1", "-1.0", "-1.000000000000000000e+00", "-1.", "-1E0"])
+@pytest.mark.parametrize("junk", ["-1", "-1.0", "-1.000000000000000000e+00", "-1."])
 def test_numbers_are_the_same_however_they_are_written(tmp_path: Path, junk: str) -> None:
-    found = read_ids(table(tmp_path, f"pid,cam\n{junk},1.0e0\n0.0e+00,1\n1.200000000000000000e+01,+2\n0012,2.0\n"))
+    found = read_ids(table(tmp_path, f"pid,cam\n{junk},1.0e+00\n0.0e+00,1\n1.200000000000000000e+01,+2\n0012,2.0\n"))
     assert found.pids.tolist() == [-1, 0, 12, 12]
     assert found.cams.tolist() == [1, 1, 2, 2]
     assert found.notes == ()
+    long = read_ids(table(tmp_path, "pid\n9223372036854775807\n0000000000000000000007\n"))
+    assert long.pids.tolist() == [(1 << 63) - 1, 7]
+    digits = read_ids(table(tmp_path, "pid,cam\nab12,0e1\n0e12,0e2\n00e5,0e3\n"))
+    assert sorted(digits.pids.tolist()) == sorted(digits.cams.tolist()) == [1, 2, 3]
     named = read_ids(table(tmp_path, f"pid\n{junk}\nanna\n0.0\nben\n"))
     assert named.pids.tolist() == [-1, 1, 0, 2]
 
@@ -450,11 +455,17 @@ def test_queries_that_are_in_the_gallery_too_are_counted_where_nothing_removes_t
     both = [tmp_path / "q.npy", tmp_path / "g.npy"]
     # The third query's copy is said to be somebody else.
     found = read_search(both, table(tmp_path, "pid\n" + "\n".join("123128456")))
-    assert found.notes[1:] == (
+    assert score_features(found).notes[1:2] == (
         "2 queries are in the gallery too, row for row, and every such query finds itself; leave the queries out of it",
     )
     cams = "pid,cam\n1,1\n2,1\n3,1\n1,1\n2,1\n8,1\n1,2\n2,2\n3,2\n"
-    assert read_search(both, table(tmp_path, cams)).notes == ()  # market removes them
+    found = read_search(both, table(tmp_path, cams))
+    assert "row for row" in str(score_features(found, protocol="any-camera").notes)
+    assert "row for row" not in str(score_features(found, protocol="market").notes)  # which removes them
+    rows[1:3] = rows[0]
+    np.save(tmp_path / "q.npy", rows[:3])
+    thrice = read_search(both, table(tmp_path, "pid\n" + "\n".join("111111456")))
+    assert score_features(thrice).notes[1].startswith("3 queries are in")
 
 
 @pytest.mark.parametrize(
@@ -622,13 +633,28 @@ def test_euclidean_distances_count_lengths_as_torchreid_does() -> None:
     }
     distances = torch.cdist(uneven.query.double(), longer.double())
     expected = rank_distances([distances], **labels)
-    for memory in (1 << 20, 4 * len(longer)):  # one query at a time
+    for memory in (1 << 20, 16 * len(longer)):  # one query at a time
         scored = score_features(uneven, metric="euclidean", memory=memory)
         np.testing.assert_array_equal(scored.plain.average_precision, expected.average_precision)
         assert scored.notes == ()
     assert not np.array_equal(score_features(uneven).plain.average_precision, expected.average_precision)
     assert "compared by Euclidean distance, lengths and all" in shown(show_scored("", scored))
     assert json.loads(scored_json(scored))["metric"] == "euclidean"
+    for stretch in (1e6, 1e15):  # one row far away changes nothing for the others, nor do large numbers
+        far = uneven.gallery.clone()
+        far[3] *= stretch
+        distances = torch.cdist(uneven.query.double(), far.double())
+        outlying = score_features(replace(uneven, gallery=far), metric="euclidean").plain
+        wanted = rank_distances([distances], **labels)
+        np.testing.assert_array_equal(outlying.average_precision, wanted.average_precision)
+        assert outlying.near.sum() == 0
+    high = replace(uneven, query=uneven.query * 1e20, gallery=uneven.gallery * 1e20)
+    found = score_features(high, metric="euclidean").plain
+    np.testing.assert_array_equal(found.average_precision, expected.average_precision)
+    whole = replace(uneven, query=(search.query > 0).float(), gallery=(search.gallery > 0).float())
+    ties = rank_distances([torch.cdist(whole.query.double(), whole.gallery.double()).square().round()], **labels)
+    assert ties.ties > 0
+    assert score_features(whole, metric="euclidean").plain.ties == ties.ties
     same_place = Search(torch.ones(2, 3), torch.ones(4, 3), np.array([1, 2]), np.array([3, 1, 3, 2]))
     assert score_features(same_place, metric="euclidean").plain.ties == 2
     with pytest.raises(RecipeError, match=r"^metric 'l2' is unknown; use cosine or euclidean$"):
@@ -657,9 +683,9 @@ def test_output_speaks_of_lengths_only_where_they_differ_and_of_ties_where_there
         almost = Search(even.query * stretch, even.gallery, search.query_pids, search.gallery_pids)
         assert bool(score_features(almost).notes) == told
     lost = Search(even.query, torch.cat([even.gallery[:-3], torch.zeros(3, 16)]), even.query_pids, even.gallery_pids)
-    assert score_features(lost).notes == (
-        "3 of 60 rows are all zeros and equally far from everything: was a batch lost on the way?",
-    )
+    assert score_features(lost).notes == ("3 of 60 rows are all zeros: was a batch lost on the way?",)
+    both = score_features(Search(search.query, lost.gallery, search.query_pids, search.gallery_pids)).notes
+    assert [note[:18] for note in both] == ["3 of 60 rows are a", "features of length"]
     flat = Search(torch.ones(2, 3), torch.ones(4, 3), np.array([1, 2]), np.array([3, 1, 3, 2]))
     text = shown(show_scored("", score_features(flat)))
     assert "queries: all 2 have a match, so the means over all queries are the same" in text
@@ -1017,6 +1043,13 @@ def test_what_is_known_beforehand_is_said_before_the_clustering(
     with pytest.raises(CheckpointError, match=r"labels\.csv cannot be written \("):
         cluster_file(tmp_path / "x.npy", out=tmp_path / "x.npy" / "labels.csv")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ids.csv", "x.npy"]
+
+
+def test_refused_work_leaves_no_folder_behind(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.ones((4, 2), np.float32))
+    with pytest.raises(RecipeError, match=r"^eps 2 is out of range"):
+        cluster_file(tmp_path / "x.npy", Grouping(eps=2), out=tmp_path / "new" / "deep" / "labels.csv")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
 
 
 # ---- docs/features.md ------------------------------------------------------------

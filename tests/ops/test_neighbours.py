@@ -333,6 +333,15 @@ def test_faiss_exact_equals_tiles_without_ties(metric: Metric) -> None:
     assert (found.backend, found.recall) == ("faiss, exact", 1)
 
 
+@pytest.mark.parametrize("backend", ["faiss", "faiss-ivf", "faiss-hnsw"])
+def test_faiss_is_asked_in_batches(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("faiss")
+    features = drawn(400, 12)
+    whole = neighbours(features, 15, backend=backend)
+    monkeypatch.setattr(module, "BATCH", 7)
+    assert_same_bits(neighbours(features, 15, backend=backend), whole)
+
+
 @pytest.mark.parametrize("backend", ["faiss-ivf", "faiss-hnsw"])
 @pytest.mark.parametrize("metric", METRICS)
 def test_approximate_searches_state_their_recall(backend: Any, metric: Metric, monkeypatch: pytest.MonkeyPatch) -> None:

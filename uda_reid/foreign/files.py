@@ -105,8 +105,13 @@ def zero_rows(lengths: Tensor) -> list[str]:
         lengths: (N,) float32.
     """
     zeros = int((lengths == 0).sum())
-    told = f"{zeros:,} of {len(lengths):,} rows are all zeros and equally far from everything"
+    told = f"{zeros:,} of {len(lengths):,} rows are all zeros"
     return [f"{told}: was a batch lost on the way?"] if zeros else []
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Return whether an error says that there is not enough memory; on the CPU torch says so in a RuntimeError."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def check_file(path: Path) -> None:
@@ -178,11 +183,11 @@ def _tensor(path: Path) -> Tensor:
     except pickle.UnpicklingError as error:
         reason = "holds more than tensors, or is damaged; other objects are never unpickled"
         raise DataError(f"{path} {reason}: save the tensor alone, with torch.save(features.cpu(), path)") from error
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
     except OSError as error:
         raise DataError(f"{path} cannot be read ({one_line(error)})") from error
     except Exception as error:  # of damaged files torch raises whatever it comes across
+        if out_of_memory(error):
+            raise
         raise DataError(f"{path} is truncated or no file of torch.save; save the tensor again") from error
     if isinstance(found, Mapping):
         if any(str(key).endswith(".weight") for key in found):

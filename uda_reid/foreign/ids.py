@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -40,7 +41,8 @@ _MEANT = {
     "row": re.compile(r"rows?_?(ids?|no|numbers?|index)?|index"),
 }
 """Headers that mean a column that may be absent: what it says would be lost without a word, so a slip must not pass."""
-_NUMBER = re.compile(r"[-+]?\d+\.?\d*(e[-+]?\d+)?", re.ASCII | re.IGNORECASE)
+_NUMBER = re.compile(r"[-+]?\d+\.?\d*(e[-+]\d+)?", re.ASCII)
+"""Also as NumPy writes one, 7.0e+00; without the sign it would be a name, of hexadecimal digits."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def read_ids(path: Path) -> IdTable:
     The column `identity` (or pid, id, person, label) is needed. `camera` (cam, camid, camera_id) and `split` may be
     absent. Lines stand in the order of the features' rows, unless a column `row` numbers them from 0.
 
-    Whole numbers, however they are written (7, 0007, 7.0, 7e0), stay as they are; in a column of names, these are
+    Whole numbers, however they are written (7, 0007, 7.0, 7e+00), stay as they are; in a column of names, these are
     numbered from 1 in sorted order. Among names, an identity of -1 is still junk and one of 0 a distractor.
 
     Raises:
@@ -234,12 +236,14 @@ def _numbered(
     Numbers among names, but for the special ones, are refused: one slip of the pen would make names of all numbers,
     and two persons of 7 and 0007.
     """
-    numbers = {text: _whole(text) for text in set(texts) if text}
+    often = Counter(texts)
+    numbers = {text: _whole(text) for text in often if text}
     names = sorted(text for text, number in numbers.items() if number is None)
     mixed = sorted(text for text, number in numbers.items() if number is not None and number not in special)
     if names and mixed:
-        few, other = sorted((names, mixed), key=lambda some: int(np.isin(texts, some).sum()))
-        first = int(np.flatnonzero(np.isin(texts, few))[0])
+        few, other = sorted((names, mixed), key=lambda some: sum(often[text] for text in some))
+        slips = set(few)
+        first = next(row for row, text in enumerate(texts) if text in slips)
         raise DataError(
             f"{path}:{lines[first]}: {what} {texts[first]!r} beside {other[0]!r}; write whole numbers for all, "
             f"or names for all, such as {what[0]}{mixed[0]}"
@@ -251,12 +255,11 @@ def _numbered(
 def _whole(text: str) -> int | None:
     """Return what a text says if that is a whole number, also one as pandas and numpy.savetxt write it.
 
-    >>> [_whole(text) for text in ("0007", "-1.0", "1.2e1", "7.5", "nan", "anna")]
-    [7, -1, 12, None, None, None]
+    >>> [_whole(text) for text in ("0007", "-1.0", "1.2e+01", "0e12", "7.5", "nan", "anna")]
+    [7, -1, 12, None, None, None, None]
     """
     if not _NUMBER.fullmatch(text):
         return None
-    if text.lstrip("+-").isdigit():
-        return int(text) if len(text) < 19 else None
-    number = float(text)
-    return int(number) if number.is_integer() and abs(number) < 1 << 53 else None
+    whole = text.lstrip("+-").isdigit()  # a float would round long ones
+    number = int(text) if whole else float(text)
+    return int(number) if number == number // 1 and abs(number) < (1 << 63 if whole else 1 << 53) else None

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from uda_reid.errors import DataError, UdaReidError
 from uda_reid.foreign.clustering import (
     Audited,
@@ -19,6 +17,7 @@ from uda_reid.foreign.clustering import (
     identified,
     write_labels,
 )
+from uda_reid.foreign.files import out_of_memory
 from uda_reid.foreign.scoring import Metric, Reranking, Scored, score_features, write_per_query
 from uda_reid.foreign.search import Search, read_rows, read_search
 from uda_reid.ops.distance import MEMORY
@@ -151,8 +150,7 @@ def _enough_memory() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # On the CPU torch says so in a plain RuntimeError.
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        if not out_of_memory(error):
             raise
         raise UdaReidError(
             "not enough memory for these features; give a smaller --memory, or --device cpu if it was a GPU's"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from torch import Tensor
 from uda_reid.errors import DataError, RecipeError
 from uda_reid.evaluation import SHOT, check_protocol
 from uda_reid.foreign.files import zero_rows
-from uda_reid.foreign.search import Search
+from uda_reid.foreign.search import Search, copied
 from uda_reid.ops.distance import MEMORY, squared_distances, strip_rows
 from uda_reid.ops.jaccard import Reading, rerank
 from uda_reid.ops.neighbours import Progress, quiet
@@ -132,7 +133,8 @@ def score_features(
         start = time.perf_counter()
         rankings[RERANKED] = rank_distances(_reranked(search, reranking, memory, progress), **labels)
         seconds[RERANKED] = time.perf_counter() - start
-    notes = (*search.notes, *_uneven(search.query, search.gallery, metric))
+    copies = copied(search) if labels["protocol"] == "any-camera" else []
+    notes = (*search.notes, *copies, *_uneven(search.query, search.gallery, metric))
     return Scored(rankings, seconds, reranking, len(search.gallery), search.gallery.shape[1], metric, notes)
 
 
@@ -201,25 +203,27 @@ def _reranked(search: Search, reranking: Reranking, memory: int, progress: Progr
 
 
 def _euclidean(query: Tensor, gallery: Tensor, memory: int) -> Iterator[Tensor]:
-    """Yield squared Euclidean distances, up to a factor, in blocks."""
-    centre = gallery.mean(dim=0)  # what all features share would take digits from their distances
-    away = gallery - centre
-    scale = max(float(torch.linalg.vector_norm(away, dim=1).max()), torch.finfo(torch.float32).tiny)
-    away /= scale
-    for part in torch.split(query, strip_rows(len(gallery), memory)):
-        yield squared_distances((part - centre) / scale, away)
+    """Yield squared Euclidean distances, over a power of two near the median of squared lengths, in blocks.
+
+    In float64: of long features with small differences float32 would leave no digit, and one long row needs no more.
+    """
+    wide = gallery.double()
+    size = float(wide.square().sum(1).median())
+    scale = 2.0 ** -math.frexp(size)[1]
+    for part in torch.split(query, strip_rows(len(gallery), memory, itemsize=16)):
+        yield squared_distances(part.double(), wide) * scale
 
 
 def _uneven(query: Tensor, gallery: Tensor, metric: Metric) -> list[str]:
     """Return a note where the features' lengths would change a ranking by Euclidean distances, or are 0."""
     lengths = torch.cat([torch.linalg.vector_norm(part, dim=1) for part in (query, gallery.to(query.device))])
-    blank = zero_rows(lengths)
-    if blank:
-        return blank
-    least, most = float(lengths.min()), float(lengths.max())
-    if metric == "euclidean" or most - least <= EVEN * most:
-        return []
+    notes = zero_rows(lengths)
+    lengths = lengths[lengths > 0]
+    if len(lengths) == 0 or metric == "euclidean" or lengths.max() - lengths.min() <= EVEN * lengths.max():
+        return notes
     return [
-        f"features of lengths from {least:.4g} to {most:.4g} are compared by cosine; a toolkit that takes Euclidean "
-        "distances of them (torchreid by default) ranks otherwise, as --metric euclidean does here"
+        *notes,
+        f"features of lengths from {float(lengths.min()):.4g} to {float(lengths.max()):.4g} are compared by cosine; a "
+        "toolkit that takes Euclidean distances of them (torchreid by default) ranks otherwise, as --metric euclidean "
+        "does here",
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -204,22 +204,22 @@ def _search(query: Tensor, gallery: Tensor, table: IdTable, mine: Ids, theirs: I
     query_cams, gallery_cams = (table.cams[part] if known else None for part in (mine, theirs))
     names = tuple(table.names[mine].tolist())
     cameras = tuple(table.cameras[mine].tolist()) if known else ()
-    found = Search(query, gallery, pids[mine], pids[theirs], query_cams, gallery_cams, rows, names, cameras)
-    return replace(found, notes=(*notes, *_copies(found)))
+    return Search(
+        query, gallery, pids[mine], pids[theirs], query_cams, gallery_cams, rows, names, cameras, tuple(notes)
+    )
 
 
-def _copies(search: Search) -> list[str]:
-    """Return a note where queries find themselves in the gallery: without cameras nothing takes them out of it."""
-    if search.query_cams is not None:
-        return []
+def copied(search: Search) -> list[str]:
+    """Return a note where queries are in the gallery too: unless a camera takes them out, they find themselves."""
     mine, theirs = (
-        {hash((pid, row.tobytes())) for pid, row in zip(pids.tolist(), features.numpy(), strict=True)}
+        [hash((pid, row.tobytes())) for pid, row in zip(pids.tolist(), features.cpu().numpy(), strict=True)]
         for pids, features in ((search.query_pids, search.query), (search.gallery_pids, search.gallery))
     )
-    copies = mine & theirs
+    there = set(theirs)
+    copies = sum(key in there for key in mine)
     if not copies:
         return []
-    told = count(len(copies), "query is", "queries are")
+    told = count(copies, "query is", "queries are")
     return [f"{told} in the gallery too, row for row, and every such query finds itself; leave the queries out of it"]
 
 

@@ -181,9 +181,9 @@ def check_place(path: Path) -> None:
     Raises:
         CheckpointError: the place cannot be written.
     """
-    probe = _beside(path)
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    probe = _beside(there / path.name)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         probe.open("xb").close()
     except OSError as error:
         raise _unwritable(path, error) from error

@@ -18,6 +18,7 @@ from uda_reid.ops.clustering import (
     kmeans,
     strips_eps,
 )
+from uda_reid.ops.clustering.graph import check_eps
 from uda_reid.ops.distance import normalise
 from uda_reid.ops.jaccard import encode_features, jaccard, jaccard_strips
 
@@ -114,6 +115,7 @@ def assign(
 
 def _by_neighbours(features: Tensor, k1: int, k2: int, eps: float, min_samples: int) -> Climb:
     encoding = encode_features(features, k1=k1, k2=k2, reading="zhong")
+    check_eps(eps)
     eps = eps or strips_eps(jaccard_strips(encoding))
     graph = jaccard(encoding, most=max(REACH, eps))
     return climb_graph(graph, eps=eps, min_samples=min_samples, limit=max(REACH, eps))

@@ -6,7 +6,7 @@ Nothing here holds an N x N matrix, and `climb` knows what to do when DBSCAN fin
 from __future__ import annotations
 
 from uda_reid.ops.clustering.communities import infomap_graph
-from uda_reid.ops.clustering.density import PAIRS, automatic_eps, dbscan
+from uda_reid.ops.clustering.density import automatic_eps, dbscan
 from uda_reid.ops.clustering.graph import (
     EpsRule,
     check_graph,
@@ -23,7 +23,6 @@ from uda_reid.ops.clustering.ladder import Climb, climb, climb_by, climb_graph
 from uda_reid.ops.clustering.points import cluster_means
 
 __all__ = [
-    "PAIRS",
     "Climb",
     "EpsRule",
     "KMeans",

@@ -188,24 +188,25 @@ def nearest_pairs_eps(graph: csr_array, *, share: float = PAIRS) -> float:
 
 
 def _nearest_pairs(strips: Iterable[csr_array], share: float) -> float:
-    pool, apart, number, first = np.zeros(0, dtype=np.float32), 0, 0, 0
+    pool, kept, apart, number, first = [np.zeros(0, dtype=np.float32)], 0, 0, 0, 0
     for strip in strips:
         number = strip.shape[1]
         most = max(1, round(share * (number * (number - 1) // 2)))
         for rows, columns, distances in _blocks(strip, first):
             near = distances[rows < columns]
             apart -= int((near == 0).sum())
-            pool = np.concatenate([pool, near[near > 0]])
-            if len(pool) > 2 * most + ENTRIES:
-                pool = np.partition(pool, most - 1)[:most]
+            pool.append(near[near > 0])
+            kept += len(pool[-1])
+            if kept > most + ENTRIES:
+                pool = [np.partition(np.concatenate(pool), most - 1)[:most]]
+                kept = most
         first += strip.shape[0]
     apart += number * (number - 1) // 2
     if apart == 0:
         return 0.0
     wanted = max(1, round(share * apart))
-    if wanted < len(pool):
-        pool = np.partition(pool, wanted - 1)[:wanted]
-    return min(float(np.sort(pool).sum(dtype=np.float64) + wanted - len(pool)) / wanted, LIMIT)
+    nearest = np.sort(np.concatenate(pool))[:wanted]
+    return min(float(nearest.sum(dtype=np.float64) + wanted - len(nearest)) / wanted, LIMIT)
 
 
 def knee_eps(graph: csr_array, *, min_samples: int = 4) -> float:
