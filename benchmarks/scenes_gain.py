@@ -25,8 +25,8 @@ from uda_reid.terminal import RichReporter
 from uda_reid.types import Scores
 
 
-def main() -> None:
-    """Run every pair with every recipe and seed, and print mean and spread."""
+def arguments() -> argparse.ArgumentParser:
+    """Return what the command line is read by."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/scenes"))
     parser.add_argument("--seeds", default="0,1,2")
@@ -34,7 +34,12 @@ def main() -> None:
     parser.add_argument("--recipes", default="adabn,pul,cluster")
     parser.add_argument("--set", action="append", default=[], help="as of `uda-reid adapt`")
     parser.add_argument("--threads", type=int, default=0)
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Run every pair with every recipe and seed, and print mean and spread."""
+    options = arguments().parse_args()
     reporter = RichReporter(Console(stderr=True))
     output = Console(width=110, highlight=False)
     for pair in options.pairs.split(","):

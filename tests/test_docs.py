@@ -26,6 +26,9 @@ DOCS = ROOT / "docs"
 EXAMPLE = DOCS / "example_strategy"
 
 
+PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md") if EXAMPLE not in path.parents)
+
+
 class Block(NamedTuple):
     """A fenced block of a document, and the file and line where its text begins."""
 
@@ -51,18 +54,18 @@ def compiled(block: Block) -> Any:
 
 
 def test_every_block_is_of_a_kind_that_is_tested() -> None:
-    kinds = {path.name: [block.language for block in blocks(path.name)] for path in sorted(DOCS.glob("*.md"))}
+    kinds = {page: [block.language for block in blocks(page)] for page in PAGES}
     assert set(kinds) >= {"data.md", "responsible-use.md", "write-a-strategy.md"}
     assert set(kinds["write-a-strategy.md"]) == {"python", "toml", "sh", "yaml"}
     assert set(kinds["data.md"]) == {"python", "text", "csv", "sh"}
     assert kinds["responsible-use.md"] == []
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in DOCS.glob("*.md")))
+@pytest.mark.parametrize("name", PAGES)
 def test_links_lead_somewhere(name: str) -> None:
     text = (DOCS / name).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+)\)", text):
-        assert target.startswith("https://") or (DOCS / target).exists(), target
+        assert target.startswith("https://") or (DOCS / name).parent.joinpath(target).exists(), target
 
 
 # ---- commands ------------------------------------------------------------
@@ -79,15 +82,13 @@ def understood(words: list[str]) -> str:
     return str(context.command_path)
 
 
-COMMANDS = [
-    line for path in sorted(DOCS.glob("*.md")) for block in blocks(path.name, "sh") for line in block.text.splitlines()
-]
+COMMANDS = [line for page in PAGES for block in blocks(page, "sh") for line in block.text.splitlines()]
 
 
 @cache
-def core_arguments() -> argparse.ArgumentParser:
-    """Return what reads the command line of benchmarks/core.py."""
-    found = runpy.run_path(str(ROOT / "benchmarks" / "core.py"))["arguments"]()
+def arguments_of(script: str) -> argparse.ArgumentParser:
+    """Return what reads the command line of a benchmark."""
+    found = runpy.run_path(str(ROOT / script))["arguments"]()
     assert isinstance(found, argparse.ArgumentParser)
     return found
 
@@ -100,8 +101,8 @@ def test_commands_are_understood(line: str, monkeypatch: pytest.MonkeyPatch) -> 
         assert words == ["install", "./docs/example_strategy"]
         assert (ROOT / words[1] / "pyproject.toml").is_file()
     elif program == "python":
-        assert words[0] == "benchmarks/core.py"
-        core_arguments().parse_args(words[1:])
+        assert words[0].startswith("benchmarks/")
+        arguments_of(words[0]).parse_args(words[1:])
     else:
         assert program == "uda-reid"
         assert understood(words).startswith(f"uda-reid {words[0]}")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from uda_reid.errors import RecipeError
-from uda_reid.models.heads import Classifier
+from uda_reid.models.heads import Classifier, Discriminator
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -71,3 +71,21 @@ def test_classifier_refuses_empty_sizes(dim: int, classes: int) -> None:
 def test_classifier_refuses_a_dropout_out_of_range(dropout: float) -> None:
     with pytest.raises(RecipeError, match="out of range"):
         Classifier(3, 3, dropout=dropout, generator=generator())
+
+
+def test_discriminator_is_linear_layers_with_a_slope_between_and_keeps_the_variance() -> None:
+    before = torch.get_rng_state()
+    head = Discriminator(300, (400, 500), slope=0.2, generator=generator())
+    assert torch.equal(torch.get_rng_state(), before)
+    weights = [value for name, value in head.named_parameters() if name.endswith("weight")]
+    assert [tuple(weight.shape) for weight in weights] == [(400, 300), (500, 400), (1, 500)]
+    for weight in weights[:2]:
+        assert weight.std().item() == pytest.approx((2 / (1.04 * weight.shape[1])) ** 0.5, rel=0.02)
+    values = torch.randn(7, 300, generator=generator(1))
+    by_hand = values
+    for weight in weights[:2]:
+        by_hand = torch.where(by_hand @ weight.T > 0, by_hand @ weight.T, 0.2 * (by_hand @ weight.T))
+    torch.testing.assert_close(head(values), (by_hand @ weights[2].T)[:, 0])
+    assert all((value == 0).all() for name, value in head.named_parameters() if name.endswith("bias"))
+    assert torch.equal(Discriminator(300, (400, 500), slope=0.2, generator=generator())(values), head(values))
+    assert Discriminator(3, (), generator=generator())(torch.ones(2, 3)).shape == (2,)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from uda_reid.run import Run
-from uda_reid.training.loop import Batches, Stateful, train
+from uda_reid.training.loop import Batches, SideBySide, Stateful, nothing, train
 from uda_reid.types import Batch
+
+After = Callable[[int, Mapping[str, float]], None]
 
 
 class Memory:
@@ -41,7 +43,9 @@ class Noise:
         return rows.to(torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 3, height, width).contiguous()
 
 
-def trained(run: Run, *, epochs: int = 4, name: str = "test") -> tuple[nn.Module, list[dict[str, float]]]:
+def trained(
+    run: Run, *, epochs: int = 4, name: str = "test", after: After = nothing
+) -> tuple[nn.Module, list[dict[str, float]]]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 2, 8), nn.Dropout(0.5), nn.Linear(8, 3))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
@@ -56,7 +60,7 @@ def trained(run: Run, *, epochs: int = 4, name: str = "test") -> tuple[nn.Module
         return {"loss": loss}
 
     parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer}
-    return model, train(step, batches, epochs=epochs, parts=parts, name=name, run=run, slot="slot")
+    return model, train(step, batches, epochs=epochs, parts=parts, name=name, run=run, slot="slot", after=after)
 
 
 def equal(first: nn.Module, second: nn.Module) -> bool:
@@ -118,3 +122,33 @@ def test_batches_carry_pixels_between_0_and_1_with_their_labels() -> None:
     assert batch.images.shape == (2, 3, 4, 2)
     assert torch.allclose(batch.images[:, 0, 0, 0], torch.tensor([3 / 255, 1 / 255]))
     assert batch.labels.tolist() == [30, 10]
+
+
+def test_side_by_side_are_batches_of_both_domains_in_their_order() -> None:
+    def batches(rows: list[list[int]], label: int) -> Batches:
+        plan = [torch.tensor(some) for some in rows]
+        labels = torch.full((12,), label)
+        return Batches(Noise(), labels, plan, size=(4, 2), augmentation="none", name=str(label), run=Run())
+
+    pairs = SideBySide(batches([[0, 1], [2, 3]], 7), batches([[4], [5]], 8))
+    assert len(pairs) == 2
+    found = [(one.rows.tolist(), other.rows.tolist()) for one, other in pairs]
+    assert found == [([0, 1], [4]), ([2, 3], [5])]
+    assert [(one.labels[0].item(), other.labels[0].item()) for one, other in pairs] == [(7, 8), (7, 8)]
+    with pytest.raises(ValueError, match="shorter"):
+        list(SideBySide(batches([[0], [1]], 7), batches([[2]], 8)))
+
+
+def test_what_comes_after_an_epoch_is_called_before_it_is_saved_and_not_again() -> None:
+    store = Memory(2)
+    seen: list[int] = []
+
+    def after(epoch: int, terms: Mapping[str, float]) -> None:
+        assert terms["loss"] > 0
+        seen.append(epoch)
+
+    with pytest.raises(InterruptedError):
+        trained(Run(store=store), after=after)
+    store.left = 100
+    trained(Run(store=store), after=after)
+    assert seen == [0, 1, 2, 2, 3]  # the third was not saved

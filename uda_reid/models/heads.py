@@ -1,6 +1,9 @@
-"""What sits on an embedding while training: the identity classifier."""
+"""What sits on an embedding while training: the identity classifier, the discriminator of domains."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -57,3 +60,41 @@ class Classifier(nn.Module):
         """Return the logits, (B, classes)."""
         logits: Tensor = self.linear(self.dropout(embeddings))
         return logits
+
+
+class Discriminator(nn.Module):
+    """Embeddings (B, dim) to one logit each, (B,): linear layers with a ReLU between them.
+
+    Args:
+        dim: size of an embedding.
+        hidden: sizes of the layers between.
+        slope: of the ReLU below 0, in [0, 1).
+        generator: what the weights are drawn from (He et al. 2015); biases start at 0.
+
+    Raises:
+        RecipeError: a size under 1.
+
+    Source: adda/adversary.py in github.com/erictzeng/adda, where two logits go through a softmax: their difference is
+    the logit here.
+
+    >>> Discriminator(8, (5, 5), generator=torch.Generator().manual_seed(0))(torch.ones(2, 8)).shape
+    torch.Size([2])
+    """
+
+    def __init__(self, dim: int, hidden: Sequence[int], *, generator: torch.Generator, slope: float = 0.0) -> None:
+        super().__init__()
+        sizes = [dim, *hidden, 1]
+        if min(sizes) < 1:
+            raise RecipeError(f"a discriminator with layers of {sizes} numbers cannot be; all must be at least 1")
+        layers: list[nn.Module] = []
+        for before, behind in pairwise(sizes):
+            layer = nn.Linear(before, behind, device="meta").to_empty(device="cpu")
+            nn.init.kaiming_normal_(layer.weight, a=slope, generator=generator)
+            nn.init.zeros_(layer.bias)
+            layers += [layer, nn.LeakyReLU(slope)]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Return the logits, (B,)."""
+        logits: Tensor = self.layers(embeddings)
+        return logits.squeeze(1)

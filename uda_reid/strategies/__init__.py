@@ -12,6 +12,7 @@ from uda_reid.errors import RecipeError
 
 BUILT_IN: Mapping[str, str] = {
     "adabn": "uda_reid.strategies.adabn:AdaBN",
+    "adda": "uda_reid.strategies.adda:ADDA",
     "cluster": "uda_reid.strategies.cluster:Cluster",
     "pul": "uda_reid.strategies.pul:PUL",
     "source_only": "uda_reid.strategies.source_only:SourceOnly",

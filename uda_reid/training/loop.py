@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +11,8 @@ from torch import Tensor
 from uda_reid.data.images import augment
 from uda_reid.run import Run
 from uda_reid.types import Batch, Images
+
+Step = TypeVar("Step")
 
 
 class Stateful(Protocol):
@@ -23,15 +25,20 @@ class Stateful(Protocol):
         """Put a state back."""
 
 
+def nothing(epoch: int, terms: Mapping[str, float]) -> None:
+    """Do nothing after an epoch."""
+
+
 def train(
-    step: Callable[[Batch], Mapping[str, Tensor]],
-    batches: Callable[[int], Iterable[Batch]],
+    step: Callable[[Step], Mapping[str, Tensor]],
+    batches: Callable[[int], Iterable[Step]],
     *,
     epochs: int,
     parts: Mapping[str, Stateful],
     name: str,
     run: Run,
     slot: str = "",
+    after: Callable[[int, Mapping[str, float]], None] = nothing,
 ) -> list[dict[str, float]]:
     """Run `epochs` epochs of `step` and return the mean of every term that it reports, per epoch.
 
@@ -46,6 +53,7 @@ def train(
         parts: everything that `step` changes, by name.
         name: names the random streams, and what was saved.
         run: the surroundings.
+        after: called with the number and the means of every epoch, before it is saved.
         slot: where the state is kept (default: `name`); a later training with the same slot overwrites it.
 
     Returns:
@@ -66,6 +74,7 @@ def train(
             total = len(planned) if isinstance(planned, Sized) else None
             terms = [step(batch) for batch in run.progress(planned, f"{name}: epoch {epoch + 1}/{epochs}", total)]
         history.append(_means(terms))
+        after(epoch, history[-1])
         state = {key: part.state_dict() for key, part in parts.items()}
         run.save(slot, {"name": name, "history": history, "parts": state})
     return history
@@ -112,3 +121,21 @@ class Batches:
             pictures = self.images.read(rows, *self.size).to(self.run.device)
             pictures = augment(pictures, self.augmentation, self.generator)
             yield Batch(pictures, self.labels[rows].to(self.run.device), rows)
+
+
+class SideBySide:
+    """Batches of two domains, one of each at a time.
+
+    Args:
+        source: batches of the source.
+        target: as many of the target.
+    """
+
+    def __init__(self, source: Batches, target: Batches) -> None:
+        self.source, self.target = source, target
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __iter__(self) -> Iterator[tuple[Batch, Batch]]:
+        return zip(self.source, self.target, strict=True)
