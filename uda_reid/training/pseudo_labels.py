@@ -117,5 +117,5 @@ def _by_neighbours(features: Tensor, k1: int, k2: int, eps: float, min_samples: 
     encoding = encode_features(features, k1=k1, k2=k2, reading="zhong")
     check_eps(eps)
     eps = eps or strips_eps(jaccard_strips(encoding))
-    graph = jaccard(encoding, most=max(REACH, eps))
-    return climb_graph(graph, eps=eps, min_samples=min_samples, limit=max(REACH, eps))
+    reach = max(REACH, eps)
+    return climb_graph(jaccard(encoding, most=reach), eps=eps, min_samples=min_samples, limit=reach)

@@ -19,7 +19,7 @@ from uda_reid.ops.clustering.points import BLOCK, centred, check_points, row_blo
 Rows = npt.NDArray[np.int64]
 Pairs = tuple[npt.NDArray[np.integer[Any]], npt.NDArray[np.integer[Any]]]
 """The first and the second row of every pair."""
-PAIRS = 1.6e-3
+SHARE = 1.6e-3
 """The share of the nearest pairs whose mean distance is a radius; Song et al. and MMT."""
 
 
@@ -93,7 +93,7 @@ def cluster_pairs(rows: int, close: Callable[[], Iterable[Pairs]], *, min_sample
     return torch.from_numpy(labels)
 
 
-def automatic_eps(features: Tensor, *, share: float = PAIRS) -> float:
+def automatic_eps(features: Tensor, *, share: float = SHARE) -> float:
     """Return a radius for DBSCAN: the mean distance of the nearest pairs.
 
     Args:

@@ -18,7 +18,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from uda_reid.errors import DataError, RecipeError
-from uda_reid.ops.clustering.density import PAIRS, check_share, cluster_pairs
+from uda_reid.ops.clustering.density import SHARE, check_share, cluster_pairs
 
 ENTRIES = 1 << 22
 """Stored entries that are looked at together: some 100 MB of rows, masks and pairs."""
@@ -157,10 +157,10 @@ def strips_eps(strips: Iterable[csr_array], *, rule: EpsRule = "pairs", min_samp
     if rule not in ("pairs", "knee"):
         raise RecipeError(f"the rule {rule!r} for eps is unknown; use pairs or knee")
     check_min_samples(min_samples)
-    return _nearest_pairs(strips, PAIRS) if rule == "pairs" else _knee_of(strips, min_samples)
+    return _nearest_pairs(strips, SHARE) if rule == "pairs" else _knee_of(strips, min_samples)
 
 
-def nearest_pairs_eps(graph: csr_array, *, share: float = PAIRS) -> float:
+def nearest_pairs_eps(graph: csr_array, *, share: float = SHARE) -> float:
     """Return the mean distance of the nearest pairs, as `automatic_eps` does for features.
 
     Args:

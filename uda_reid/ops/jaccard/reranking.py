@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 import uda_reid.ops.kernels as kernels
 from uda_reid.errors import DataError, RecipeError
-from uda_reid.ops.distance import MEMORY, blur, check_features, directions, exact_cosines, product_strips
+from uda_reid.ops.distance import MEMORY, Directions, blur, check_features, directions, exact_cosines, product_strips
 from uda_reid.ops.jaccard.encoding import Reading, check_options, encode_features, power
 from uda_reid.ops.jaccard.overlaps import Sides, distances_between
 from uda_reid.ops.neighbours import Progress, quiet
@@ -81,27 +82,40 @@ def _reranked(
         factor[~torch.isfinite(factor)] = 0
     del both, encoding
     towards, first = directions(gallery.detach()), 0
+    mixture = _Mixture(query, towards, factor, sides, share, reading)
     mix = _mix if gallery.device.type == "cpu" else _mix_on_device
     for strip in product_strips(query, towards, memory=memory):
         block = strip.clone()  # the caller may keep it
-        mix(block, (query, towards.rows), towards.scale, factor, sides, first, share, reading)
+        mix(block, first, mixture)
         yield block
         first += len(block)
 
 
-def _mix(
-    strip: Tensor,
-    features: tuple[Tensor, Tensor],
-    scale: Tensor,
-    factor: Tensor,
-    sides: Sides,
-    first: int,
-    share: float,
-    reading: Reading,
-) -> None:
-    """Turn a strip of products into re-ranked distances, in place."""
-    lines, scales, factors = strip.numpy(), scale.numpy(), factor.numpy()
-    rows = features[0].detach().contiguous().numpy(), features[1].detach().contiguous().numpy()
+class _Mixture(NamedTuple):
+    """What products become re-ranked distances by.
+
+    Args:
+        query: (Q, D) float32.
+        towards: the gallery as the products were made with.
+        factor: (Q,) float32, what each query's squared distances are multiplied by.
+        sides: encodings of the queries and of the gallery.
+        share: of the original distance.
+        reading: of that distance.
+    """
+
+    query: Tensor
+    towards: Directions
+    factor: Tensor
+    sides: Sides
+    share: float
+    reading: Reading
+
+
+def _mix(strip: Tensor, first: int, mixture: _Mixture) -> None:
+    """Turn a strip of products into re-ranked distances, in place; `first` is its first query."""
+    query, towards, factor, sides, share, reading = mixture
+    lines, scales, factors = strip.numpy(), towards.scale.numpy(), factor.numpy()
+    rows = query.detach().contiguous().numpy(), towards.rows.detach().contiguous().numpy()
     doubt, squared = blur(rows[0].shape[1]), reading == "zhong-squared"
 
     def work(start: int, stop: int) -> None:
@@ -114,28 +128,17 @@ def _mix(
 
 
 @torch.no_grad()
-def _mix_on_device(
-    strip: Tensor,
-    features: tuple[Tensor, Tensor],
-    scale: Tensor,
-    factor: Tensor,
-    sides: Sides,
-    first: int,
-    share: float,
-    reading: Reading,
-) -> None:
+def _mix_on_device(strip: Tensor, first: int, mixture: _Mixture) -> None:
     """Do the same by torch; the overlaps come from the CPU."""
-    plain = (2 - 2 * (strip * scale)).clamp_min_(0)
-    low = (plain < 2 * blur(features[0].shape[1])).nonzero()
+    query, towards, factor, sides, share, reading = mixture
+    plain = (2 - 2 * (strip * towards.scale)).clamp_min_(0)
+    low = (plain < 2 * blur(query.shape[1])).nonzero()
     for some in torch.split(low, 1024):
-        query, gallery = (
-            features[0][(first + some[:, 0]).to(features[0].device)].to(strip.device),
-            features[1][some[:, 1]],
-        )
-        plain[some[:, 0], some[:, 1]] = 2 * exact_cosines(query, gallery)
-    rows = slice(first, first + len(strip))
-    strip.copy_(share * power(plain, reading) * factor[rows, None].to(strip.device) + (1 - share))
-    counts, others, distances = distances_between(sides.rows(rows.start, rows.stop), 0)
+        mine = query[(first + some[:, 0]).to(query.device)].to(strip.device)
+        plain[some[:, 0], some[:, 1]] = 2 * exact_cosines(mine, towards.rows[some[:, 1]])
+    stop = first + len(strip)
+    strip.copy_(share * power(plain, reading) * factor[first:stop, None].to(strip.device) + (1 - share))
+    counts, others, distances = distances_between(sides.rows(first, stop), 0)
     row = torch.repeat_interleave(torch.from_numpy(counts)).to(strip.device)
     column, distance = (torch.from_numpy(part).to(strip.device) for part in (others.astype(np.int64), distances))
     strip[row, column] -= (1 - share) * (1 - distance)  # no pair occurs twice
