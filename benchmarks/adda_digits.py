@@ -36,7 +36,7 @@ from uda_reid.training.features import extract
 from uda_reid.training.loop import Batches, train
 from uda_reid.types import Batch, Encoder, Source, Target
 
-BATCH, SIZE = 128, 28
+BATCH, SIZE, EPOCH = 128, 28, 500
 PUBLISHED = {"mnist -> usps": (75.2, 89.4), "usps -> mnist": (57.1, 90.1)}
 """Source only and ADDA in the paper, from samples and splits of its own."""
 
@@ -110,7 +110,7 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--iterations", type=int, default=3000, help="of either phase")
+    parser.add_argument("--iterations", type=int, default=3000, help=f"of either phase, a multiple of {EPOCH}")
     parser.add_argument("--step", choices=("simultaneous", "alternating"), default="simultaneous")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     return parser
@@ -118,7 +118,11 @@ def arguments() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Adapt in both directions with every seed, and print the accuracies."""
-    options = arguments().parse_args()
+    parser = arguments()
+    options = parser.parse_args()
+    epochs, rest = divmod(options.iterations, EPOCH)
+    if rest or not epochs:
+        parser.error(f"--iterations {options.iterations} is no multiple of {EPOCH}")
     torch.set_num_threads(options.threads)
     file = np.load(options.data)
     domains = {
@@ -126,9 +130,8 @@ def main() -> None:
         for name in ("mnist", "usps")
     }
     strategy = ADDA(
-        on="logits", step=options.step, epochs=max(1, options.iterations // 500),
-        iterations=min(500, options.iterations), batch=BATCH, lr=2e-4, discriminator_lr=2e-4, hidden=(500, 500),
-        augmentation="none",
+        on="logits", step=options.step, epochs=epochs, iterations=EPOCH, batch=BATCH, lr=2e-4, discriminator_lr=2e-4,
+        hidden=(500, 500), augmentation="none",
     )  # fmt: skip
     print(strategy)
     for mine, theirs in (("mnist", "usps"), ("usps", "mnist")):

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -8,10 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from uda_reid.run import Run
-from uda_reid.training.loop import Batches, SideBySide, Stateful, nothing, train
+from uda_reid.training.loop import Batches, SideBySide, Stateful, train
 from uda_reid.types import Batch
-
-After = Callable[[int, Mapping[str, float]], None]
 
 
 class Memory:
@@ -43,9 +41,7 @@ class Noise:
         return rows.to(torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 3, height, width).contiguous()
 
 
-def trained(
-    run: Run, *, epochs: int = 4, name: str = "test", after: After = nothing
-) -> tuple[nn.Module, list[dict[str, float]]]:
+def trained(run: Run, *, epochs: int = 4, name: str = "test") -> tuple[nn.Module, list[dict[str, float]]]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 2, 8), nn.Dropout(0.5), nn.Linear(8, 3))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
@@ -60,7 +56,7 @@ def trained(
         return {"loss": loss}
 
     parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer}
-    return model, train(step, batches, epochs=epochs, parts=parts, name=name, run=run, slot="slot", after=after)
+    return model, train(step, batches, epochs=epochs, parts=parts, name=name, run=run, slot="slot")
 
 
 def equal(first: nn.Module, second: nn.Module) -> bool:
@@ -137,18 +133,3 @@ def test_side_by_side_are_batches_of_both_domains_in_their_order() -> None:
     assert [(one.labels[0].item(), other.labels[0].item()) for one, other in pairs] == [(7, 8), (7, 8)]
     with pytest.raises(ValueError, match="shorter"):
         list(SideBySide(batches([[0], [1]], 7), batches([[2]], 8)))
-
-
-def test_what_comes_after_an_epoch_is_called_before_it_is_saved_and_not_again() -> None:
-    store = Memory(2)
-    seen: list[int] = []
-
-    def after(epoch: int, terms: Mapping[str, float]) -> None:
-        assert terms["loss"] > 0
-        seen.append(epoch)
-
-    with pytest.raises(InterruptedError):
-        trained(Run(store=store), after=after)
-    store.left = 100
-    trained(Run(store=store), after=after)
-    assert seen == [0, 1, 2, 2, 3]  # the third was not saved

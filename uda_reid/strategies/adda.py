@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Annotated, Any, Literal
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from uda_reid.data.sampling import endless
 from uda_reid.models.heads import Discriminator
 from uda_reid.ops.losses import told_apart
-from uda_reid.run import QUIET, Run
+from uda_reid.run import QUIET, Forgetful, Run
 from uda_reid.training.loop import Batches, SideBySide, Stateful, train
 from uda_reid.types import AdaptationResult, Batch, Encoder, Images, Source, Target
 
@@ -29,8 +30,8 @@ BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 
 SATURATED = 0.95
 """A discriminator that is right more often tells the encoder little: its gradient comes from few images."""
-COLLAPSED = 0.1
-"""Target embeddings that vary by less than this share of the source's have fallen together."""
+COLLAPSED = 0.3
+"""Target embeddings that vary by less than this share of the source's, or in fewer directions, have fallen together."""
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -39,8 +40,7 @@ class ADDA:
 
     The source encoder M_s stays as it is, its batch norm too. The target encoder M_t starts as its copy and shares no
     weight with it. A discriminator D learns to tell M_s(source) from M_t(target), M_t to be taken for the source: the
-    GAN loss with inverted labels, and no reversed gradient. Identities are of no use to it: only the source's images
-    are.
+    GAN loss with inverted labels, and no reversed gradient. Of the source only the images are of use to it.
     """
 
     on: Literal["embeddings", "logits"] = "embeddings"  # code: class logits; two re-ID domains share no identity
@@ -60,42 +60,46 @@ class ADDA:
     def adapt(self, source: Source, target: Target, *, run: Run = QUIET) -> AdaptationResult:
         """Return the target encoder after the last step; every epoch is one step for the probe."""
         encoder, fixed = copy.deepcopy(source.encoder), copy.deepcopy(source.encoder).eval()
-        classifier = copy.deepcopy(source.classifier).eval() if self.on == "logits" else nn.Identity()
-        discriminator = self._discriminator(encoder, source, run)
-        towards = self._adam(encoder, self.lr)
-        apart = self._adam(discriminator, self.discriminator_lr)
+        head = copy.deepcopy(source.classifier).eval() if self.on == "logits" else nn.Identity()
+        head.requires_grad_(False)
+        run.prepare(head)
+        dim = head(torch.zeros(1, encoder.dim, device=run.device)).shape[1]
+        discriminator = Discriminator(dim, self.hidden, slope=self.slope, generator=run.stream("adda/discriminator"))
+        towards, apart = self._adam(encoder, self.lr), self._adam(discriminator, self.discriminator_lr)
         run.prepare(encoder, towards)
         run.prepare(discriminator, apart)
-        for module in (fixed, classifier):
-            run.prepare(module)
-            module.requires_grad_(False)
-
-        def batches(epoch: int) -> SideBySide:
-            everything = torch.arange(len(target.images))
-            return SideBySide(
-                self._batches(f"adda/source/{epoch}", source.images, source.training, encoder, run),
-                self._batches(f"adda/target/{epoch}", target.images, everything, encoder, run),
-            )
-
-        def step(pair: tuple[Batch, Batch]) -> Mapping[str, Tensor]:
-            self._train_mode(encoder)
-            with run.autocast():
-                with torch.no_grad():
-                    mine = classifier(fixed(pair[0].images))
-                theirs = classifier(encoder(pair[1].images))
-            return self.update(mine.float(), theirs.float(), discriminator, towards=towards, apart=apart, run=run)
-
-        def after(epoch: int, terms: Mapping[str, float]) -> None:
-            told = ", ".join(f"{name} {value:.3f}" for name, value in terms.items())
-            run.log(f"adda: epoch {epoch + 1}/{self.epochs}: {told}")
-            for warning in _warnings(epoch, terms):
-                run.log(f"warning: adda: {warning}")
-            run.probe(encoder, epoch + 1)
-
+        run.prepare(fixed)
         parts: dict[str, Stateful] = {
             "encoder": encoder, "discriminator": discriminator, "towards": towards, "apart": apart
         }  # fmt: skip
-        history = train(step, batches, epochs=self.epochs, parts=parts, name="adda", run=run, after=after)
+        layers = [module for module in encoder.modules() if isinstance(module, BatchNorm)]
+        history: list[dict[str, float]] = []
+        saved = run.restore("adda")
+        if saved is not None:
+            history = saved["history"]
+            for key, part in parts.items():
+                part.load_state_dict(saved[key])
+
+        def step(pair: tuple[Batch, Batch]) -> Mapping[str, Tensor]:
+            encoder.train()
+            for layer in layers:
+                layer.train(self.batch_norm == "target")
+            with run.autocast():
+                with torch.no_grad():
+                    mine = head(fixed(pair[0].images))
+                theirs = head(encoder(pair[1].images))
+            return self.update(mine.float(), theirs.float(), discriminator, towards=towards, apart=apart, run=run)
+
+        for epoch in range(len(history), self.epochs):
+            pairs = self._pairs(source, target, encoder, epoch, run)
+            once = replace(run, store=Forgetful())  # what an epoch changes is saved below, all at once
+            history += train(step, {0: pairs}.__getitem__, epochs=1, parts={}, name=f"adda/{epoch}", run=once)
+            told = ", ".join(f"{term} {value:.3f}" for term, value in history[-1].items())
+            warnings = (f"warning: adda: {warning}" for warning in _warnings(epoch, history[-1]))
+            for line in (f"adda: epoch {epoch + 1}/{self.epochs}: {told}", *warnings):
+                run.log(line)
+            run.probe(encoder, epoch + 1)
+            run.save("adda", {"history": history, **{key: part.state_dict() for key, part in parts.items()}})
         return AdaptationResult(encoder.eval(), tuple(history), self._facts(history))
 
     def update(
@@ -119,8 +123,8 @@ class ADDA:
             run: the surroundings.
 
         Returns:
-            Scalars: both losses, the share that the discriminator told apart rightly before its step, and how much the
-            target's embeddings vary, as a share of the source's.
+            Scalars: both losses, the share that the discriminator told apart rightly before its step, and how much and
+            in how many directions the target's embeddings vary, as shares of the source's.
         """
         said = discriminator(torch.cat([mine, theirs.detach()]))
         loss = told_apart(said, len(mine))
@@ -132,47 +136,53 @@ class ADDA:
         if self.step == "simultaneous":
             run.step(loss, apart)
         right = torch.cat([said[: len(mine)] > 0, said[len(mine) :] < 0])
-        spread = theirs.detach().std(0).norm() / mine.std(0).norm().clamp_min(1e-12)
+        (spread, rank), (usual, full) = _variety(theirs.detach()), _variety(mine)
         return {
             "discriminator": loss.detach(), "mapping": mapping.detach(), "told apart": right.float().mean(),
-            "spread": spread,
+            "spread": spread / usual.clamp_min(1e-12), "rank": rank / full.clamp_min(1e-12),
         }  # fmt: skip
 
-    def _batches(self, name: str, images: Images, rows: Tensor, encoder: Encoder, run: Run) -> Batches:
-        return Batches(
-            images,
-            torch.zeros(len(images), dtype=torch.int64),  # nobody's labels are looked at
-            islice(endless(rows, self.batch, run.stream(f"{name}/rows")), self.iterations),
-            size=(int(encoder.spec["height"]), int(encoder.spec["width"])),
-            augmentation=self.augmentation,
-            name=f"{name}/augmentation",
-            run=run,
+    def _pairs(self, source: Source, target: Target, encoder: Encoder, epoch: int, run: Run) -> SideBySide:
+        """Return the batches of an epoch."""
+        size = int(encoder.spec["height"]), int(encoder.spec["width"])
+
+        def batches(name: str, images: Images, rows: Tensor) -> Batches:
+            plan = islice(endless(rows, self.batch, run.stream(f"{name}/rows")), self.iterations)
+            labels, name = torch.zeros(len(images), dtype=torch.int64), f"{name}/augmentation"  # nobody's labels
+            return Batches(images, labels, plan, size=size, augmentation=self.augmentation, name=name, run=run)
+
+        return SideBySide(
+            batches(f"adda/source/{epoch}", source.images, source.training),
+            batches(f"adda/target/{epoch}", target.images, torch.arange(len(target.images))),
         )
 
     def _adam(self, module: nn.Module, lr: float) -> torch.optim.Adam:
         weights = [weight for weight in module.parameters() if weight.requires_grad]
         return torch.optim.Adam(weights, lr=lr, betas=(self.beta1, 0.999), weight_decay=self.weight_decay)
 
-    def _discriminator(self, encoder: Encoder, source: Source, run: Run) -> Discriminator:
-        dim = encoder.dim if self.on == "embeddings" else int(source.pids[source.training].max()) + 1
-        return Discriminator(dim, self.hidden, slope=self.slope, generator=run.stream("adda/discriminator"))
-
-    def _train_mode(self, encoder: Encoder) -> None:
-        encoder.train()
-        for module in encoder.modules():
-            if self.batch_norm == "source" and isinstance(module, BatchNorm):
-                module.eval()
-
     def _facts(self, history: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+        without = "without labels" + (", and the classifier trained with them" if self.on == "logits" else "")
         warnings = [warning for epoch, terms in enumerate(history) for warning in _warnings(epoch, terms)]
         return {
             "target images used": "all, without labels" if history else "none",
             "target images in batch norm": bool(history) and self.batch_norm == "target",
             "camera ids used": False,
-            "source images used": "without labels",
+            "source images used": without if history else "none",
             "warnings": "; ".join(warnings) or "none",
             "checkpoint": "last",
         }
+
+
+def _variety(embeddings: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how far embeddings (B, D) are from their mean, and in how many directions, about 1 to B - 1.
+
+    The number is tr(C)^2 / tr(C^2), C being their covariance. A batch norm behind a collapse restores the spread of
+    every entry, but no direction.
+    """
+    away = embeddings - embeddings.mean(0)
+    products = away @ away.T
+    total = products.trace()
+    return total.sqrt(), total.square() / products.square().sum().clamp_min(1e-30)
 
 
 def _warnings(epoch: int, terms: Mapping[str, float]) -> Iterator[str]:
@@ -182,8 +192,8 @@ def _warnings(epoch: int, terms: Mapping[str, float]) -> Iterator[str]:
             f"epoch {epoch + 1}: the discriminator is right {terms['told apart']:.0%} of the time and teaches little; "
             "lower adapt.discriminator_lr"
         )
-    if terms["spread"] < COLLAPSED:
+    if min(terms["spread"], terms["rank"]) < COLLAPSED:
         yield (
-            f"epoch {epoch + 1}: target embeddings vary {terms['spread']:.2f} times as much as the source's, they have "
-            "collapsed; lower adapt.lr"
+            f"epoch {epoch + 1}: target embeddings vary {terms['spread']:.2f} times as much as the source's, in "
+            f"{terms['rank']:.2f} times as many directions: they have collapsed; lower adapt.lr"
         )

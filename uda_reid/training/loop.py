@@ -25,10 +25,6 @@ class Stateful(Protocol):
         """Put a state back."""
 
 
-def nothing(epoch: int, terms: Mapping[str, float]) -> None:
-    """Do nothing after an epoch."""
-
-
 def train(
     step: Callable[[Step], Mapping[str, Tensor]],
     batches: Callable[[int], Iterable[Step]],
@@ -38,7 +34,6 @@ def train(
     name: str,
     run: Run,
     slot: str = "",
-    after: Callable[[int, Mapping[str, float]], None] = nothing,
 ) -> list[dict[str, float]]:
     """Run `epochs` epochs of `step` and return the mean of every term that it reports, per epoch.
 
@@ -53,7 +48,6 @@ def train(
         parts: everything that `step` changes, by name.
         name: names the random streams, and what was saved.
         run: the surroundings.
-        after: called with the number and the means of every epoch, before it is saved.
         slot: where the state is kept (default: `name`); a later training with the same slot overwrites it.
 
     Returns:
@@ -74,7 +68,6 @@ def train(
             total = len(planned) if isinstance(planned, Sized) else None
             terms = [step(batch) for batch in run.progress(planned, f"{name}: epoch {epoch + 1}/{epochs}", total)]
         history.append(_means(terms))
-        after(epoch, history[-1])
         state = {key: part.state_dict() for key, part in parts.items()}
         run.save(slot, {"name": name, "history": history, "parts": state})
     return history
