@@ -350,9 +350,3 @@ def test_more_clusters_than_images_are_refused(source: Source, target: Target) -
 def test_cluster_refuses_a_batch_that_is_no_whole_number_of_clusters(option: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match=r"batch \d+ holds no whole number of clusters; give a multiple of instances"):
         replace(Cluster(), **option)
-
-
-def test_the_classifier_has_no_biases(source: Source) -> None:
-    found = QUICK.label(extract(source.encoder, source.images))
-    head = QUICK._head(source.encoder, found, torch.Generator())
-    assert head.state_dict().keys() == {"linear.weight"}

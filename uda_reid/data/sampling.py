@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain, count, islice
 
 import torch
 from torch import Tensor
@@ -74,8 +75,9 @@ def identity_balanced(
     instances: int,
     generator: torch.Generator,
     rows: Tensor | None = None,
+    batches: int = 0,
 ) -> Iterator[Tensor]:
-    """Yield one epoch of batches with several rows of each of several identities.
+    """Yield batches with several rows of each of several identities, one epoch of them or a given number.
 
     Identities, and the rows within an identity, are dealt like cards: none comes again before all others have
     come, and none twice in a batch while there are enough. An identity with fewer rows than `instances`
@@ -88,6 +90,7 @@ def identity_balanced(
         instances: rows per identity in a batch (K), at least 1.
         generator: draws everything.
         rows: (n,) int64 the rows to use; default all.
+        batches: how many batches, epochs following one another; 0 for one epoch.
 
     Returns:
         Tensors of P * K rows, int64, the rows of one identity side by side.
@@ -105,7 +108,8 @@ def identity_balanced(
     known = torch.unique(labels[rows]).tolist()
     if len(known) < 2:
         raise DataError(f"batches need rows of at least 2 identities, and there is {len(known)}; use more images")
-    return _dealt(rows, labels[rows], min(identities, len(known)), instances, generator)
+    epochs = (_dealt(rows, labels[rows], min(identities, len(known)), instances, generator) for _ in count())
+    return islice(chain.from_iterable(epochs), batches) if batches else next(epochs)
 
 
 def _dealt(

@@ -18,6 +18,7 @@ from torchvision import models
 from torchvision.models.resnet import BasicBlock
 
 from uda_reid.errors import CheckpointError, DataError, RecipeError
+from uda_reid.models.attention import Attention
 from uda_reid.models.weights import SUFFIXES, LoadReport, fill, find_imagenet, read
 from uda_reid.types import Encoder
 
@@ -122,6 +123,7 @@ class EncoderSpec:
     neck: Literal["none", "batchnorm"] = "batchnorm"  # section 3.5
     dim: Annotated[int, Field(ge=0)] = 0  # of the embedding, by a projection; 0: as wide as the trunk
     last_stride: Literal[1, 2] = 1  # section 3.4
+    attention: Literal["none", "spatial", "channel", "both"] = "none"  # before the last stage (models.attention)
     weights: str = "imagenet"  # "imagenet", "none", or a .safetensors or .pth file
 
     def __post_init__(self) -> None:
@@ -164,8 +166,8 @@ class AveragePooling(nn.Module):
 class Embedder(Encoder):
     """The encoder that `build` makes: normalisation, trunk, pooling, projection, neck.
 
-    `trunk` is a row of named blocks, to be parted into `trunk[:last_stage]` and `trunk[last_stage:]` at need.
-    `load_report` says what became of the weights file, where there was one.
+    `trunk` is a row of named blocks: `trunk[:last_stage]`, then the attention if there is one, whose shared maps enter
+    `trunk[last_stage:]`. `load_report` says what became of the weights file, where there was one.
     """
 
     mean: Tensor
@@ -185,6 +187,10 @@ class Embedder(Encoder):
             for module in self.trunk[self.last_stage].modules():
                 if isinstance(module, nn.Conv2d):
                     module.stride = (1, 1)
+        self.attention: Attention | None = None
+        if spec.attention != "none":
+            layers = (layer for layer in self.trunk[self.last_stage].modules() if isinstance(layer, nn.Conv2d))
+            self.attention = Attention(next(layers).in_channels, spec.attention)
         self.pooling = GeM() if spec.pooling == "gem" else AveragePooling()
         self.projection: nn.Module = nn.Identity()
         if spec.dim:
@@ -196,8 +202,8 @@ class Embedder(Encoder):
             neck.bias.requires_grad_(False)
             self.neck = neck
 
-    def features(self, images: Tensor) -> Tensor:
-        """Return the trunk's maps (B, C, h, w) of images (B, 3, H, W) float in [0, 1], RGB.
+    def early(self, images: Tensor) -> Tensor:
+        """Return the maps (B, C, h, w) before the last stage of images (B, 3, H, W) float in [0, 1], RGB.
 
         Raises:
             DataError: the images have another shape, or are not float (uint8 would be 255 times too bright).
@@ -209,13 +215,18 @@ class Embedder(Encoder):
             )
         normal = (images - self.mean) / self.std
         # Convolutions on the CPU are up to a third faster so; the weights keep their usual layout.
-        maps: Tensor = self.trunk(normal.contiguous(memory_format=torch.channels_last))
+        maps: Tensor = self.trunk[: self.last_stage](normal.contiguous(memory_format=torch.channels_last))
         return maps
+
+    def late(self, maps: Tensor) -> Tensor:
+        """Return the embeddings before the neck, (B, dim) float32, of maps (B, C, h, w) that enter the last stage."""
+        pooled: Tensor = self.projection(self.pooling(self.trunk[self.last_stage :](maps).float()))
+        return pooled.float()
 
     def pooled(self, images: Tensor) -> Tensor:
         """Return the embeddings before the neck, (B, dim) float32: what a triplet loss compares."""
-        pooled: Tensor = self.projection(self.pooling(self.features(images).float()))
-        return pooled.float()
+        maps = self.early(images)
+        return self.late(maps if self.attention is None else self.attention(maps)[0])
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the embeddings after the neck, (B, dim) float32: what images are searched by."""

@@ -43,6 +43,77 @@ def identification(logits: Tensor, labels: Tensor, *, smoothing: float = 0.0) ->
     return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
 
 
+def soft_identification(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean cross entropy between softmax(logits) and soft labels: -sum_k q_k log p_k for a row.
+
+    It is never less than the labels' own entropy, and equal to it where p = q.
+
+    Args:
+        logits: (B, C) floating.
+        targets: (B, C) floating q, rows of probabilities.
+
+    Returns:
+        A scalar float32, at least 0.
+
+    Raises:
+        DataError: the shapes differ, or the batch is empty.
+
+    >>> round(float(soft_identification(torch.zeros(2, 4), torch.full((2, 4), 0.25))), 4)  # ln 4
+    1.3863
+    """
+    if logits.dim() != 2 or logits.shape != targets.shape or len(logits) == 0:
+        shapes = f"{tuple(logits.shape)} and {tuple(targets.shape)}"
+        raise DataError(f"logits and soft labels must both be (B, C) with B at least 1, not {shapes}")
+    return F.cross_entropy(logits.float(), targets.float())
+
+
+def smoothed(labels: Tensor, classes: int, smoothing: float) -> Tensor:
+    """Return soft labels: the label's class has 1 - e and all C classes share e.
+
+    Args:
+        labels: (B,) int64 in [0, C).
+        classes: C.
+        smoothing: e, in [0, 1]; 0 leaves the hard labels, 1 only the uniform ones of LSRO (Zheng et al. 2017).
+
+    Returns:
+        (B, C) float32.
+
+    Raises:
+        RecipeError: `smoothing` is outside [0, 1].
+
+    Source: Szegedy et al. 2016 (arXiv:1512.00567), section 7.
+
+    >>> [round(share, 2) for share in smoothed(torch.tensor([1]), 4, 0.2)[0].tolist()]
+    [0.05, 0.85, 0.05, 0.05]
+    """
+    if not 0 <= smoothing <= 1:
+        raise RecipeError(f"label smoothing {smoothing} is out of range; use a number from 0 to 1")
+    return (1 - smoothing) * F.one_hot(labels, classes) + smoothing / classes
+
+
+def by_nearness(features: Tensor, centroids: Tensor, *, temperature: float) -> Tensor:
+    """Return soft labels by how near a row's direction is to that of every centroid: softmax(cosine / t).
+
+    Args:
+        features: (B, D) floating.
+        centroids: (C, D) floating.
+        temperature: t, above 0; towards 0 they become the nearest centroid's hard labels.
+
+    Returns:
+        (B, C) float32.
+
+    Raises:
+        RecipeError: the temperature is not positive.
+
+    >>> by_nearness(torch.tensor([[2.0, 0.0]]), torch.eye(2), temperature=1.0)
+    tensor([[0.7311, 0.2689]])
+    """
+    if not temperature > 0:
+        raise RecipeError(f"temperature {temperature} is out of range; use a number above 0")
+    cosines = F.normalize(features.float(), dim=1) @ F.normalize(centroids.float(), dim=1).T
+    return (cosines / temperature).softmax(1)
+
+
 def told_apart(logits: Tensor, first: int) -> Tensor:
     """Return the mean loss of telling the first rows of a batch from the others.
 

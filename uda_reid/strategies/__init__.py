@@ -14,6 +14,7 @@ BUILT_IN: Mapping[str, str] = {
     "adabn": "uda_reid.strategies.adabn:AdaBN",
     "adda": "uda_reid.strategies.adda:ADDA",
     "cluster": "uda_reid.strategies.cluster:Cluster",
+    "daam": "uda_reid.strategies.daam:DAAM",
     "pul": "uda_reid.strategies.pul:PUL",
     "source_only": "uda_reid.strategies.source_only:SourceOnly",
 }

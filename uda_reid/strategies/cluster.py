@@ -9,9 +9,8 @@ examples/base_train_kmeans.py and base_train_dbscan.py.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from itertools import chain, count, islice
 from typing import Annotated, Any, Literal
 
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor
 from uda_reid.data.sampling import identity_balanced
 from uda_reid.errors import RecipeError
 from uda_reid.models.encoder import Embedder
-from uda_reid.models.heads import Classifier
+from uda_reid.models.heads import centroid_classifier
 from uda_reid.ops.losses import batch_hard_triplet, identification
 from uda_reid.run import QUIET, Forgetful, Run
 from uda_reid.training.features import extract
@@ -113,7 +112,7 @@ class Cluster:
     ) -> Mapping[str, float]:
         """Train the encoder for one epoch, in place, and return the means of the losses."""
         name = f"cluster/epoch/{epoch}"
-        head = self._head(encoder, found, run.stream(f"{name}/head"))
+        head = centroid_classifier(found.centroids, dropout=self.dropout, generator=run.stream(f"{name}/head"))
         weights = [weight for weight in (*encoder.parameters(), *head.parameters()) if weight.requires_grad]
         # A new one every epoch, as in MMT's code: the classifier is a new one too.
         optimizer = torch.optim.Adam(weights, lr=self.lr, weight_decay=self.weight_decay)
@@ -124,7 +123,13 @@ class Cluster:
             return Batches(
                 target.images,
                 found.labels,
-                self._plan(found.labels, run.stream(f"{name}/rows")),
+                identity_balanced(
+                    found.labels,
+                    identities=self.batch // self.instances,
+                    instances=self.instances,
+                    generator=run.stream(f"{name}/rows"),
+                    batches=self.iterations,
+                ),
                 size=(int(encoder.spec["height"]), int(encoder.spec["width"])),
                 augmentation=self.augmentation,
                 name=f"{name}/augmentation",
@@ -148,22 +153,6 @@ class Cluster:
         parts: dict[str, Stateful] = {"encoder": encoder, "head": head, "optimizer": optimizer}
         # An epoch and its labels are saved together, or neither: a head is of no use with other clusters.
         return train(step, batches, epochs=1, parts=parts, name=name, run=replace(run, store=Forgetful()))[-1]
-
-    def _head(self, encoder: Encoder, found: PseudoLabels, generator: torch.Generator) -> Classifier:
-        """Return a classifier without biases whose weights are the centroids; MMT."""
-        head = Classifier(encoder.dim, found.clusters, dropout=self.dropout, bias=False, generator=generator)
-        with torch.no_grad():
-            head.linear.weight.copy_(found.centroids)
-        return head
-
-    def _plan(self, labels: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
-        def epoch() -> Iterator[Tensor]:
-            identities = max(self.batch // self.instances, 2)
-            return identity_balanced(labels, identities=identities, instances=self.instances, generator=generator)
-
-        if not self.iterations:
-            return epoch()
-        return islice(chain.from_iterable(epoch() for _ in count()), self.iterations)
 
     def _facts(self, stopped: str, history: list[dict[str, float]], changes: list[str]) -> dict[str, Any]:
         found: dict[str, Any] = {

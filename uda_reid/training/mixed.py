@@ -1,0 +1,62 @@
+"""Batches of a labelled source and a clustered target side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from uda_reid.data.sampling import endless, identity_balanced
+from uda_reid.run import Run
+from uda_reid.training.loop import Batches, SideBySide
+from uda_reid.types import Encoder, Images, Source, Target
+
+
+def mixed(
+    source: Source,
+    target: Target,
+    clusters: Tensor,
+    encoder: Encoder,
+    *,
+    batch: int,
+    instances: int,
+    batches: int,
+    augmentation: str,
+    name: str,
+    run: Run,
+) -> SideBySide:
+    """Return pairs of batches: several images of each of several identities, and of each of several clusters.
+
+    Args:
+        source: its training rows are used, with their identities as labels.
+        target: its rows in clusters are used, with these as labels; all, at random, where there are no two clusters.
+        clusters: (N,) int64 cluster of every target row, -1 for none.
+        encoder: whose size the images are read at.
+        batch: images of either domain in a batch, a multiple of `instances`, at least twice that.
+        instances: images of an identity or cluster in a batch.
+        batches: how many; 0 for about as many as the target's rows fill.
+        augmentation: a name from `data.images.AUGMENTATIONS`.
+        name: names the random streams.
+        run: the surroundings.
+
+    Returns:
+        The pairs, source first.
+    """
+    size = int(encoder.spec["height"]), int(encoder.spec["width"])
+
+    def side(domain: str, images: Images, labels: Tensor, rows: Tensor, many: int) -> Batches:
+        draw = run.stream(f"{name}/{domain}/rows")
+        if len(torch.unique(labels[rows])) > 1:
+            people = batch // instances
+            plan: Iterator[Tensor] = identity_balanced(
+                labels, identities=people, instances=instances, generator=draw, rows=rows, batches=many
+            )
+        else:
+            plan = islice(endless(torch.arange(len(labels)), batch, draw), many or -(-len(labels) // batch))
+        noise = f"{name}/{domain}/augmentation"
+        return Batches(images, labels, plan, size=size, augmentation=augmentation, name=noise, run=run)
+
+    theirs = side("target", target.images, clusters, torch.nonzero(clusters >= 0).flatten(), batches)
+    return SideBySide(side("source", source.images, source.pids, source.training, len(theirs)), theirs)
