@@ -43,6 +43,7 @@ FLOORS = {
     "report.pictures": 8,
     "report.records": 8,
     "report.lists": 8.1,
+    "report.attention": 8.1,
     "report.tables": 8.1,
     "report.sections": 8.2,
     "report.page": 8.3,

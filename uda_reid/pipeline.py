@@ -21,6 +21,7 @@ from uda_reid.job import Job, Prepared, is_drawn, open_domain
 from uda_reid.pretraining import pretrain, validate
 from uda_reid.recipe import resolved, to_yaml
 from uda_reid.report import (
+    ATTENTION,
     BOUND,
     LISTS,
     RECORD,
@@ -28,9 +29,11 @@ from uda_reid.report import (
     Record,
     Row,
     collect,
+    collect_maps,
     rebuild,
     write,
     write_lists,
+    write_maps,
 )
 from uda_reid.report import read as read_record
 from uda_reid.run import Reporter, Run, Silent
@@ -105,6 +108,9 @@ def _work(prepared: Prepared, folder: Path, run: Run, evaluator: Evaluator | Non
     if evaluator and found and adapted:
         lists = collect(record, evaluator, found, adapted, photographs=not is_drawn(target))
         write_lists(lists, folder / LISTS)
+    maps = collect_maps(result.encoder, target, photographs=not is_drawn(target), run=run)
+    if maps is not None:
+        write_maps(maps, folder / ATTENTION)
     clock.lap("evaluate")
     record = replace(record, seconds=clock.seconds)
     write(record, folder / RECORD)

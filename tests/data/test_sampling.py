@@ -154,3 +154,13 @@ def test_identity_balanced_refuses_fewer_than_two_identities(labels: list[int]) 
 def test_identity_balanced_refuses_too_small_batches(identities: int, instances: int) -> None:
     with pytest.raises(DataError, match=f"a batch of {identities} identities x {instances} rows is too small"):
         identity_balanced(torch.arange(8), identities=identities, instances=instances, generator=generator())
+
+
+def test_identity_balanced_goes_on_for_as_many_batches_as_are_asked_for() -> None:
+    labels = torch.arange(12) // 3
+    epoch = as_lists(list(identity_balanced(labels, identities=2, instances=3, generator=generator())))
+    many = as_lists(list(identity_balanced(labels, identities=2, instances=3, generator=generator(), batches=5)))
+    assert len(epoch) == 2 and len(many) == 5
+    assert many[:2] == epoch
+    for start in (0, 2):  # each epoch shows every row once
+        assert sorted(row for batch in many[start : start + 2] for row in batch) == list(range(12))

@@ -28,12 +28,14 @@ def test_encoder_has_its_backbones_width_and_last_stride_1_doubles_the_map(name:
     finer, coarser = (build(spec(backbone=name, last_stride=stride)).eval() for stride in (1, 2))
     with torch.no_grad():
         embeddings = finer(pictures())
-        fine, coarse = finer.features(pictures()), coarser.features(pictures())
-        stages = finer.trunk[finer.last_stage :](finer.trunk[: finer.last_stage](pictures()))
+        fine, coarse = finer.trunk(pictures()), coarser.trunk(pictures())
+        entering = finer.early(pictures())
+        stages = finer.trunk[finer.last_stage :](entering)
     assert embeddings.shape == (2, BACKBONES[name].width) == (2, finer.dim)
     assert bool(torch.isfinite(embeddings).all())
     assert (coarse.shape[2] * 2, coarse.shape[3] * 2) == tuple(fine.shape[2:])
     assert stages.shape == fine.shape
+    assert entering.shape[2:] == fine.shape[2:]
     assert sum(p.numel() for p in finer.parameters()) == sum(p.numel() for p in coarser.parameters())
 
 
@@ -61,7 +63,7 @@ def test_resnet_tiny_fits_three_megabytes() -> None:
     assert encoder.dim == 160
     assert sum(p.numel() for p in encoder.parameters()) <= 750_000
     assert len(safetensors.torch.save(encoder.state_dict())) <= 3_000_000
-    assert encoder.features(pictures()).shape == (2, 160, 8, 4)
+    assert encoder.trunk(pictures()).shape == (2, 160, 8, 4)
 
 
 def test_every_trainable_weight_of_the_encoder_gets_a_gradient() -> None:

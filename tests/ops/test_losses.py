@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from uda_reid.errors import DataError, RecipeError
-from uda_reid.ops.losses import batch_hard_triplet, identification
+from uda_reid.ops.losses import batch_hard_triplet, by_nearness, identification, smoothed, soft_identification
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -83,6 +83,65 @@ def test_identification_refuses_bad_input() -> None:
         identification(logits[:0], torch.zeros(0, dtype=torch.int64))
     with pytest.raises(RecipeError, match=r"label smoothing 1\.0 is out of range"):
         identification(logits, torch.tensor([0, 1]), smoothing=1.0)
+
+
+# ---- soft labels ---------------------------------------------------------
+
+
+def test_soft_identification_equals_the_sum_over_classes() -> None:
+    logits, shares = random(5, 4), random(5, 4, seed=1).softmax(1)
+    total = 0.0
+    for row in range(5):
+        exponentials = [math.exp(value) for value in logits[row].tolist()]
+        total -= sum(float(shares[row, k]) * math.log(exponentials[k] / sum(exponentials)) for k in range(4))
+    assert float(soft_identification(logits, shares)) == pytest.approx(total / 5, rel=1e-5)
+
+
+def test_soft_identification_is_at_least_the_entropy_of_the_labels() -> None:
+    shares = random(6, 5, seed=1).softmax(1)
+    entropy = float(-(shares * shares.log()).sum(1).mean())
+    assert float(soft_identification(shares.log(), shares)) == pytest.approx(entropy, rel=1e-5)
+    for seed in range(2, 7):
+        assert float(soft_identification(random(6, 5, seed=seed), shares)) > entropy
+
+
+def test_smoothed_labels_from_hard_to_uniform() -> None:
+    logits, labels = random(6, 9), torch.arange(6)
+    hard = soft_identification(logits, smoothed(labels, 9, 0.0))
+    torch.testing.assert_close(hard, nn.functional.cross_entropy(logits, labels))
+    for smoothing in (0.1, 0.6):
+        expected = identification(logits, labels, smoothing=smoothing)
+        torch.testing.assert_close(soft_identification(logits, smoothed(labels, 9, smoothing)), expected)
+    # LSRO (Zheng et al. 2017): the mean over classes of the cross entropy with each.
+    each = torch.stack([nn.functional.cross_entropy(logits, torch.full((6,), k)) for k in range(9)]).mean()
+    torch.testing.assert_close(soft_identification(logits, smoothed(labels, 9, 1.0)), each)
+
+
+def test_labels_by_nearness_from_the_nearest_to_uniform() -> None:
+    features, centroids = random(6, 4), random(3, 4, seed=1)
+    cosines = torch.stack([
+        torch.stack([row @ centre / row.norm() / centre.norm() for centre in centroids]) for row in features
+    ])  # fmt: skip
+    shares = (cosines / 0.3).exp()
+    found = by_nearness(features, centroids, temperature=0.3)
+    torch.testing.assert_close(found, shares / shares.sum(1, keepdim=True))
+    torch.testing.assert_close(found.sum(1), torch.ones(6))
+    logits, nearest = random(6, 3, seed=2), cosines.argmax(1)
+    cold = soft_identification(logits, by_nearness(features, centroids, temperature=1e-4))
+    torch.testing.assert_close(cold, nn.functional.cross_entropy(logits, nearest))
+    torch.testing.assert_close(by_nearness(features, centroids, temperature=1e6), torch.full((6, 3), 1 / 3))
+    torch.testing.assert_close(by_nearness(7 * features, centroids / 5, temperature=0.3), found)
+
+
+def test_soft_labels_out_of_range_are_refused() -> None:
+    with pytest.raises(DataError, match=r"^logits and soft labels must both be \(B, C\)"):
+        soft_identification(random(3, 4), random(3, 5))
+    with pytest.raises(DataError, match="with B at least 1"):
+        soft_identification(random(0, 4), random(0, 4))
+    with pytest.raises(RecipeError, match=r"^label smoothing 1.1 is out of range; use a number from 0 to 1$"):
+        smoothed(torch.tensor([0]), 2, 1.1)
+    with pytest.raises(RecipeError, match=r"^temperature 0.0 is out of range"):
+        by_nearness(random(1, 2), random(1, 2), temperature=0.0)
 
 
 # ---- batch_hard_triplet --------------------------------------------------

@@ -12,8 +12,9 @@ from PIL import Image
 from tests.report.examples import DIRECT, RECORD, UNSCORED, WHY, scores
 from uda_reid.errors import CheckpointError
 from uda_reid.report import BOUND, Lists, Record, Row, rebuild, write, write_lists, write_page
-from uda_reid.report.lists import Hit, Picture, Query
+from uda_reid.report.lists import Hit, Query
 from uda_reid.report.page import render
+from uda_reid.report.pictures import Picture
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 SECTIONS = ("scores", "learning", "pseudo-labels", "source", "queries", "lists", "ledger", "run")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from uda_reid.report.attention import AttentionMaps, collect_maps, read_maps, write_maps
 from uda_reid.report.lists import Lists, collect, read_lists, write_lists
-from uda_reid.report.page import LISTS, PAGE, RECORD, rebuild, write_page
+from uda_reid.report.page import ATTENTION, LISTS, PAGE, RECORD, rebuild, write_page
 from uda_reid.report.records import (
     BOUND,
     SOURCE_ONLY,
@@ -19,19 +20,23 @@ from uda_reid.report.records import (
 from uda_reid.report.tables import show, show_row
 
 __all__ = [
+    "ATTENTION",
     "BOUND",
     "LISTS",
     "PAGE",
     "RECORD",
     "SOURCE_ONLY",
+    "AttentionMaps",
     "Facts",
     "Lists",
     "Record",
     "Row",
     "collect",
+    "collect_maps",
     "gap_closed",
     "read",
     "read_lists",
+    "read_maps",
     "rebuild",
     "scores_json",
     "show",
@@ -39,5 +44,6 @@ __all__ = [
     "to_json",
     "write",
     "write_lists",
+    "write_maps",
     "write_page",
 ]

@@ -15,22 +15,15 @@ import numpy.typing as npt
 
 from uda_reid.errors import CheckpointError
 from uda_reid.evaluation import Evaluator, Features, RankedList
+from uda_reid.report.pictures import Picture, picture_of
 from uda_reid.report.records import Record
 from uda_reid.training.checkpoint import replace_file
-from uda_reid.types import Encoder, Split
+from uda_reid.types import Encoder
 
 FORMAT = 1
 SHOWN, EXTREME = 12, 4
 """How many queries are shown, and at most how many of them because they improved (or worsened) most."""
 IMPROVED, WORSENED, SPREAD = "improved", "worsened", "spread"
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image of a split: its file, relative to the domain's folder where it lies in it, and its camera if known."""
-
-    path: str
-    cam: int | None
 
 
 @dataclass(frozen=True)
@@ -133,19 +126,15 @@ def collect(
         if not lists:
             return ()
         entries = zip(lists[place].gallery, lists[place].right, lists[place].distances, strict=True)
-        return tuple(Hit(_picture(gallery, row, root), right, round(distance, 4)) for row, right, distance in entries)
+        return tuple(Hit(picture_of(gallery, row, root), right, round(distance, 4)) for row, right, distance in entries)
 
     queries = []
     for place, (row, why) in enumerate(chosen):
         aps = float(precision[0][row]), float(precision[1][row])
-        queries.append(Query(row, _picture(split, row, root), why, *aps, hits(found[0], place), hits(found[1], place)))
+        queries.append(
+            Query(row, picture_of(split, row, root), why, *aps, hits(found[0], place), hits(found[1], place))
+        )
     return Lists(str(root), photographs, int(np.isfinite(precision[0] + precision[1]).sum()), tuple(queries))
-
-
-def _picture(split: Split, row: int, root: Path) -> Picture:
-    path = Path(os.path.abspath(split.paths[row]))  # noqa: PTH100 (a link keeps its name, unlike with resolve)
-    shown = path.relative_to(root) if path.is_relative_to(root) else path
-    return Picture(shown.as_posix(), None if split.cams is None else int(split.cams[row]))
 
 
 def write_lists(lists: Lists, path: Path) -> None:

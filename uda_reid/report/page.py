@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from uda_reid.errors import CheckpointError
 from uda_reid.report import sections
+from uda_reid.report.attention import AttentionMaps, read_maps
 from uda_reid.report.lists import Lists, read_lists
-from uda_reid.report.pictures import thumbnails
+from uda_reid.report.pictures import heat, thumbnails
 from uda_reid.report.records import Record, read, remarks
 from uda_reid.report.tables import fact, percent, points, protocol_line
 from uda_reid.shipped import shipped
@@ -17,24 +18,32 @@ from uda_reid.training.checkpoint import replace_file
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-PAGE, RECORD, LISTS = "report.html", "record.json", "ranked.json"
+PAGE, RECORD, LISTS, ATTENTION = "report.html", "record.json", "ranked.json", "attention.json"
 
 
-def write_page(path: Path, record: Record, lists: Lists | None = None, *, pictures: bool = True) -> None:
+def write_page(
+    path: Path,
+    record: Record,
+    lists: Lists | None = None,
+    maps: AttentionMaps | None = None,
+    *,
+    pictures: bool = True,
+) -> None:
     """Write the page of a run, whole or not at all.
 
     Args:
         path: the HTML file.
         record: the run.
         lists: its ranked lists; None where none were kept.
-        pictures: put small copies of the images of the ranked lists into the page; without, places and marks remain.
+        maps: its attention maps; None where its encoder has no attention.
+        pictures: put small copies of the images into the page; without, places, marks and maps remain.
     """
     # Names of files may hold bytes that no encoding knows; they become question marks.
-    replace_file(path, render(record, lists, pictures=pictures).encode("utf-8", "replace"))
+    replace_file(path, render(record, lists, maps, pictures=pictures).encode("utf-8", "replace"))
 
 
 def rebuild(folder: Path, *, pictures: bool = True) -> Path:
-    """Write the page of a finished run again, from `record.json` and `ranked.json` in its folder.
+    """Write the page of a finished run again, from `record.json` and what lies beside it.
 
     Args:
         folder: the run's folder, or a file in it.
@@ -44,7 +53,7 @@ def rebuild(folder: Path, *, pictures: bool = True) -> Path:
         The page.
 
     Raises:
-        CheckpointError: there is no finished run, or one of the two files is damaged.
+        CheckpointError: there is no finished run, or one of the files is damaged.
     """
     folder = folder.parent if folder.is_file() else folder
     if not (folder / RECORD).is_file():
@@ -52,17 +61,20 @@ def rebuild(folder: Path, *, pictures: bool = True) -> Path:
             f"{folder}: no finished run is there ({RECORD} is missing); give a folder that adapt printed"
         )
     lists = read_lists(folder / LISTS) if (folder / LISTS).is_file() else None
-    write_page(folder / PAGE, read(folder / RECORD), lists, pictures=pictures)
+    maps = read_maps(folder / ATTENTION) if (folder / ATTENTION).is_file() else None
+    write_page(folder / PAGE, read(folder / RECORD), lists, maps, pictures=pictures)
     return folder / PAGE
 
 
-def render(record: Record, lists: Lists | None = None, *, pictures: bool = True) -> str:
+def render(
+    record: Record, lists: Lists | None = None, maps: AttentionMaps | None = None, *, pictures: bool = True
+) -> str:
     """Return the page as HTML text; arguments as for `write_page`."""
     models, score_lines = sections.score_table(record)
     scored = [row.scores for row in record.shown if row.scores is not None]
     scatter, no_scatter = sections.queries(record)
     groups, no_lists = sections.groups(lists, record)
-    with_pictures = lists if pictures and groups else None
+    shown = tuple(part for part in (lists if groups else None, maps) if part is not None and pictures)
     template = _environment().get_template("report.html.jinja")
     return template.render(
         record=record,
@@ -81,18 +93,23 @@ def render(record: Record, lists: Lists | None = None, *, pictures: bool = True)
         groups=groups,
         no_lists=no_lists,
         rule=sections.rule(lists, record) if lists is not None and groups else "",
-        pictures=with_pictures is not None,
-        photographs=with_pictures is not None and with_pictures.photographs,
-        thumbnails={} if with_pictures is None else _thumbnails(with_pictures),
+        maps=maps,
+        pictures=bool(shown),
+        photographs=any(part.photographs for part in shown),
+        thumbnails={path: address for part in shown for path, address in _thumbnails(part).items()},
         facts=tuple(dict.fromkeys(key for row in record.shown for key in row.facts)),
         options=sections.options(record.recipe),
         names=sections.MEANINGS,
     )
 
 
-def _thumbnails(lists: Lists) -> dict[str, str]:
-    hits = [hit.picture for query in lists.queries for hit in (*query.before, *query.after)]
-    return thumbnails(Path(lists.root), (picture.path for picture in (*(q.picture for q in lists.queries), *hits)))
+def _thumbnails(part: Lists | AttentionMaps) -> dict[str, str]:
+    if isinstance(part, AttentionMaps):
+        pictures = [parts.picture for parts in part.images]
+    else:
+        hits = [hit.picture for query in part.queries for hit in (*query.before, *query.after)]
+        pictures = [*(query.picture for query in part.queries), *hits]
+    return thumbnails(Path(part.root), (picture.path for picture in pictures))
 
 
 def _capitalised(text: str) -> str:
@@ -109,5 +126,5 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(fact=fact, percent=percent, points=points, capitalize_first=_capitalised)
+    environment.filters.update(fact=fact, heat=heat, percent=percent, points=points, capitalize_first=_capitalised)
     return environment

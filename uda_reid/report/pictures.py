@@ -1,10 +1,12 @@
-"""Thumbnails that a page carries inside itself."""
+"""Images that a page carries inside itself: thumbnails, and maps as colours."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,21 @@ from uda_reid.errors import DataError
 from uda_reid.types import JUNK, Split
 
 HEIGHT, WIDTH, QUALITY = 128, 64, 80
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image of a split: its file, relative to the domain's folder where it lies in it, and its camera if known."""
+
+    path: str
+    cam: int | None
+
+
+def picture_of(split: Split, row: int, root: Path) -> Picture:
+    """Return the image in a row of a split of the domain in `root`, an absolute path."""
+    path = Path(os.path.abspath(split.paths[row]))  # noqa: PTH100 (a link keeps its name, unlike with resolve)
+    shown = path.relative_to(root) if path.is_relative_to(root) else path
+    return Picture(shown.as_posix(), None if split.cams is None else int(split.cams[row]))
 
 
 def thumbnails(root: Path, paths: Iterable[str]) -> dict[str, str]:
@@ -37,7 +54,18 @@ def thumbnails(root: Path, paths: Iterable[str]) -> dict[str, str]:
             pixels = images.read(torch.tensor([0]), HEIGHT, WIDTH)[0]
         except DataError:
             continue
-        file = io.BytesIO()
-        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file, "JPEG", quality=QUALITY)
-        found[path] = "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+        found[path] = _address(Image.fromarray(pixels.permute(1, 2, 0).numpy()))
     return found
+
+
+def heat(values: Sequence[Sequence[float]]) -> str:
+    """Return a map of numbers in [0, 1] as a JPEG `data:` address, from black by red and yellow to white."""
+    grey = Image.fromarray(np.array(values, dtype=np.float32)).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
+    strength = 3 * np.asarray(grey)[..., None] - np.arange(3)
+    return _address(Image.fromarray((255 * strength.clip(0, 1)).round().astype(np.uint8)))
+
+
+def _address(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

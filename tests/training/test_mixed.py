@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from uda_reid.data.images import unlabelled
+from uda_reid.run import Run
+from uda_reid.testing import HEIGHT, WIDTH, tiny_domain, tiny_source
+from uda_reid.training.loop import SideBySide
+from uda_reid.training.mixed import mixed
+from uda_reid.types import Source, Target
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, Target]:
+    folder: Path = tmp_path_factory.mktemp("mixed")
+    source = tiny_source(tiny_domain(folder / "source"), epochs=0)
+    return source, unlabelled(tiny_domain(folder / "target", name="target", seed=1))
+
+
+CLUSTERS = torch.tensor([0, 0, 1, 1, 1, 2, 2, 2, 2, 3, 3, -1] * 2)
+
+
+def made(source: Source, target: Target, clusters: Tensor, *, batches: int = 0, seed: int = 0) -> SideBySide:
+    return mixed(
+        source, target, clusters, source.encoder, batch=6, instances=2, batches=batches, augmentation="reid",
+        name="here", run=Run(seed=seed),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("batches", [0, 9])
+def test_every_batch_has_three_people_and_three_clusters(pair: tuple[Source, Target], batches: int) -> None:
+    source, target = pair
+    found = list(made(source, target, CLUSTERS, batches=batches))
+    assert len(found) == (batches or round(22 / 6))
+    for mine, theirs in found:
+        for batch in (mine, theirs):
+            assert batch.images.shape == (6, 3, HEIGHT, WIDTH)
+            assert torch.unique(batch.labels, return_counts=True)[1].tolist() == [2, 2, 2]
+        assert torch.equal(mine.labels, source.pids[mine.rows])
+        assert torch.equal(theirs.labels, CLUSTERS[theirs.rows])
+
+
+def test_rows_of_no_cluster_and_people_held_out_are_left_out(pair: tuple[Source, Target]) -> None:
+    source, target = pair
+    held_out = torch.nonzero(source.pids == 5).flatten()
+    found = list(made(replace(source, validation=held_out), target, CLUSTERS, batches=20))
+    mine = torch.cat([batch.rows for batch, _ in found])
+    theirs = torch.cat([batch.rows for _, batch in found])
+    assert set(mine.tolist()) == set(range(24)) - set(held_out.tolist())
+    assert set(theirs.tolist()) == set(torch.nonzero(CLUSTERS >= 0).flatten().tolist())
+
+
+@pytest.mark.parametrize("clusters", [torch.full((24,), -1), torch.tensor([0] * 5 + [-1] * 19)])
+def test_without_two_clusters_all_target_images_come_at_random(pair: tuple[Source, Target], clusters: Tensor) -> None:
+    source, target = pair
+    found = list(made(source, target, clusters))
+    assert len(found) == 4
+    assert sorted(torch.cat([theirs.rows for _, theirs in found]).tolist()) == list(range(24))
+    assert len(list(made(source, target, clusters, batches=7))) == 7
+
+
+def test_streams_depend_on_the_seed_and_differ_by_domain(pair: tuple[Source, Target]) -> None:
+    source, target = pair
+    one, again, other = (list(made(source, target, CLUSTERS, seed=seed)) for seed in (0, 0, 1))
+    assert all(
+        torch.equal(first.images, second.images)
+        for first, second in zip(chain.from_iterable(one), chain.from_iterable(again), strict=True)
+    )
+    assert not torch.equal(one[0][0].rows, other[0][0].rows)
