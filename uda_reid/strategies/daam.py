@@ -68,7 +68,8 @@ class DAAM:
     batch: Annotated[int, Field(gt=1)] = 64  # of either domain, SpCL
     instances: Annotated[int, Field(gt=1)] = 4  # images per identity or cluster in a batch, SpCL
     lr: Weight = 3.5e-4  # of Adam, SpCL
-    milestones: tuple[Count, ...] = (20, 40)  # epochs after which lr is divided by 10, SpCL
+    fresh_lr: Weight = 3.5e-3  # of the attention and the domain losses' layers, which start from nothing; choice
+    milestones: tuple[Count, ...] = (20, 40)  # epochs after which both rates are divided by 10, SpCL
     weight_decay: Weight = 5e-4  # SpCL
     batch_norm: Literal["target", "mixed"] = "target"  # choice: domains normalised apart, and tested as the target
     augmentation: Literal["none", "ide", "reid"] = "reid"  # choice, that of the source's training
@@ -87,7 +88,11 @@ class DAAM:
         net = nn.ModuleDict({
             "branches": TwoBranches(encoder), "identities": copy.deepcopy(source.classifier), "domains": domains
         })  # fmt: skip
-        optimizer = self._adam(net)
+        layers: tuple[list[Tensor], list[Tensor]] = [], []  # learned before, and fresh
+        for name, weight in net.named_parameters():
+            if weight.requires_grad:
+                layers["attention" in name or name.startswith("domains")].append(weight)
+        optimizer = torch.optim.Adam([{"params": part} for part in layers], weight_decay=self.weight_decay)
         run.prepare(net, optimizer)
         history: list[dict[str, float]] = []
         changes: list[str] = []
@@ -97,8 +102,8 @@ class DAAM:
             net.load_state_dict(saved["net"])
             optimizer.load_state_dict(saved["optimizer"])
         for epoch in range(len(history), self.epochs):
-            for group in optimizer.param_groups:
-                group["lr"] = self.lr * 0.1 ** sum(epoch >= milestone for milestone in self.milestones)
+            for group, rate in zip(optimizer.param_groups, (self.lr, self.fresh_lr), strict=True):
+                group["lr"] = rate * 0.1 ** sum(epoch >= milestone for milestone in self.milestones)
             features = extract(encoder, target.images, run=run)
             found = self.label(features, run=run, epoch=epoch)
             trained = self._train(net, optimizer, source, target, features, found, epoch, run)
@@ -144,7 +149,8 @@ class DAAM:
         name, branches = f"daam/epoch/{epoch}", net["branches"]
         # New in every epoch, as the clusters are, with an optimizer of its own.
         head = centroid_classifier(found.centroids, generator=run.stream(f"{name}/head"))
-        own = self._adam(head, lr=optimizer.param_groups[0]["lr"])
+        rate = optimizer.param_groups[0]["lr"]
+        own = torch.optim.Adam(head.parameters(), lr=rate, weight_decay=self.weight_decay)
         run.prepare(head, own)
 
         def step(pair: tuple[Batch, Batch]) -> Mapping[str, Tensor]:
@@ -183,10 +189,6 @@ class DAAM:
         with statistics_kept(branches):
             known = branches(mine)
         return Parted(*(torch.cat(parts) for parts in zip(known, branches(theirs), strict=True)))
-
-    def _adam(self, module: nn.Module, lr: float | None = None) -> torch.optim.Adam:
-        weights = [weight for weight in module.parameters() if weight.requires_grad]
-        return torch.optim.Adam(weights, lr=self.lr if lr is None else lr, weight_decay=self.weight_decay)
 
     def _facts(self, history: list[dict[str, float]], changes: list[str]) -> dict[str, Any]:
         by_radius = f"none; DBSCAN, Jaccard, eps {self.eps or 'by rule'}, min_samples {self.min_samples}"
