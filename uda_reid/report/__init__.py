@@ -6,6 +6,7 @@ from uda_reid.report.lists import Lists, collect, read_lists, write_lists
 from uda_reid.report.page import LISTS, PAGE, RECORD, rebuild, write_page
 from uda_reid.report.records import (
     BOUND,
+    LABELLED,
     SOURCE_ONLY,
     Facts,
     Record,
@@ -20,6 +21,7 @@ from uda_reid.report.tables import show, show_row
 
 __all__ = [
     "BOUND",
+    "LABELLED",
     "LISTS",
     "PAGE",
     "RECORD",
