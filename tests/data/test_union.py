@@ -24,9 +24,10 @@ def split(name: str, labels: Labels, *, known: bool = True) -> Split:
 
 
 def domain(name: str, train: Labels, query: Labels = (), gallery: Labels = (), *, known: bool = True) -> Domain:
-    parts = {"train": train, "query": query, "gallery": gallery}
-    splits = {part: split(f"{name}/{part}", labels, known=known) for part, labels in parts.items()}
-    return Domain(name, Path(name), **splits)
+    def part(kind: str, labels: Labels) -> Split:
+        return split(f"{name}/{kind}", labels, known=known)
+
+    return Domain(name, Path(name), part("train", train), part("query", query), part("gallery", gallery))
 
 
 PLAZA = domain("plaza", ((1, 1), (1, 2), (7, 2)), ((3, 1),), ((3, 2), (JUNK, 2), (DISTRACTOR, 4)))
