@@ -40,3 +40,10 @@ def data(tmp_path: Path) -> Path:
     write_manifest(root / "beta", seed=1)
     (root / "tiny.yaml").write_text(RECIPE)
     return root
+
+
+@pytest.fixture
+def three(data: Path) -> Path:
+    """The data folder with a third tiny domain, `gamma`."""
+    write_manifest(data / "gamma", seed=2)
+    return data

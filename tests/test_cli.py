@@ -82,6 +82,28 @@ def test_pretrain_then_evaluate(
     assert 0 < json.loads(out)["mean_ap"] <= 1
 
 
+def test_two_sources_are_pretrained_adapted_from_and_found_again(
+    base: list[str], three: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    code, out, err = run(monkeypatch, capsys, "pretrain", "--src", "alpha,gamma", *base)
+    assert code == 0, err
+    model = Path(out.split("model: ")[1].strip())
+    assert model.parent.name.startswith("alpha+gamma-s0-")
+    words = ("adapt", "--src", "alpha, gamma", "--tgt", "beta", *base)
+    code, out, err = run(monkeypatch, capsys, *words)
+    assert code == 0, err
+    for text in ("alpha+gamma -> beta, tiny", "trained with labels on", "alpha, gamma", "/tiny-alpha+gamma-beta-s0-"):
+        assert text in out, text
+    assert f"{model} (found)" in err.replace("\n", "")
+    code, out, _ = run(monkeypatch, capsys, *words, "--json")
+    assert code == 0
+    assert json.loads(out)["source"] == "alpha+gamma"
+    code, out, err = run(monkeypatch, capsys, "adapt", "--src", "alpha,beta", "--tgt", "beta", *base)
+    assert code == 0, err
+    assert "the target is one of the sources (beta)" in out
+
+
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
@@ -114,6 +136,7 @@ def relabel(folder: Path, change: Callable[[dict[str, str]], dict[str, str]]) ->
 def spoilt(data: Path) -> Path:
     """The data folder, with one folder more for each way in which data go wrong."""
     (data / "empty").mkdir()
+    (data / "com,ma").mkdir()
     for name in ("corrupt", "single", "strangers"):
         shutil.copytree(data / "beta", data / name)
     picture = Image.effect_noise((64, 128), 60)
@@ -142,6 +165,12 @@ def spoilt(data: Path) -> Path:
         (["--tgt", "corrupt"], "cut.jpg: cannot be decoded (truncated): remove or replace it; 1 of 26 images"),
         (["--src", "single"], "single: 1 identity to train on; identification needs at least 2"),
         (["--src", "unlabelled"], "unlabelled: its training images have no identities, so no source model"),
+        (["--src", "alpha,unlabelled"], "unlabelled: its training images have no identities, so no source model"),
+        (["--src", "alpha,"], "--src alpha,: a name is missing beside a comma; write two sources as plaza,station"),
+        (["--src", "alpha,alpha"], "--src alpha,alpha: alpha is there twice; name every source once"),
+        (["--src", "alpha,./alpha"], "alpha and alpha are both read from alpha, and the same people would be two"),
+        (["--src", "alpha,betta"], "'betta' is no known data set and no folder"),
+        (["--src", "com,ma"], "--src com,ma: a comma separates sources, and"),
         (["--tgt", "unlabelled", "--bound"], "--bound needs a target with training images with identities, queries"),
         (["--tgt", "strangers"], "none of the 6 queries has a match in the gallery under protocol 'market'"),
         (["--recipe", "pull"], "did you mean 'pul'"),

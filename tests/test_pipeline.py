@@ -21,7 +21,9 @@ from uda_reid.errors import CheckpointError, DataError
 from uda_reid.evaluation import Evaluator, Features
 from uda_reid.job import Job, open_domain
 from uda_reid.pipeline import one, score_checkpoint, source_model
-from uda_reid.report import BOUND, SOURCE_ONLY, gap_closed, read
+from uda_reid.report import BOUND, LABELLED, SOURCE_ONLY, gap_closed, read
+from uda_reid.report.records import remarks
+from uda_reid.training.checkpoint import load_facts
 from uda_reid.types import Encoder, Scores
 
 T = TypeVar("T")
@@ -107,6 +109,48 @@ def test_another_seed_or_option_is_another_run(job: Job) -> None:
         folders.add(folder)
     assert len(folders) == 4
     assert len(list((job.out / "sources").iterdir())) == 2  # one per seed: options of adapt do not touch it
+
+
+@pytest.fixture
+def joint(job: Job, three: Path) -> Job:
+    return replace(job, source="alpha,gamma", data=three)
+
+
+def test_run_from_two_sources_names_both_and_is_found_again(joint: Job) -> None:
+    record, folder, _ = one(joint)
+    assert folder.name.startswith("tiny-alpha+gamma-beta-s0-")
+    assert record.source == "alpha+gamma"
+    assert [row.facts[LABELLED] for row in record.rows] == ["alpha, gamma"] * 2
+    assert record.rows[0].facts["pretraining"] == "identification+triplet, 2 epochs, 16 of 48 images held out"
+    assert "alpha+gamma \u2192 beta" in (folder / "report.html").read_text(encoding="utf-8")
+    (model,) = (joint.out / "sources").glob("*/source.safetensors")
+    assert model.parent.name.startswith("alpha+gamma-s0-")
+    assert load_facts(model)[LABELLED] == "alpha, gamma"
+    assert remarks(record)[1:] == ()
+    _, again, finished = one(joint)
+    assert (again, finished) == (folder, True)
+
+
+@pytest.mark.parametrize("line", ["pretrained on alpha+gamma", "PUL: round 1"])
+def test_interrupted_run_from_two_sources_goes_on_to_the_same_weights(joint: Job, tmp_path: Path, line: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        one(joint, reporter=Stopper(line))
+    record, folder, finished = one(joint)
+    assert not finished
+    whole, other, _ = one(replace(joint, out=tmp_path / "whole"))
+    assert (folder / "adapted.safetensors").read_bytes() == (other / "adapted.safetensors").read_bytes()
+    assert (record.history, record.curve, record.validation) == (whole.history, whole.curve, whole.validation)
+
+
+def test_bound_beside_two_sources_is_trained_on_the_target_alone(joint: Job) -> None:
+    record, _, _ = one(replace(joint, source="beta,alpha", bound=True))
+    bound = record.row(BOUND)
+    assert bound is not None
+    assert bound.facts[LABELLED] == "beta"
+    assert bound.facts["target images used"] == "16 of 24, with their labels"
+    names = sorted(path.name.partition("-s0-")[0] for path in (joint.out / "sources").iterdir())
+    assert names == ["beta", "beta+alpha"]
+    assert remarks(record)[0].startswith("the target is one of the sources (beta): ")
 
 
 @pytest.mark.parametrize("line", ["pretrained on alpha", "PUL: round 1", "PUL: round 2", "scored afterwards"])

@@ -12,12 +12,15 @@ from pydantic import ValidationError
 from torch import nn
 
 from uda_reid.data.sampling import shuffled
+from uda_reid.data.union import union
 from uda_reid.errors import DataError
 from uda_reid.models.encoder import EncoderSpec, build
 from uda_reid.models.heads import Classifier
 from uda_reid.pretraining import Pretrain, pretrain, rate, validate
 from uda_reid.run import Run
 from uda_reid.testing import HEIGHT, WIDTH, fingerprint, tiny_domain
+from uda_reid.training.checkpoint import CheckpointFolder
+from uda_reid.training.features import extract
 from uda_reid.types import UNKNOWN, Domain
 
 SPEC = EncoderSpec(backbone="resnet_tiny", height=HEIGHT, width=WIDTH, weights="none")
@@ -38,6 +41,84 @@ def test_source_numbers_the_known_identities_first(domain: Domain) -> None:
     for pid in np.unique(domain.train.pids):  # renumbering keeps identities together
         assert len(torch.unique(source.pids[torch.from_numpy(domain.train.pids == pid)])) == 1
     assert source.classifier(torch.zeros(1, source.encoder.dim)).shape == (1, 4)
+    # Who is held out of a single domain depends on the seed alone.
+    drawn = torch.randperm(6, generator=Run().stream("pretrain/validation"))[:2] + 1
+    assert set(domain.train.pids[source.validation.numpy()].tolist()) == set(drawn.tolist())
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory: pytest.TempPathFactory) -> Domain:
+    """Another domain, of the same pids and cameras but fewer identities."""
+    return tiny_domain(tmp_path_factory.mktemp("second"), name="second", identities=4, seed=1)
+
+
+def test_every_domain_has_its_share_of_held_out_identities(domain: Domain, second: Domain) -> None:
+    options = replace(QUICK, validation=0.5, epochs=0)
+    for pair, sizes in (((domain, second), (24, 16)), ((second, domain), (16, 24))):
+        for seed in range(4):
+            run = Run(seed=seed)
+            source = pretrain(union(pair), options, encoder=SPEC, run=run)
+            assert source.domains.tolist() == [0] * sizes[0] + [1] * sizes[1]
+            held = source.domains[source.validation]
+            assert [int((held == home).sum()) for home in (0, 1)] == [size // 2 for size in sizes]
+            assert set(source.pids[source.training].tolist()) == set(range(5))
+            assert set(source.pids[source.validation].tolist()) == set(range(5, 10))
+            assert source.classifier(torch.zeros(1, source.encoder.dim)).shape == (1, 5)
+            # A domain that comes first holds out whom it holds out alone.
+            alone = pretrain(pair[0], options, encoder=SPEC, run=run)
+            assert torch.equal(source.validation[held == 0], alone.validation)
+
+
+def test_nobody_and_no_camera_of_a_domain_is_taken_for_one_of_another(domain: Domain, second: Domain) -> None:
+    source = pretrain(union([domain, second]), replace(QUICK, validation=0.5, epochs=0), encoder=SPEC)
+    assert source.cams is not None
+    for numbers in (source.pids, source.cams):
+        of_each = [set(numbers[source.domains == home].tolist()) for home in (0, 1)]
+        assert not of_each[0] & of_each[1]
+    assert len(torch.unique(source.pids)) == 10 and len(torch.unique(source.cams)) == 4
+
+
+def test_domains_of_one_are_all_the_first(domain: Domain) -> None:
+    assert pretrain(domain, replace(QUICK, epochs=0), encoder=SPEC).domains.tolist() == [0] * 24
+
+
+def test_validation_of_two_domains_is_that_of_a_loop_over_their_labels(domain: Domain, second: Domain) -> None:
+    blind = replace(second, train=replace(second.train, cams=None))
+    options = replace(QUICK, validation=0.5, epochs=0)
+    for pair in ((domain, second), (domain, blind), (blind, domain)):
+        source = pretrain(union(pair), options, encoder=SPEC)
+        labels = [
+            (home, int(pid), row if part.train.cams is None else int(part.train.cams[row]))
+            for home, part in enumerate(pair)
+            for row, pid in enumerate(part.train.pids)
+        ]
+        features = nn.functional.normalize(extract(source.encoder, source.images, rows=source.validation).double())
+        held = [labels[row] for row in source.validation.tolist()]
+        average_precisions, firsts = [], []
+        for query, (home, pid, cam) in enumerate(held):
+            # Removed are a person's images in one camera, and both are the query's only where the domain is too.
+            kept = [row for row, label in enumerate(held) if label != (home, pid, cam)]
+            kept.sort(key=lambda row: -float(features[query] @ features[row]))
+            right = [held[row][:2] == (home, pid) for row in kept]
+            assert any(right)
+            places = [place for place, is_right in enumerate(right) if is_right]
+            # Trapezoid rule: the mean of the precision with and without the match, as Market-1501's code has it.
+            average_precisions.append(
+                np.mean([((n / place if place else 1.0) + (n + 1) / (place + 1)) / 2 for n, place in enumerate(places)])
+            )
+            firsts.append(right[0])
+        scores = validate(source)
+        assert scores["mean_ap"] == pytest.approx(np.mean(average_precisions), abs=1e-6)
+        assert scores["rank1"] == pytest.approx(np.mean(firsts), abs=1e-6)
+
+
+def test_two_domains_train_and_resume_to_the_same_weights(domain: Domain, second: Domain, tmp_path: Path) -> None:
+    joined, options = union([domain, second]), replace(QUICK, epochs=2)
+    whole = pretrain(joined, options, encoder=SPEC)
+    pretrain(joined, replace(options, epochs=1), encoder=SPEC, run=Run(store=CheckpointFolder(tmp_path)))
+    resumed = pretrain(joined, options, encoder=SPEC, run=Run(store=CheckpointFolder(tmp_path)))
+    assert fingerprint(resumed.encoder) == fingerprint(whole.encoder)
+    assert fingerprint(whole.encoder) != fingerprint(pretrain(domain, options, encoder=SPEC).encoder)
 
 
 def test_pretraining_repeats_bit_by_bit_and_differs_by_seed(domain: Domain) -> None:

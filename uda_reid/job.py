@@ -11,12 +11,13 @@ from typing import Any, Literal
 from uda_reid import __version__
 from uda_reid.data.layouts import listing, read
 from uda_reid.data.scenes import SCENES, ensure
+from uda_reid.data.union import union
 from uda_reid.errors import RecipeError
 from uda_reid.evaluation import check_protocol
 from uda_reid.models.encoder import find_weights
 from uda_reid.pretraining import check_identities
 from uda_reid.recipe import choose_profile, load, resolved
-from uda_reid.report import BOUND, SOURCE_ONLY, Facts
+from uda_reid.report import BOUND, LABELLED, SOURCE_ONLY, Facts
 from uda_reid.run import Reporter, Run, Silent
 from uda_reid.training.checkpoint import CheckpointFolder
 from uda_reid.training.devices import digest_of, pick_device, threads_in_use
@@ -29,8 +30,8 @@ class Job:
 
     Args:
         recipe: name of a shipped recipe, or a YAML file.
-        source: a built-in scene, a known data set, or a folder.
-        target: the same for the target; None for pretraining alone.
+        source: a built-in scene, a known data set, or a folder; several with commas between them.
+        target: one of these for the target; None for pretraining alone.
         data: folder that holds the data sets.
         out: folder that holds runs and source models.
         seed: root of every random stream.
@@ -79,6 +80,32 @@ def open_domain(name: str, data: Path = Path("data"), *, reporter: Reporter | No
     return domain
 
 
+def names_of(source: str, data: Path) -> tuple[str, ...]:
+    """Return the names of the sources that commas separate in `source`.
+
+    Raises:
+        RecipeError: a name is missing or there twice, or the commas are in the name of a folder.
+
+    >>> names_of("plaza, station", Path("data"))
+    ('plaza', 'station')
+    """
+    if "," not in source:
+        return (source,)
+    for folder in (data / source, os.path.expanduser(source)):  # noqa: PTH111 - nobody of that name may live here
+        if os.path.isdir(folder):  # noqa: PTH112 - Path.is_dir raises where all names are too long for one
+            raise RecipeError(
+                f"--src {source}: a comma separates sources, and {folder} is a folder with commas in its path; "
+                "give it another name, or a link without them"
+            )
+    names = tuple(name.strip() for name in source.split(","))
+    if not all(names):
+        raise RecipeError(f"--src {source}: a name is missing beside a comma; write two sources as plaza,station")
+    twice = next((name for name in names if names.count(name) > 1), "")
+    if twice:
+        raise RecipeError(f"--src {source}: {twice} is there twice; name every source once")
+    return names
+
+
 def is_drawn(domain: Domain) -> bool:
     """Return whether the domain's images are a drawing, of whatever size and name, and show nobody."""
     return (domain.root / "scene.json").is_file()
@@ -101,20 +128,27 @@ class Prepared:
         check_protocol(job.protocol)
         if job.weights and not job.weights.is_dir():
             raise RecipeError(f"--weights {job.weights}: there is no such folder; give the one with the weights files")
+        names = names_of(job.source, job.data)
         self.device = pick_device(job.device)
-        self.source = open_domain(job.source, job.data, reporter=reporter)
-        self.target = self.source if job.target is None else open_domain(job.target, job.data, reporter=reporter)
-        check_identities(self.source)
+        self.sources = tuple(open_domain(name, job.data, reporter=reporter) for name in names)
+        targets = () if job.target is None else (open_domain(job.target, job.data, reporter=reporter),)
+        for domain in self.sources:
+            check_identities(domain)
+        self.source = union(self.sources)
+        self.target = targets[0] if targets else self.source
+        if len(self.sources) > 1:  # what is unusual about each, `open_domain` has said
+            for note in self.source.notes:
+                reporter.log(f"{self.source.name}: {note}")
         if job.bound and not (self.target.labelled and len(self.target.query) and len(self.target.gallery)):
             needs = "training images with identities, queries and a gallery"
             raise RecipeError(f"--bound needs a target with {needs}, and {self.target.name} lacks some; leave it out")
         images = len(self.target.train)
-        built_in = is_scene(self.source) and is_scene(self.target)
+        built_in = all(map(is_scene, (*self.sources, *targets)))
         profile = choose_profile(job.profile, built_in=built_in, target_images=images)
         clusters_for = None if job.target is None else images
         self.recipe = load(job.recipe, profile=profile, settings=job.settings, target_images=clusters_for)
         # By name too: protocols of one data set share its folder.
-        self.listings = {(domain.root, domain.name): listing(domain) for domain in (self.source, self.target)}
+        self.listings = {(domain.root, domain.name): listing(domain) for domain in (*self.sources, *targets)}
         self.folders = (job.weights, job.data / "weights") if job.weights else (job.data / "weights",)
         self.weights = find_weights(self.recipe.encoder, self.folders)
 
@@ -144,7 +178,23 @@ class Prepared:
         return self.job.out / names
 
     def _listing(self, domain: Domain) -> str:
-        return self.listings[domain.root, domain.name]
+        listings = [self.listings[part.root, part.name] for part in self.parts(domain)]
+        return listings[0] if len(listings) == 1 else digest_of(listings)
+
+    def parts(self, domain: Domain) -> tuple[Domain, ...]:
+        """Return what a domain was joined from: the sources for the source, and any other domain itself."""
+        return self.sources if domain is self.source else (domain,)
+
+    def labels_of(self, domain: Domain) -> str:
+        """Return what the ledger says of the labels of `domain`: the data sets that they come from."""
+        return ", ".join(part.name for part in self.parts(domain))
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what was unusual about the sources, their union and the target, each with its name."""
+        joined = (self.source,) if len(self.sources) > 1 else ()
+        return tuple(
+            f"{domain.name}: {note}" for domain in (*self.sources, *joined, self.target) for note in domain.notes
+        )
 
     def _digest(self, content: Mapping[str, Any], keys: Iterable[str], options: Mapping[str, Any]) -> str:
         return digest_of(
@@ -166,7 +216,7 @@ class Prepared:
         weights = "random" if self.weights is None else self.weights.name
         held_out = f"{len(source.validation)} of {len(source.pids)} images held out"
         return {
-            "trained with labels on": self.source.name,
+            LABELLED: self.labels_of(self.source),
             "target images used": "none",
             "target images in batch norm": False,
             "camera ids used": False,

@@ -23,6 +23,7 @@ from uda_reid.recipe import resolved, to_yaml
 from uda_reid.report import (
     ATTENTION,
     BOUND,
+    LABELLED,
     LISTS,
     RECORD,
     SOURCE_ONLY,
@@ -46,7 +47,7 @@ T = TypeVar("T")
 
 
 def one(job: Job, *, reporter: Reporter | None = None) -> tuple[Record, Path, bool]:
-    """Carry one model from one source to one target, and score it.
+    """Carry one model from one source, or from several at once, to one target, and score it.
 
     Training, adaptation and the audit are resumed from what an interrupted run left; a finished run is found and
     returned. Its page is written anew every time.
@@ -140,7 +141,6 @@ def _record(
 ) -> Record:
     recipe, job = prepared.recipe, prepared.job
     trained = prepared.run(prepared.source_folder(prepared.source)).restore("pretrain")
-    notes = (f"{domain.name}: {note}" for domain in (prepared.source, prepared.target) for note in domain.notes)
     return Record(
         command=job.command,
         version=__version__,
@@ -155,7 +155,7 @@ def _record(
         curve=curve,
         seconds={},
         environment=environment(prepared.device),
-        notes=(*recipe.notes, *notes),
+        notes=(*recipe.notes, *prepared.notes()),
         unscored=why_unscored(prepared.target),
         pretraining=tuple(trained["history"] if trained else ()),
     )
@@ -191,7 +191,7 @@ def train_source(prepared: Prepared, domain: Domain, reporter: Reporter) -> Sour
             run=prepared.run(folder, reporter),
         )
         if not finished.is_file():
-            facts = {**prepared.facts(source), "trained with labels on": domain.name, "seed": prepared.job.seed}
+            facts = {**prepared.facts(source), LABELLED: prepared.labels_of(domain), "seed": prepared.job.seed}
             save_encoder(finished, source.encoder, facts=facts)
     return source
 
@@ -232,7 +232,7 @@ def _bound(prepared: Prepared, evaluator: Evaluator, reporter: Reporter) -> Row:
     """Score the supervised bound: the same options, initialisation and seed, on the target with its labels."""
     source = train_source(prepared, prepared.target, reporter)
     used = f"{len(source.training)} of {len(source.pids)}, with their labels"
-    known = {"trained with labels on": prepared.target.name, "target images used": used}
+    known = {LABELLED: prepared.target.name, "target images used": used}
     facts = {**prepared.facts(source), **known, "target images in batch norm": True}
     return Row(BOUND, evaluator.score(source.encoder), facts)
 

@@ -23,7 +23,7 @@ from uda_reid.ops.ranking import rank
 from uda_reid.run import QUIET, Run
 from uda_reid.training.features import extract
 from uda_reid.training.loop import Batches, Stateful, train
-from uda_reid.types import Batch, Domain, Ids, Source
+from uda_reid.types import Batch, Domain, Ids, Source, Split
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -72,7 +72,7 @@ def pretrain(
     With a run that keeps states, a second call goes on from the last finished epoch, or returns at once.
 
     Args:
-        domain: the labelled domain.
+        domain: the labelled domain, or several joined by `data.union`.
         options: losses, optimizer, schedule.
         encoder: what to train.
         weights_folders: where ImageNet weights are looked for first.
@@ -88,7 +88,7 @@ def pretrain(
     images = Photographs(domain.train, name=f"{domain.name} train")
     # Every image, the held-out ones too, before any time is spent: a broken file is an error now and not hours later.
     images.preload(encoder.height, encoder.width, progress=run.progress)
-    pids, validation = _renumber(domain.train.pids, options.validation, run)
+    pids, validation = _renumber(domain.train, options.validation, run)
     classes = int(pids.max()) + 1 - len(torch.unique(pids[validation]))
     if classes < 2:
         raise DataError(f"{domain.root}: {classes} identity to train on; identification needs at least 2")
@@ -109,7 +109,7 @@ def pretrain(
         images,
         pids,
         cams,
-        torch.zeros(len(pids), dtype=torch.int64),
+        torch.from_numpy(_homes(domain.train)),
         validation,
         model,
         classifier,
@@ -131,11 +131,23 @@ def check_identities(domain: Domain) -> None:
         )
 
 
-def _renumber(pids: Ids, share: float, run: Run) -> tuple[Tensor, Tensor]:
-    """Return identities 0..C-1 with the held-out ones last, and the held-out rows."""
-    identities, labels = np.unique(pids, return_inverse=True)
-    order = torch.randperm(len(identities), generator=run.stream("pretrain/validation")).numpy()
-    held_out = np.sort(order[: int(share * len(identities))])
+def _homes(split: Split) -> Ids:
+    """Return the number of the domain that every image comes from."""
+    return np.zeros(len(split), dtype=np.int64) if split.domains is None else split.domains
+
+
+def _renumber(split: Split, share: float, run: Run) -> tuple[Tensor, Tensor]:
+    """Return identities 0..C-1 with the held-out ones last, and the held-out rows: the same share of every domain."""
+    identities, first, labels = np.unique(split.pids, return_index=True, return_inverse=True)
+    homes = _homes(split)[first]
+    drawn = []
+    for home in np.unique(homes).tolist():
+        own = np.flatnonzero(homes == home)
+        # The first domain's draw is the one it has alone.
+        generator = run.stream(f"pretrain/validation/{home}" if home else "pretrain/validation")
+        order = torch.randperm(len(own), generator=generator).numpy()
+        drawn.append(own[order[: int(share * len(own))]])
+    held_out = np.sort(np.concatenate(drawn))
     number = np.empty(len(identities), dtype=np.int64)
     number[np.concatenate([np.setdiff1d(np.arange(len(identities)), held_out), held_out])] = np.arange(len(identities))
     renumbered = torch.from_numpy(number[labels])
@@ -227,7 +239,8 @@ def rate(options: Pretrain, epoch: int) -> float:
 def validate(source: Source, *, run: Run = QUIET) -> Mapping[str, float]:
     """Return mAP and rank-1 of the encoder on the source's held-out identities, or nothing where none are held out.
 
-    Every held-out image searches among the others; images of its own camera count only where no cameras are known.
+    Every held-out image searches among the others, those of all domains; images of its own camera count only where no
+    cameras are known.
     """
     rows = source.validation
     if not len(rows):

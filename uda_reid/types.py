@@ -42,17 +42,19 @@ class Split:
         pids: (N,) int64 identities; `JUNK` and `DISTRACTOR` are special in a gallery, `UNKNOWN` in training images.
         cams: (N,) int64 cameras counted from 1, or None where no camera is known.
         tracklets: (N,) int64, images with one number follow one another in one camera's video; None for single images.
+        domains: (N,) int64, which of the joined domains an image comes from, counted from 0; None in a single domain.
     """
 
     paths: tuple[Path, ...]
     pids: Ids
     cams: Ids | None
     tracklets: Ids | None = None
+    domains: Ids | None = None
 
     def __post_init__(self) -> None:
-        columns = (self.pids, self.cams, self.tracklets)
+        columns = (self.pids, self.cams, self.tracklets, self.domains)
         if any(column is not None and len(column) != len(self.paths) for column in columns):
-            raise DataError("a split's paths, pids, cams and tracklets differ in length")
+            raise DataError("a split's paths, pids, cams, tracklets and domains differ in length")
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -65,11 +67,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Domain:
-    """One camera network: training images, queries and a gallery.
+    """One camera network, or several joined by `data.union`: training images, queries and a gallery.
 
     Args:
         name: how the domain is called in tables.
-        root: the folder it was read from.
+        root: the folder it was read from; of joined domains, the first's.
         train: images to learn from.
         query: images to search with.
         gallery: images to search in.
@@ -127,8 +129,8 @@ class Source:
         name: the domain's name.
         images: N training images.
         pids: (N,) int64, renumbered: 0..C-1 are the identities the classifier knows, C and above are held out.
-        cams: (N,) int64 cameras or None.
-        domains: (N,) int64, which source domain a row comes from (all 0 with one source).
+        cams: (N,) int64 cameras or None; no two domains share a number.
+        domains: (N,) int64, which source domain a row comes from, in the order given (all 0 with one source).
         validation: rows of the held-out identities, int64.
         encoder: the trained encoder.
         classifier: embeddings (B, dim) to logits (B, C).

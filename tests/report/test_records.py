@@ -10,7 +10,7 @@ import pytest
 
 from tests.report.examples import DIRECT, RECORD, UNSCORED, scores
 from uda_reid.errors import CheckpointError, DataError
-from uda_reid.report import BOUND, Row, gap_closed, read, scores_json, to_json, write
+from uda_reid.report import BOUND, LABELLED, Row, gap_closed, read, scores_json, to_json, write
 from uda_reid.report.records import remarks
 
 
@@ -84,6 +84,20 @@ def test_remarks_name_few_queries_and_one_data_set_on_both_sides() -> None:
     assert remarks(UNSCORED) == ()
     same = remarks(replace(UNSCORED, source="beta"))
     assert same == ("source and target are the same data set (beta): nothing was carried anywhere",)
+
+
+def test_remark_names_a_target_that_is_one_of_the_sources() -> None:
+    def of(labelled: str) -> tuple[str, ...]:
+        rows = tuple(replace(row, facts={**row.facts, LABELLED: labelled}) for row in UNSCORED.rows)
+        return remarks(replace(UNSCORED, source=labelled.replace(", ", "+"), rows=rows))
+
+    for labelled in ("alpha, beta", "beta, alpha"):
+        assert of(labelled) == (
+            "the target is one of the sources (beta): the source model was trained with its labels, so its numbers do "
+            "not show what can be done without",
+        )
+    assert of("alpha, gamma") == of("alpha, beta2") == of("alpha") == ()
+    assert len(of("beta")) == 1  # that of one data set on both sides, and no second
 
 
 def test_foreign_and_broken_records_are_refused(tmp_path: Path) -> None:

@@ -47,9 +47,14 @@ class Precision(StrEnum):
     bf16 = "bf16"
 
 
-Source = Annotated[str, typer.Option("--src", help="Source: a built-in scene, a known data set, or a folder.")]
+Source = Annotated[
+    str,
+    typer.Option(
+        "--src", help="Source: a built-in scene, a known data set, or a folder; or several, as plaza,station."
+    ),
+]
 TargetName = Annotated[
-    str, typer.Option("--tgt", help="Target: the same choices; the strategy never sees its identities.")
+    str, typer.Option("--tgt", help="Target: one of the same choices; the strategy never sees its identities.")
 ]
 RecipeName = Annotated[
     str, typer.Option("--recipe", "-r", help="A shipped recipe (see `list recipes`) or a YAML file.")

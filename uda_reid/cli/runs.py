@@ -45,6 +45,7 @@ app = typer.Typer()
 @app.command(
     epilog="Examples:\n\n"
     "`uda-reid adapt --recipe pul --src plaza --tgt campus` built-in scenes, nothing to download\n\n"
+    "`uda-reid adapt --recipe pul --src plaza,station --tgt campus` a source model of two scenes\n\n"
     "`uda-reid adapt --recipe pul --src market --tgt duke --data ~/datasets --device cuda`\n\n"
     "`uda-reid adapt --recipe pul --src cuhk03 --tgt my-site --data ~/datasets --set adapt.clusters=300`"
 )
@@ -97,7 +98,7 @@ def adapt(
     )
 
 
-@app.command(epilog="Example: `uda-reid pretrain --src plaza`")
+@app.command(epilog="Examples:\n\n`uda-reid pretrain --src plaza`\n\n`uda-reid pretrain --src plaza,station`")
 def pretrain(
     src: Source,
     recipe: RecipeName = "pul",

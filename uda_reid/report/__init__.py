@@ -7,6 +7,7 @@ from uda_reid.report.lists import Lists, collect, read_lists, write_lists
 from uda_reid.report.page import ATTENTION, LISTS, PAGE, RECORD, rebuild, write_page
 from uda_reid.report.records import (
     BOUND,
+    LABELLED,
     SOURCE_ONLY,
     Facts,
     Record,
@@ -22,6 +23,7 @@ from uda_reid.report.tables import show, show_row
 __all__ = [
     "ATTENTION",
     "BOUND",
+    "LABELLED",
     "LISTS",
     "PAGE",
     "RECORD",

@@ -16,6 +16,8 @@ from uda_reid.training.checkpoint import replace_file
 from uda_reid.types import Scores
 
 SOURCE_ONLY, BOUND = "source-only", "supervised"
+LABELLED = "trained with labels on"
+"""The entry of a ledger that names the data sets whose labels a model was trained with, commas between them."""
 FORMAT = 1
 """Raised when a field of the record changes its meaning; a new field with a default changes none."""
 DIRECT = ("source_only", *(f"uda_reid.strategies.source_only{mark}SourceOnly" for mark in ":."))
@@ -145,6 +147,12 @@ def remarks(record: Record) -> tuple[str, ...]:
     lines = []
     if record.source == record.target:
         lines.append(f"source and target are the same data set ({record.target}): nothing was carried anywhere")
+    labelled = str(record.start.facts.get(LABELLED, "")).split(", ")
+    if len(labelled) > 1 and record.target in labelled:
+        lines.append(
+            f"the target is one of the sources ({record.target}): the source model was trained with its labels, "
+            "so its numbers do not show what can be done without"
+        )
     counted = 0 if record.start.scores is None else record.start.scores.counted
     if 0 < counted < FEW:
         lines.append(
