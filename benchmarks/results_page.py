@@ -186,7 +186,8 @@ def page(runs: Runs, made: Made) -> str:
     if runs.get(CONTROL):
         (alike,) = (recipes for recipes in starts if CONTROL in recipes)  # another source model starts elsewhere
         rows = _beyond({recipe: adapting[recipe] for recipe in alike if recipe in adapting}, CONTROL, made)
-        parts += [f"**mAP beyond `{CONTROL}`**, which learns nothing, in points, paired by seed", table(head, rows)]
+        title = f"**mAP beyond `{CONTROL}`**, which learns nothing, in points, paired by seed"
+        parts += [title, table(head, rows)] if rows else []
     shares = [[name, *cells(_shares(places), made, ".0f")] for name, places in adapting.items()]
     rule = "(adapted − source-only) / (bound − source-only) in mAP; n/a where that is under 2 points in one of the runs"
     parts += [f"**Share of the gap closed**, in percent: {rule}", table(head, shares)]

@@ -106,7 +106,7 @@ def test_recipes_with_a_source_model_of_their_own_have_rows_of_their_own() -> No
         "source-only (a)", "adabn", "supervised bound (a)", "source-only (b)", "pul", "supervised bound (b)"
     ]  # fmt: skip
     assert "- (a) adabn: encoder.backbone resnet_tiny\n- (b) pul: encoder.backbone resnet50" in text
-    assert rows(text, "**mAP beyond `adabn`**").keys() == {""}  # another start: not compared
+    assert "beyond `adabn`" not in text  # another start: not compared
     assert groups(runs_of("adabn", "pul")) == [["adabn", "pul"]]
 
 
