@@ -211,7 +211,7 @@ def plan(options: argparse.Namespace) -> tuple[dict[Cell, Job], str]:
     """Return the runs in their order, and the profile; everything typed wrong is found here, before any training.
 
     Raises:
-        UdaReidError: a domain, a recipe or a setting is wrong, or the pairs have different profiles.
+        UdaReidError: a domain, a recipe or a setting is wrong, or the runs have different profiles.
     """
     pairs = [tuple(pair.split(":")) for pair in options.pairs.split(",")]
     if any(len(pair) != 2 for pair in pairs):
@@ -238,7 +238,7 @@ def plan(options: argparse.Namespace) -> tuple[dict[Cell, Job], str]:
                 cell = Cell(prepared.recipe.name, Place(source, target, seed), frozenset(models))
                 cells[cell] = dataclasses.replace(job, command=alone(job))
     if len(profiles) > 1:
-        raise RecipeError(f"the pairs have profiles {', '.join(sorted(profiles))}: give --profile, or a table for each")
+        raise RecipeError(f"the runs have profiles {', '.join(sorted(profiles))}: give --profile, or a table for each")
     return cells, profiles.pop()
 
 

@@ -14,8 +14,8 @@ import pytest
 from benchmarks import results
 from benchmarks.results import Answer, Cell, Worker, arguments, choose, command_line, outcome, plan
 from benchmarks.results_page import Place
-from tests.conftest import write_manifest
-from uda_reid.errors import UdaReidError
+from tests.conftest import RECIPE, write_manifest
+from uda_reid.errors import RecipeError, UdaReidError
 from uda_reid.job import Job
 from uda_reid.report import read
 
@@ -69,6 +69,24 @@ def test_what_is_typed_wrong_is_said_before_any_training(data: Path, words: list
     with pytest.raises(UdaReidError, match=message):
         plan(arguments().parse_args([*usual, *words]))
     assert not (data / "runs").exists()
+
+
+def test_runs_of_two_profiles_are_no_table(data: Path) -> None:
+    (data / "other.yaml").write_text(f"profile: paper\n{RECIPE}")
+    words = [
+        "--pairs",
+        "alpha:beta",
+        "--data",
+        str(data),
+        "--recipes",
+        f"adabn,{data}/other.yaml",
+        "--profile",
+        "scenes",
+    ]
+    with pytest.raises(
+        RecipeError, match=r"^the runs have profiles paper, scenes: give --profile, or a table for each$"
+    ):
+        plan(arguments().parse_args(words))
 
 
 def test_plan_names_every_run_and_the_source_models_it_needs(data: Path) -> None:
