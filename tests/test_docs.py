@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from PIL import Image
 from uda_reid.cli import app
 from uda_reid.data.layouts import read
 from uda_reid.doctor import examine
+from uda_reid.strategies import BUILT_IN, find
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -111,6 +113,20 @@ def test_commands_are_understood(line: str, monkeypatch: pytest.MonkeyPatch) -> 
 def test_misspelt_command_would_be_found() -> None:
     with pytest.raises(Exception, match="No such option"):
         understood(["adapt", "--src", "plaza", "--target", "campus"])
+
+
+# ---- strategies/ ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN))
+def test_every_strategy_has_a_page_that_names_its_fields_and_stands_in_the_index(name: str) -> None:
+    text = (DOCS / "strategies" / f"{name}.md").read_text(encoding="utf-8")
+    for field in dataclasses.fields(find(name)):
+        assert f"`{field.name}`" in text, f"docs/strategies/{name}.md does not name the field {field.name}"
+    for heading in ("## What it assumes", "## Equations", "## Fields", "## Where it fails", "## Numbers"):
+        assert f"\n{heading}\n" in text
+    index = (DOCS / "strategies" / "README.md").read_text(encoding="utf-8")
+    assert f"| [`{name}`]({name}.md) |" in index
 
 
 # ---- data.md ------------------------------------------------------------
