@@ -58,13 +58,16 @@ def step_by_hand(strategy: DAAM, source: Source, target: Target, run: Run) -> tu
     found = kmeans(features, 5, generator=run.stream("daam/kmeans/0"))
     labels, centroids = found.labels, F.normalize(found.centroids)
     head = centroids.clone().requires_grad_()
-    weights = [
+    assert encoder.attention is not None
+    fresh = [*encoder.attention.parameters(), *domains.parameters()]
+    learned = [
         weight
-        for module in (encoder, specific_late, identities, domains)
+        for module in (encoder, specific_late, identities)
         for weight in module.parameters()
-        if weight.requires_grad
+        if weight.requires_grad and all(weight is not other for other in fresh)
     ]
-    adam = torch.optim.Adam([*weights, head], lr=strategy.lr, weight_decay=strategy.weight_decay)
+    groups = [{"params": [*learned, head], "lr": strategy.lr}, {"params": fresh, "lr": strategy.fresh_lr}]
+    adam = torch.optim.Adam(groups, weight_decay=strategy.weight_decay)
     streams = [run.stream(f"daam/epoch/0/{domain}/rows") for domain in ("source", "target")]
     mine = next(identity_balanced(source.pids, identities=4, instances=2, generator=streams[0]))
     theirs = next(identity_balanced(labels, identities=4, instances=2, generator=streams[1]))
@@ -130,8 +133,9 @@ def test_a_step_is_that_of_plain_torch(
     source: Source, target: Target, options: dict[str, Any], batch_norm: Any
 ) -> None:
     strategy = replace(
-        QUICK, epochs=1, iterations=1, lr=1e-5, domain_weight=0.7, target_weight=0.4, batch_norm=batch_norm, **options
-    )
+        QUICK, epochs=1, iterations=1, lr=1e-5, fresh_lr=2e-5, domain_weight=0.7, target_weight=0.4,
+        batch_norm=batch_norm, **options,
+    )  # fmt: skip
     run = Run(seed=5)
     result = strategy.adapt(source, target, run=run)
     encoder, terms = step_by_hand(strategy, source, target, run)
@@ -154,7 +158,8 @@ def test_weights_of_the_losses_and_the_readings_matter(source: Source, target: T
     others: list[dict[str, Any]] = [
         {"domain_weight": 1.0}, {"target_weight": 0.5}, {"variant": "v1"}, {"soft": "nearness"}, {"smoothing": 0.9},
         {"one_class": "bce"}, {"one_class": "svdd"}, {"margin": 2.0}, {"batch_norm": "mixed"}, {"milestones": (5,)},
-        {"attention": "spatial"}, {"lr": 1e-4}, {"weight_decay": 0.1}, {"augmentation": "reid"}, {"instances": 4},
+        {"attention": "spatial"}, {"lr": 1e-4}, {"fresh_lr": 1e-4}, {"weight_decay": 0.1}, {"augmentation": "reid"},
+        {"instances": 4},
     ]  # fmt: skip
     found = [fingerprint(replace(QUICK, **other).adapt(source, target).encoder) for other in others]
     assert len({usual, *found}) == 1 + len(others)
@@ -193,7 +198,7 @@ def test_statistics_are_the_targets_alone_unless_they_are_mixed(source: Source, 
         def read(self, rows: Tensor, height: int, width: int) -> Tensor:
             return source.images.read(rows, height, width) // 4
 
-    still = replace(QUICK, lr=0.0)
+    still = replace(QUICK, lr=0.0, fresh_lr=0.0)
     dark = replace(source, images=Dark())
     usual, other = (fingerprint(still.adapt(each, target).encoder) for each in (source, dark))
     assert usual == other != fingerprint(with_attention(source.encoder, "both"))

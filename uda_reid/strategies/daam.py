@@ -1,9 +1,8 @@
 """DAAM: attention parts what the domains share from what is specific to each; people are learned on the shared part.
 
-Huang, Peng, Jin, Xing, Lang and Feng: Domain Adaptive Attention Model for Unsupervised Cross-Domain Person
-Re-Identification, arXiv:1905.10529v1, 2019 ("v1" below); with Li and Ge: Domain Adaptive Attention Learning for
-Unsupervised Person Re-Identification, AAAI 2020 ("v2"). Beyond the abstracts neither text nor code could be had: what
-they leave open is a field here, and a "choice". "SpCL": Ge et al., NeurIPS 2020, and its code, github.com/yxgeee/SpCL.
+Huang, Peng, Jin, Xing, Lang and Feng: Domain Adaptive Attention Model, arXiv:1905.10529v1, 2019 ("v1" below); with Li
+and Ge: Domain Adaptive Attention Learning, AAAI 2020 ("v2"). Beyond the abstracts neither text nor code could be had:
+what these leave open is a "choice". "SpCL": Ge et al., NeurIPS 2020, with its code, github.com/yxgeee/SpCL.
 """
 
 from __future__ import annotations
@@ -41,10 +40,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class DAAM:
     """Domain adaptive attention.
 
-    Before the last stage an attention A parts the maps F into shared ones, A F, and specific ones, F - A F. Each goes
-    through a last stage of its own. The shared embedding learns the source's identities and the target's clusters and
-    is drawn to a nominal domain, one for both. The specific one tells the domains apart, so that what is of one domain
-    alone goes there; it is dropped in the end.
+    Before the last stage an attention A parts the maps F into shared ones, A F, and specific ones, F - A F, each with a
+    last stage of its own. The shared embedding learns the source's identities and the target's clusters and is drawn to
+    one nominal domain of both. The specific one tells the domains apart, and is dropped in the end.
     """
 
     variant: Literal["v1", "v2"] = "v2"  # of the target's loss: triplets or hard labels; triplets and soft labels
@@ -127,9 +125,9 @@ class DAAM:
     def target_losses(
         self, logits: Tensor, pooled: Tensor, labels: Tensor, features: Tensor, centroids: Tensor
     ) -> dict[str, Tensor]:
-        """Return the losses of clustered target images by name.
+        """Return by name the losses of target images in clusters (B,) int64, from logits (B, C) of all C clusters.
 
-        `pooled` (B, D) are the shared embeddings before the neck, `features` (B, D) those that were clustered.
+        `pooled` (B, D) is before the neck, `features` (B, D) is what was clustered, the centroids (C, D) with it.
         """
         if self.variant == "v1" and self.unsupervised == "identification":
             return {"target identification": identification(logits, labels)}
@@ -149,8 +147,7 @@ class DAAM:
         name, branches = f"daam/epoch/{epoch}", net["branches"]
         # New in every epoch, as the clusters are, with an optimizer of its own.
         head = centroid_classifier(found.centroids, generator=run.stream(f"{name}/head"))
-        rate = optimizer.param_groups[0]["lr"]
-        own = torch.optim.Adam(head.parameters(), lr=rate, weight_decay=self.weight_decay)
+        own = torch.optim.Adam(head.parameters(), lr=optimizer.param_groups[0]["lr"], weight_decay=self.weight_decay)
         run.prepare(head, own)
 
         def step(pair: tuple[Batch, Batch]) -> Mapping[str, Tensor]:
