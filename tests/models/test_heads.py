@@ -129,7 +129,7 @@ def test_similarity_does_not_know_which_domain_an_embedding_is_of(form: OneClass
     usual, apart = head(shared, specific, 5)
     swapped, turned = head(shared.roll(5, 0), specific.roll(5, 0), 5)
     torch.testing.assert_close(swapped, usual)
-    assert abs(float(turned) - float(apart)) > 0.01  # a loss of domains does
+    assert abs(float(turned.detach()) - float(apart.detach())) > 0.01  # a loss of domains does
     assert torch.equal(head(shared, specific, 3)[0], usual)  # nor how many are of either
 
 
@@ -147,12 +147,12 @@ def test_similarity_moves_equal_embeddings_of_both_domains_the_same_way(form: On
 def test_losses_of_heads_that_know_nothing() -> None:
     zeros = torch.zeros(4, 8)
     three, bce, svdd = (DomainSimilarity(8, form, generator=generator()) for form in FORMS)
-    assert [float(loss) for loss in three(zeros, zeros, 2)] == pytest.approx([math.log(3)] * 2)
-    assert [float(loss) for loss in bce(zeros, zeros, 2)] == pytest.approx([math.log(2)] * 2)
+    assert [float(loss.detach()) for loss in three(zeros, zeros, 2)] == pytest.approx([math.log(3)] * 2)
+    assert [float(loss.detach()) for loss in bce(zeros, zeros, 2)] == pytest.approx([math.log(2)] * 2)
     ones = torch.ones(4, 8)
-    assert float(svdd(ones, zeros, 2)[0]) == 0  # the centre is the mean of the first batch
-    assert float(svdd(3 * ones, zeros, 2)[0]) > 0  # and stays there
-    assert float(svdd(ones, zeros, 2)[0]) == 0
+    assert float(svdd(ones, zeros, 2)[0].detach()) == 0  # the centre is the mean of the first batch
+    assert float(svdd(3 * ones, zeros, 2)[0].detach()) > 0  # and stays there
+    assert float(svdd(ones, zeros, 2)[0].detach()) == 0
 
 
 def test_three_classes_are_source_target_and_nominal() -> None:

@@ -34,7 +34,7 @@ class Attention(nn.Module):
 
     >>> import torch
     >>> shared, specific = Attention(32, "both")(torch.ones(1, 32, 4, 2))
-    >>> float(shared.mean()), float(specific.mean())
+    >>> shared.mean().item(), specific.mean().item()
     (0.5, 0.5)
     """
 

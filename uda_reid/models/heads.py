@@ -145,7 +145,7 @@ class DomainSimilarity(nn.Module):
     gives no formula; the forms are this package's.
 
     >>> head = DomainSimilarity(8, "three", generator=torch.Generator().manual_seed(0))
-    >>> [round(float(loss), 4) for loss in head(torch.zeros(4, 8), torch.zeros(4, 8), 2)]  # ln 3
+    >>> [round(float(loss.detach()), 4) for loss in head(torch.zeros(4, 8), torch.zeros(4, 8), 2)]  # ln 3
     [1.0986, 1.0986]
     """
 
