@@ -121,6 +121,7 @@ class EncoderSpec:
     pooling: Literal["average", "gem"] = "average"
     neck: Literal["none", "batchnorm"] = "batchnorm"  # section 3.5
     dim: Annotated[int, Field(ge=0)] = 0  # of the embedding, by a projection; 0: as wide as the trunk
+    hidden: Annotated[int, Field(ge=0)] = 0  # units of a hidden layer, FC-BN-ReLU as Xiao et al. 2016; 0: none
     last_stride: Literal[1, 2] = 1  # section 3.4
     weights: str = "imagenet"  # "imagenet", "none", or a .safetensors or .pth file
 
@@ -135,6 +136,10 @@ class EncoderSpec:
             )
         if self.weights == "imagenet" and not BACKBONES[self.backbone].imagenet:
             raise RecipeError(f"weights 'imagenet' do not exist for {self.backbone}; use weights: none")
+        if self.hidden and self.dim:
+            raise RecipeError(f"dim {self.dim} and hidden {self.hidden} are both sizes of the embedding; give one")
+        if self.hidden and self.neck == "none":
+            raise RecipeError(f"neck 'none' leaves hidden {self.hidden} without its batch norm; use neck: batchnorm")
 
 
 class GeM(nn.Module):
@@ -164,7 +169,9 @@ class AveragePooling(nn.Module):
 class Embedder(Encoder):
     """The encoder that `build` makes: normalisation, trunk, pooling, projection, neck.
 
-    `trunk` is a row of named blocks, to be parted into `trunk[:last_stage]` and `trunk[last_stage:]` at need.
+    With `hidden` the last two are the linear layer and the batch norm of a hidden layer (Xiao et al. 2016, 1604.07528):
+    images are searched by what leaves the batch norm, and classified by its ReLU, which `Classifier(rectified=True)`
+    applies. `trunk` is a row of named blocks, to be parted into `trunk[:last_stage]` and `trunk[last_stage:]` at need.
     `load_report` says what became of the weights file, where there was one.
     """
 
@@ -175,7 +182,7 @@ class Embedder(Encoder):
         super().__init__()
         backbone = BACKBONES[spec.backbone]
         self.spec = asdict(spec)
-        self.dim = spec.dim or backbone.width
+        self.dim = spec.hidden or spec.dim or backbone.width
         self.last_stage = backbone.last_stage
         self.load_report: LoadReport | None = None
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
@@ -187,13 +194,14 @@ class Embedder(Encoder):
                     module.stride = (1, 1)
         self.pooling = GeM() if spec.pooling == "gem" else AveragePooling()
         self.projection: nn.Module = nn.Identity()
-        if spec.dim:
-            self.projection = nn.Linear(backbone.width, spec.dim, bias=False)
+        if spec.dim or spec.hidden:  # without biases: a batch norm behind takes any of them out again
+            self.projection = nn.Linear(backbone.width, self.dim, bias=False)
         self.neck: nn.Module = nn.Identity()
         if spec.neck == "batchnorm":
             neck = nn.BatchNorm1d(self.dim)
-            # Luo et al. 2019, section 3.5: no shift, so that decision surfaces pass through the origin.
-            neck.bias.requires_grad_(False)
+            # Luo et al. 2019, section 3.5: no shift, so that decision surfaces pass through the origin. In a hidden
+            # layer a ReLU follows, and the shift decides how often a unit is on.
+            neck.bias.requires_grad_(bool(spec.hidden))
             self.neck = neck
 
     def features(self, images: Tensor) -> Tensor:
