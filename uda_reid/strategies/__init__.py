@@ -14,6 +14,7 @@ BUILT_IN: Mapping[str, str] = {
     "adabn": "uda_reid.strategies.adabn:AdaBN",
     "adda": "uda_reid.strategies.adda:ADDA",
     "cluster": "uda_reid.strategies.cluster:Cluster",
+    "guided_dropout": "uda_reid.strategies.guided_dropout:GuidedDropout",
     "pul": "uda_reid.strategies.pul:PUL",
     "source_only": "uda_reid.strategies.source_only:SourceOnly",
 }
