@@ -18,11 +18,10 @@ from torch import Tensor, nn
 
 from uda_reid.data.images import augment
 from uda_reid.errors import DataError, RecipeError
+from uda_reid.models.batch_norm import BatchNorm, batch_norms
 from uda_reid.models.encoder import Embedder
 from uda_reid.run import QUIET, Run
 from uda_reid.types import AdaptationResult, Encoder, Images, Source, Target
-
-BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -73,10 +72,10 @@ class AdaBN:
             raise RecipeError(f"neck false: the encoder {type(encoder).__name__} has no known neck; leave neck true")
         left_out = set(encoder.neck.modules()) if isinstance(encoder, Embedder) and not self.neck else set()
         layers = [
-            module
-            for module in encoder.modules()
+            layer
+            for layer in batch_norms(encoder)
             # Without running statistics a layer normalises by the batch at all times: there is nothing to replace.
-            if isinstance(module, BatchNorm) and module.running_var is not None and module not in left_out
+            if layer.running_var is not None and layer not in left_out
         ]
         if not layers:
             what = encoder.spec.get("backbone", type(encoder).__name__)

@@ -18,6 +18,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from uda_reid.data.sampling import endless
+from uda_reid.models.batch_norm import batch_norms
 from uda_reid.models.heads import Discriminator
 from uda_reid.ops.losses import told_apart
 from uda_reid.run import QUIET, Forgetful, Run
@@ -26,7 +27,6 @@ from uda_reid.types import AdaptationResult, Batch, Encoder, Images, Source, Tar
 
 Rate = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(gt=0)]
-BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 
 SATURATED = 0.95
 """A discriminator that is right more often tells the encoder little: its gradient comes from few images."""
@@ -72,7 +72,7 @@ class ADDA:
         parts: dict[str, Stateful] = {
             "encoder": encoder, "discriminator": discriminator, "towards": towards, "apart": apart
         }  # fmt: skip
-        layers = [module for module in encoder.modules() if isinstance(module, BatchNorm)]
+        layers = batch_norms(encoder)
         history: list[dict[str, float]] = []
         saved = run.restore("adda")
         if saved is not None:
