@@ -21,10 +21,6 @@ HARMFUL: Mapping[str, str] = {
     "adda": "adabn, which it contains, loses most of that too, and stays within the rule (docs/strategies/adda.md)"
 }
 """Strategy -> why it loses more than the rule allows; its page in docs/strategies/ explains it."""
-UNMEASURED = {"daam"}
-"""Strategies that this has not been asked of yet."""
-
-
 @pytest.fixture(scope="module")
 def copied(tmp_path_factory: pytest.TempPathFactory) -> Job:
     """What to carry: a small drawn world to its copy. Source models are trained once for all strategies."""
@@ -43,8 +39,6 @@ def allowed(losses: list[float]) -> float:
 @pytest.mark.slow  # minutes: about one on a core for each strategy
 @pytest.mark.parametrize("name", sorted(BUILT_IN))
 def test_copy_of_the_source_as_target_costs_no_more_than_a_point(name: str, copied: Job) -> None:
-    if name in UNMEASURED:
-        pytest.skip(f"{name} has not been measured on a copy of its source yet")
     losses = []
     for seed in SEEDS:
         record, _, _ = one(replace(copied, recipe=name, seed=seed))

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
-from torch import Tensor, nn
+from torch import Tensor
 
 from uda_reid.data.images import augment
 from uda_reid.errors import DataError, RecipeError
