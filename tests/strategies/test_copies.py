@@ -21,6 +21,8 @@ HARMFUL: Mapping[str, str] = {
     "adda": "adabn, which it contains, loses most of that too, and stays within the rule (docs/strategies/adda.md)"
 }
 """Strategy -> why it loses more than the rule allows; its page in docs/strategies/ explains it."""
+
+
 @pytest.fixture(scope="module")
 def copied(tmp_path_factory: pytest.TempPathFactory) -> Job:
     """What to carry: a small drawn world to its copy. Source models are trained once for all strategies."""
