@@ -1,6 +1,6 @@
 """Which of several recipes to prefer when nobody labelled the target: measures that need no label of it.
 
-    python benchmarks/label_free.py --recipes daam_v1,daam_v2 --threads 1
+    python benchmarks/label_free.py --recipes daam_v1,daam_v2
 
 Finished runs of the same `--out` are found, others are made. Of every adapted encoder it tells: mAP on identities of
 the source that were held out of its training, the soft-neighbourhood density of its target embeddings, and the
@@ -11,7 +11,9 @@ averaged over pairs, seeds and measures, is the verdict. No number of the target
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,7 +45,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--out", type=Path, default=Path("runs"))
-    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1, help="as of the runs that are to be found")
     return parser
 
 
@@ -69,9 +71,9 @@ def main() -> None:
                 found[recipe] = measured(job, folder)
                 table.add_row(pair, str(seed), recipe, *(f"{value:.4f}" for value in found[recipe]))
             for measure in range(len(MEASURES)):
-                order = sorted(recipes, key=lambda recipe: -found[recipe][measure])
-                for place, recipe in enumerate(order, start=1):
-                    ranks[recipe].append(place)
+                values = [found[recipe][measure] for recipe in recipes]
+                for recipe, value in zip(recipes, values, strict=True):
+                    ranks[recipe].append(place(value, values))
     output = Console(width=110, highlight=False)
     output.print(table)
     for recipe in recipes:
@@ -80,12 +82,22 @@ def main() -> None:
         output.print(f"{recipe}: mean rank {statistics.mean(ranks[recipe]):.2f} ({told})")
 
 
+def place(value: float, values: Sequence[float]) -> float:
+    """Return the rank of a value among the values, 1 for the highest; equals share theirs, NaN is the lowest.
+
+    >>> [place(value, [0.5, 0.9, 0.5, math.nan]) for value in (0.5, 0.9, math.nan)]
+    [2.5, 1.0, 4.0]
+    """
+    known, own = [-math.inf if math.isnan(each) else each for each in values], -math.inf if math.isnan(value) else value
+    return 1 + sum(each > own for each in known) + (known.count(own) - 1) / 2
+
+
 def measured(job: Job, folder: Path) -> tuple[float, float, float]:
     """Return the three measures of a finished run's adapted encoder."""
     prepared, run = Prepared(job, Silent()), Run(seed=job.seed)
     encoder = load_encoder(folder)
     source = train_source(prepared, prepared.source, Silent())
-    known = validate(replace(source, encoder=encoder), run=run)["mean_ap"]
+    known = validate(replace(source, encoder=encoder), run=run).get("mean_ap", math.nan)  # none may be held out
     features = normalise(extract(encoder, unlabelled(prepared.target).images, run=run))
     clusters = kmeans(features, len(features) // IMAGES_PER_CLUSTER, generator=run.stream("label_free/kmeans"))
     apart = silhouette(features, clusters.labels, generator=run.stream("label_free/silhouette"))

@@ -30,11 +30,13 @@ from benchmarks.results_page import Made, Place, page, put
 from uda_reid.errors import RecipeError, UdaReidError
 from uda_reid.job import Job, Prepared, open_domain
 from uda_reid.pipeline import one
+from uda_reid.recipe import load
 from uda_reid.report import Record
 from uda_reid.run import Silent
+from uda_reid.training.devices import check_threads
 
 PAIRS = "plaza:campus,campus:plaza,plaza:station,station:plaza,campus:station,station:campus"
-RECIPES = "adabn,pul,cluster,daam_v1,daam_v2,adda,guided_dropout"
+RECIPES = "adabn,pul,cluster,daam_v1,daam_v2,adda"
 POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 """What the libraries read on import, once: how many threads they may start."""
 
@@ -42,7 +44,11 @@ POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NU
 def arguments() -> argparse.ArgumentParser:
     """Return what the command line is read by."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", default=PAIRS, help="source:target, separated by commas (default: %(default)s)")
+    parser.add_argument(
+        "--pairs",
+        default=PAIRS,
+        help="source:target, separated by commas, of names without colons and commas (default: %(default)s)",
+    )
     parser.add_argument("--recipes", default=RECIPES, help="names or YAML files (default: %(default)s)")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder that holds the data sets")
@@ -169,7 +175,8 @@ def make(cells: Sequence[Cell], job_of: Mapping[Cell, Job], jobs: int) -> dict[C
             while idle and waiting:
                 cell = choose(waiting, running, trained)
                 waiting.remove(cell)
-                running[cell] = idle.pop()
+                worker = idle.pop()
+                running[cell] = worker if worker.process.is_alive() else Worker()  # somebody may have killed it
                 running[cell].begin(job_of[cell])
             ready = wait([worker.pipe for worker in running.values()])
             for cell, worker in [pair for pair in running.items() if pair[1].pipe in ready]:
@@ -220,13 +227,21 @@ def plan(options: argparse.Namespace) -> tuple[dict[Cell, Job], str]:
         raise RecipeError(f"--seeds {options.seeds}: give numbers from 0, separated by commas")
     if options.jobs < 1 or options.threads < 1:
         raise RecipeError("--jobs and --threads must be at least 1")
+    check_threads(options.threads)
+    if options.write and (options.write.is_dir() or not options.write.absolute().parent.is_dir()):
+        raise RecipeError(f"--write {options.write}: give a file in a folder that is there")
+    recipes = options.recipes.split(",")
+    names = [load(recipe, settings=tuple(options.set)).name for recipe in recipes]
+    twice = next((name for name in names if names.count(name) > 1), "")
+    if twice:
+        raise RecipeError(f"--recipes {options.recipes}: two are called {twice}; copy one to a file of another name")
     say("reading the domains; scenes that are not there yet are drawn")
     for name in dict.fromkeys(name for pair in pairs for name in pair):
         open_domain(name, options.data)
     cells, profiles = {}, set()
     for seed in map(int, options.seeds.split(",")):
         for source, target in pairs:
-            for recipe in options.recipes.split(","):
+            for recipe in recipes:
                 job = Job(
                     recipe=recipe, source=source, target=target, data=options.data, out=options.out, seed=seed,
                     profile=options.profile, settings=tuple(options.set), device=options.device,
@@ -278,7 +293,7 @@ def interrupted(_: int, __: FrameType | None) -> None:
 
 
 def collect(answers: Mapping[Cell, Answer]) -> dict[str, dict[Place, Record]]:
-    """Return the records by recipe and place; a recipe whose runs have all failed keeps its row."""
+    """Return the records by recipe and place; a recipe whose runs have all failed has none."""
     runs: dict[str, dict[Place, Record]] = {cell.recipe: {} for cell in answers}
     for cell, answer in answers.items():
         if answer.record:
@@ -313,7 +328,7 @@ def main() -> int:
     )
     text = page(collect(answers), made)
     print(text)
-    if options.write:
+    if options.write and len(made.failed) < len(answers):
         document = options.write.read_text(encoding="utf-8") if options.write.is_file() else "# Results\n"
         options.write.write_text(put(document, text, profile), encoding="utf-8")
         say(f"written: {options.write}")

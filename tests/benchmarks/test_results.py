@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks import results
-from benchmarks.results import Answer, Cell, Worker, arguments, choose, command_line, outcome, plan
+from benchmarks.results import RECIPES, Answer, Cell, Worker, arguments, choose, command_line, outcome, plan
 from benchmarks.results_page import Place
 from tests.conftest import RECIPE, write_manifest
 from uda_reid.errors import RecipeError, UdaReidError
 from uda_reid.job import Job
+from uda_reid.recipe import load
 from uda_reid.report import read
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,6 +63,9 @@ def test_two_workers_hardly_ever_wait_for_one_source_model() -> None:
         (["--recipes", "pull"], r"recipe 'pull' .*did you mean 'pul'"),
         (["--set", "adapt.passes=-1"], r"adapt.passes"),
         (["--pairs", "alpha:nowhere"], r"nowhere"),
+        (["--threads", "1000"], r"^1000 threads are too many for \d+ cores"),
+        (["--write", "no/such/folder/page.md"], r"^--write no/such/folder/page.md: give a file in a folder"),
+        (["--recipes", "pul,adabn,pul"], r"^--recipes pul,adabn,pul: two are called pul; copy one to a file"),
     ],
 )
 def test_what_is_typed_wrong_is_said_before_any_training(data: Path, words: list[str], message: str) -> None:
@@ -69,6 +73,10 @@ def test_what_is_typed_wrong_is_said_before_any_training(data: Path, words: list
     with pytest.raises(UdaReidError, match=message):
         plan(arguments().parse_args([*usual, *words]))
     assert not (data / "runs").exists()
+
+
+def test_recipes_that_it_takes_by_itself_are_there() -> None:
+    assert [load(name).name for name in RECIPES.split(",")] == RECIPES.split(",")
 
 
 def test_runs_of_two_profiles_are_no_table(data: Path) -> None:

@@ -149,6 +149,14 @@ def test_one_data_set_under_two_names_is_refused(tmp_path: Path) -> None:
         union([one, replace(BLIND, root=tmp_path), other])
 
 
+def test_shared_images_are_refused_however_their_paths_are_written() -> None:
+    whole = replace(
+        STATION, train=replace(STATION.train, paths=(Path("elsewhere.jpg"), PLAZA.train.paths[2].absolute()))
+    )
+    with pytest.raises(DataError, match=r"^plaza and station share training images \(plaza/train/2.jpg is one\), and "):
+        union([PLAZA, whole])
+
+
 def test_shared_images_are_refused() -> None:
     inner = replace(STATION, train=replace(STATION.train, paths=(Path("elsewhere.jpg"), PLAZA.train.paths[2])))
     with pytest.raises(DataError, match=r"^plaza and station share training images \(plaza/train/2.jpg is one\), and "):

@@ -115,6 +115,23 @@ def test_shared_embedding_needs_nothing_of_the_specific_branch() -> None:
         assert torch.equal(net(PICTURES).embeddings, alone(PICTURES))
 
 
+def test_branches_are_equal_at_the_start_in_half_precision_too() -> None:
+    net = TwoBranches(with_attention(made(), "both")).eval()
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        found = net(PICTURES)
+    assert torch.equal(found.specific, found.pooled)
+    assert found.specific.dtype == torch.float32
+
+
+def test_weights_that_were_fixed_stay_fixed() -> None:
+    encoder = made()
+    encoder.trunk[0].weight.requires_grad_(False)
+    parted = with_attention(encoder, "both")
+    assert not parted.trunk[0].weight.requires_grad
+    assert not parted.neck.bias.requires_grad
+    assert parted.neck.weight.requires_grad
+
+
 def test_branches_share_no_weight() -> None:
     net = TwoBranches(with_attention(made(), "both"))
     shared = {id(weight) for weight in net.encoder.parameters()}

@@ -25,7 +25,15 @@ from uda_reid.training.features import extract
 from uda_reid.types import Encoder, Source, Target
 
 QUICK = DAAM(
-    method="kmeans", clusters=5, epochs=2, iterations=2, batch=8, instances=2, milestones=(1,), augmentation="none"
+    variant="v2",
+    method="kmeans",
+    clusters=5,
+    epochs=2,
+    iterations=2,
+    batch=8,
+    instances=2,
+    milestones=(1,),
+    augmentation="none",
 )
 DENSE = replace(QUICK, method="dbscan", k1=4, k2=2, eps=0.5, min_samples=2, iterations=0)
 
@@ -213,7 +221,7 @@ def test_without_two_clusters_the_epoch_learns_source_and_domains(source: Source
     run = Run(prober=lambda encoder, step, labels: seen.append(labels))  # type: ignore[arg-type]
     result = lonely.adapt(source, target, run=run)
     assert result.history[0]["clusters"] == 0
-    terms = {"identification", "triplet", "similarity", "specific", "shared", "clusters", "images", "outliers"}
+    terms = {"identification", "triplet", "similarity", "specific", "shared", "clusters", "images", "outliers", "eps"}
     assert set(result.history[0]) == terms
     assert seen[0].tolist() == [-1] * 24
     assert "eps 0.01 finds 0 clusters" in str(result.facts["eps changed"])
@@ -230,12 +238,18 @@ def test_history_probe_and_ledger_say_what_was_done(source: Source, target: Targ
     known = {
         "target images used": "all, without labels", "target images in batch norm": True, "camera ids used": False,
         "source images used": "with labels", "number of clusters given": 5, "eps changed": "never",
+        "target's loss": "v2: identification by smoothed labels and triplet",
         "checkpoint": "last",
     }  # fmt: skip
     assert result.facts == known
     radius = "none; DBSCAN, Jaccard, eps 0.5, min_samples 2"
-    dense = DENSE.adapt(source, target).facts
-    assert {**dense, "eps changed": "never"} == {**known, "number of clusters given": radius}
+    dense = DENSE.adapt(source, target)
+    changed = ["epoch 1: ", "epoch 2: "]
+    assert {**dense.facts, "eps changed": ""} == {**known, "number of clusters given": radius, "eps changed": ""}
+    lowered = [entry["eps"] != 0.5 for entry in dense.history]
+    assert [start in str(dense.facts["eps changed"]) for start in changed] == lowered
+    v1 = replace(QUICK, variant="v1", epochs=0)
+    assert v1.adapt(source, target).facts["target's loss"] == "v1: triplet"
     nothing = {"target images used": "none", "target images in batch norm": False, "source images used": "none"}
     assert replace(QUICK, epochs=0).adapt(source, target).facts == {**known, **nothing}
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from uda_reid.data.images import unlabelled
+from uda_reid.errors import DataError
 from uda_reid.run import Run
 from uda_reid.testing import HEIGHT, WIDTH, tiny_domain, tiny_source
 from uda_reid.training.loop import SideBySide
@@ -63,6 +64,19 @@ def test_without_two_clusters_all_target_images_come_at_random(pair: tuple[Sourc
     assert len(found) == 4
     assert sorted(torch.cat([theirs.rows for _, theirs in found]).tolist()) == list(range(24))
     assert len(list(made(source, target, clusters, batches=7))) == 7
+
+
+def test_source_of_one_person_is_refused_and_held_out_rows_are_never_taken(pair: tuple[Source, Target]) -> None:
+    source, target = pair
+    held_out = torch.nonzero(source.pids > 0).flatten()
+    with pytest.raises(DataError, match="at least 2 identities, and there is 1"):
+        list(made(replace(source, validation=held_out), target, CLUSTERS))
+
+
+def test_two_clusters_make_smaller_batches_of_the_target(pair: tuple[Source, Target]) -> None:
+    source, target = pair
+    for mine, theirs in made(source, target, torch.arange(24) % 2):
+        assert (len(mine.rows), len(theirs.rows)) == (6, 4)
 
 
 def test_streams_depend_on_the_seed_and_differ_by_domain(pair: tuple[Source, Target]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from itertools import chain, combinations
 from typing import Literal
@@ -80,7 +81,8 @@ def _check_apart(first: Domain, second: Domain) -> None:
             f"{first.name} and {second.name} are both read from {second.root}, and the same people would be two "
             "classes each; name one of them"
         )
-    shared = set(first.train.paths) & set(second.train.paths)
+    theirs = {os.path.abspath(path) for path in second.train.paths}  # noqa: PTH100 - not resolve, which asks the disk
+    shared = [path for path in first.train.paths if os.path.abspath(path) in theirs]  # noqa: PTH100
     if shared:
         raise DataError(
             f"{first.name} and {second.name} share training images ({min(shared)} is one), and the same people would "

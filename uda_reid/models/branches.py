@@ -47,9 +47,11 @@ class TwoBranches(nn.Module):
         maps = self.encoder.early(images)
         shared, specific = self.encoder.attention(maps)
         pooled = self.encoder.late(shared)
+        stage, pooling, projection = self.specific
+        left = projection(pooling(stage(specific).float())).float()  # as `Embedder.late`
         with torch.no_grad():
             share = shared.float().abs().sum((1, 2, 3)) / maps.float().abs().sum((1, 2, 3)).clamp_min(1e-12)
-        return Parted(pooled, self.encoder.neck(pooled).float(), self.specific(specific).float(), share)
+        return Parted(pooled, self.encoder.neck(pooled).float(), left, share)
 
 
 def with_attention(encoder: Encoder, shape: Shape, *, seed: int = 0) -> Embedder:
@@ -79,6 +81,8 @@ def with_attention(encoder: Encoder, shape: Shape, *, seed: int = 0) -> Embedder
         parted = Embedder(EncoderSpec(**{**encoder.spec, "attention": shape, "weights": "none"}))
     parted.spec = {**encoder.spec, "attention": shape}
     parted.load_state_dict({**parted.state_dict(), **encoder.state_dict()})
+    for name, weight in encoder.named_parameters():
+        parted.get_parameter(name).requires_grad_(weight.requires_grad)
     with torch.no_grad():
         for layer in _readers(parted):
             layer.weight.mul_(2)

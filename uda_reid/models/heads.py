@@ -129,9 +129,10 @@ class DomainSimilarity(nn.Module):
 
     - `three`: a layer to source, target and nominal; shared embeddings are nominal, specific ones of their domain. The
       specific embeddings are what keeps "nominal" from being the answer to everything.
-    - `bce`: -ln sigma(w f / |w|), without a bias, whose growth alone would satisfy it; told apart by another layer.
+    - `bce`: -ln sigma(w f / |w|), without a bias, whose growth alone would satisfy it; told apart by another layer. On
+      embeddings that are means of ReLUs, which are positive, a positive w satisfies it all the same.
     - `svdd`: |G f - c|^2 with a layer G without bias and c the mean of G f over the first batch (Ruff et al., Deep
-      One-Class Classification, ICML 2018); told apart by another layer.
+      One-Class Classification, ICML 2018); told apart by another layer. G may learn to give c for everything.
 
     Args:
         dim: size of an embedding.

@@ -45,7 +45,7 @@ class DAAM:
     one nominal domain of both. The specific one tells the domains apart, and is dropped in the end.
     """
 
-    variant: Literal["v1", "v2"] = "v2"  # of the target's loss: triplets or hard labels; triplets and soft labels
+    variant: Literal["v1", "v2"] = "v1"  # of the target's loss: triplets or hard labels; triplets and soft labels
     attention: Shape = "both"  # choice
     one_class: OneClass = "three"  # choice; v1: one-class classification, towards a nominal domain
     domain_weight: Weight = 0.1  # choice, of either domain loss
@@ -89,7 +89,7 @@ class DAAM:
         layers: tuple[list[Tensor], list[Tensor]] = [], []  # learned before, and fresh
         for name, weight in net.named_parameters():
             if weight.requires_grad:
-                layers["attention" in name or name.startswith("domains")].append(weight)
+                layers[name.startswith(("branches.encoder.attention", "domains"))].append(weight)
         optimizer = torch.optim.Adam([{"params": part} for part in layers], weight_decay=self.weight_decay)
         run.prepare(net, optimizer)
         history: list[dict[str, float]] = []
@@ -106,7 +106,7 @@ class DAAM:
             found = self.label(features, run=run, epoch=epoch)
             trained = self._train(net, optimizer, source, target, features, found, epoch, run)
             changes += [f"epoch {epoch + 1}: {step}" for step in found.steps]
-            history.append({**found.counts, **trained})
+            history.append({**found.counts, **({"eps": found.eps} if self.method == "dbscan" else {}), **trained})
             told = ", ".join(f"{term} {value:.3f}" for term, value in trained.items())
             for line in (*found.steps, f"epoch {epoch + 1}/{self.epochs}: {found.clusters} clusters, {told}"):
                 run.log(f"daam: {line}")
@@ -145,8 +145,7 @@ class DAAM:
     ) -> Mapping[str, float]:  # fmt: skip
         """Train for one epoch, in place, and return the means of the losses."""
         name, branches = f"daam/epoch/{epoch}", net["branches"]
-        # New in every epoch, as the clusters are, with an optimizer of its own.
-        head = centroid_classifier(found.centroids, generator=run.stream(f"{name}/head"))
+        head = centroid_classifier(found.centroids, generator=run.stream(f"{name}/head"))  # new, as the clusters are
         own = torch.optim.Adam(head.parameters(), lr=optimizer.param_groups[0]["lr"], weight_decay=self.weight_decay)
         run.prepare(head, own)
 
@@ -181,19 +180,20 @@ class DAAM:
     def _embed(self, branches: TwoBranches, mine: Tensor, theirs: Tensor) -> Parted:
         """Return what the branches make of source and target images, one below the other."""
         if self.batch_norm == "mixed":
-            both: Parted = branches(torch.cat([mine, theirs]))
-            return both
+            return Parted(*branches(torch.cat([mine, theirs])))
         with statistics_kept(branches):
             known = branches(mine)
         return Parted(*(torch.cat(parts) for parts in zip(known, branches(theirs), strict=True)))
 
     def _facts(self, history: list[dict[str, float]], changes: list[str]) -> dict[str, Any]:
         by_radius = f"none; DBSCAN, Jaccard, eps {self.eps or 'by rule'}, min_samples {self.min_samples}"
+        loss = self.unsupervised if self.variant == "v1" else f"identification by {self.soft} labels and triplet"
         return {
             "target images used": "all, without labels" if history else "none",
             "target images in batch norm": bool(history),
             "camera ids used": False,
             "source images used": "with labels" if history else "none",
+            "target's loss": f"{self.variant}: {loss}",
             "number of clusters given": self.clusters if self.method == "kmeans" else by_radius,
             "eps changed": "; ".join(changes) or "never",
             "checkpoint": "last",

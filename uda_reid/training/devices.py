@@ -69,8 +69,8 @@ def pick_device(device: str) -> str:
     return device
 
 
-def use_threads(threads: int) -> None:
-    """Let torch use this many CPU threads; 0 leaves torch's own choice, usually one per core.
+def check_threads(threads: int) -> None:
+    """Refuse a number of CPU threads.
 
     Raises:
         RecipeError: far more threads than cores.
@@ -80,5 +80,14 @@ def use_threads(threads: int) -> None:
         raise RecipeError(
             f"{threads} threads are too many for {cores} cores; use at most {4 * cores}, best {cores} or 1"
         )
+
+
+def use_threads(threads: int) -> None:
+    """Let torch use this many CPU threads; 0 leaves torch's own choice, usually one per core.
+
+    Raises:
+        RecipeError: far more threads than cores.
+    """
+    check_threads(threads)
     if threads:
         torch.set_num_threads(threads)

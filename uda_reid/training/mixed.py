@@ -32,6 +32,7 @@ def mixed(
     Args:
         source: its training rows are used, with their identities as labels.
         target: its rows in clusters are used, with these as labels; all, at random, where there are no two clusters.
+            With fewer clusters than a batch has room for, its batches are smaller, as `identity_balanced` makes them.
         clusters: (N,) int64 cluster of every target row, -1 for none.
         encoder: whose size the images are read at.
         batch: images of either domain in a batch, a multiple of `instances`, at least twice that.
@@ -43,18 +44,22 @@ def mixed(
 
     Returns:
         The pairs, source first.
+
+    Raises:
+        DataError: the source has fewer than two identities to train on.
     """
     size = int(encoder.spec["height"]), int(encoder.spec["width"])
 
     def side(domain: str, images: Images, labels: Tensor, rows: Tensor, many: int) -> Batches:
         draw = run.stream(f"{name}/{domain}/rows")
-        if len(torch.unique(labels[rows])) > 1:
+        plan: Iterator[Tensor]
+        if domain == "target" and len(torch.unique(labels[rows])) < 2:
+            plan = islice(endless(torch.arange(len(labels)), batch, draw), many or -(-len(labels) // batch))
+        else:
             people = batch // instances
-            plan: Iterator[Tensor] = identity_balanced(
+            plan = identity_balanced(
                 labels, identities=people, instances=instances, generator=draw, rows=rows, batches=many
             )
-        else:
-            plan = islice(endless(torch.arange(len(labels)), batch, draw), many or -(-len(labels) // batch))
         noise = f"{name}/{domain}/augmentation"
         return Batches(images, labels, plan, size=size, augmentation=augmentation, name=noise, run=run)
 
