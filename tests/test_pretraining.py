@@ -11,11 +11,12 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from uda_reid.data.sampling import shuffled
+from uda_reid.data.sampling import identity_balanced, shuffled
 from uda_reid.data.union import union
 from uda_reid.errors import DataError
 from uda_reid.models.encoder import EncoderSpec, build
 from uda_reid.models.heads import Classifier
+from uda_reid.ops.losses import batch_hard_triplet, identification
 from uda_reid.pretraining import Pretrain, pretrain, rate, validate
 from uda_reid.run import Run
 from uda_reid.testing import HEIGHT, WIDTH, fingerprint, tiny_domain
@@ -160,6 +161,31 @@ def test_one_ide_epoch_equals_a_replay_in_plain_torch(domain: Domain) -> None:
     assert torch.allclose(
         source.classifier.state_dict()["linear.weight"], head.state_dict()["linear.weight"], atol=1e-6
     )
+
+
+def test_hidden_layer_is_classified_by_its_units_and_compared_before_its_batch_norm(domain: Domain) -> None:
+    """One step, replayed: the classifier sees relu(embedding), and triplets the linear layer's output."""
+    spec, run = replace(SPEC, hidden=12), Run(seed=2)
+    options = replace(QUICK, batch=24, instances=4, optimizer="sgd", lr=0.1, momentum=0.0, weight_decay=0.0)
+    source = pretrain(domain, options, encoder=spec, run=run)
+    encoder = build(spec, seed=run.seed_for("pretrain/encoder"))
+    weight = Classifier(12, 6, std=0.001, generator=run.stream("pretrain/classifier")).linear.weight
+    bias = torch.zeros(6, requires_grad=True)
+    rows = next(identity_balanced(source.pids, identities=6, instances=4, generator=run.stream("pretrain/rows/0")))
+    encoder.train()
+    pooled = encoder.pooled(source.images.read(rows, HEIGHT, WIDTH).float() / 255)
+    assert pooled.shape == (24, 12)
+    units = encoder.neck(pooled).clamp(min=0)
+    loss = identification(units @ weight.T + bias, source.pids[rows], smoothing=0.1)
+    loss = loss + batch_hard_triplet(pooled, source.pids[rows], margin=0.3)
+    shift = encoder.neck.get_parameter("bias")
+    moved = torch.autograd.grad(loss, [weight, bias, shift, encoder.projection.get_parameter("weight")])
+    ours = (*source.classifier.parameters(), source.encoder.get_parameter("neck.bias"))
+    for now, before, gradient in zip(ours, (weight, bias, shift), moved, strict=False):
+        torch.testing.assert_close(now, before - 0.1 * gradient, atol=1e-6, rtol=1e-4)
+        assert bool(gradient.any())
+    was, now = encoder.projection.get_parameter("weight"), source.encoder.get_parameter("projection.weight")
+    torch.testing.assert_close(now, was - 0.1 * moved[3], atol=1e-6, rtol=1e-4)
 
 
 def test_loss_at_the_start_is_the_logarithm_of_the_number_of_identities(domain: Domain) -> None:

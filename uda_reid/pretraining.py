@@ -101,6 +101,7 @@ def pretrain(
         classes,
         dropout=options.dropout,
         std=options.head_std,
+        rectified=encoder.hidden > 0,
         generator=run.stream("pretrain/classifier"),
     )
     cams = None if domain.train.cams is None else torch.from_numpy(domain.train.cams)

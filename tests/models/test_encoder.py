@@ -89,6 +89,34 @@ def test_without_neck_embedding_and_pooled_are_equal() -> None:
     assert torch.equal(encoder.neck(pictures()), pictures())
 
 
+def test_hidden_layer_is_searched_before_its_relu_and_learns_its_shift() -> None:
+    encoder = build(spec(hidden=24))
+    encoder.neck.get_parameter("bias").data.copy_(torch.linspace(-1, 1, 24))
+    assert encoder.dim == 24
+    images, pooled = pictures(8), encoder.pooled(pictures(8))
+    averages = encoder.features(images).mean((2, 3))
+    torch.testing.assert_close(pooled, averages @ encoder.projection.get_parameter("weight").T, rtol=1e-4, atol=1e-5)
+    normal = (pooled - pooled.mean(0)) / (pooled.var(0, unbiased=False) + 1e-5).sqrt()
+    embeddings = encoder(images)
+    torch.testing.assert_close(embeddings, normal + torch.linspace(-1, 1, 24), rtol=1e-4, atol=1e-4)
+    assert float(embeddings.detach().min()) < -1
+    embeddings.square().sum().backward()
+    assert [name for name, p in encoder.named_parameters() if not p.requires_grad or p.grad is None] == []
+
+
+def test_hidden_layer_and_projection_have_the_same_weights_of_one_seed() -> None:
+    hidden, projected = build(spec(hidden=24), seed=3), build(spec(dim=24), seed=3)
+    assert hidden.state_dict().keys() == projected.state_dict().keys()
+    assert all(torch.equal(value, projected.state_dict()[name]) for name, value in hidden.state_dict().items())
+
+
+def test_spec_refuses_a_hidden_layer_beside_a_projection_or_without_batch_norm() -> None:
+    with pytest.raises(RecipeError, match=r"^dim 8 and hidden 24 are both sizes of the embedding; give one$"):
+        spec(dim=8, hidden=24)
+    with pytest.raises(RecipeError, match=r"^neck 'none' leaves hidden 24 without its batch norm; use neck: batchnorm"):
+        spec(neck="none", hidden=24)
+
+
 def test_embeddings_are_float32_under_autocast() -> None:
     encoder = build(spec(dim=24)).eval()
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
@@ -126,7 +154,7 @@ def test_build_depends_on_its_seed_and_leaves_the_global_random_state_alone() ->
 
 
 def test_spec_of_an_encoder_rebuilds_it() -> None:
-    encoder = build(spec(pooling="gem", dim=24, last_stride=2))
+    encoder = build(spec(pooling="gem", hidden=24, last_stride=2))
     again = build(EncoderSpec(**{**encoder.spec, "weights": "none"}))
     again.load_state_dict(encoder.state_dict())
     assert again.spec == encoder.spec
@@ -174,6 +202,7 @@ def test_spec_refuses_imagenet_weights_that_nobody_made() -> None:
         {"height": 8},
         {"width": 0},
         {"dim": -1},
+        {"hidden": -1},
         {"last_stride": 3},
         {"pooling": "max"},
         {"neck": "bn"},

@@ -36,6 +36,16 @@ def test_classifier_logits_are_the_affine_map() -> None:
     torch.testing.assert_close(head(embeddings), torch.tensor(expected))
 
 
+def test_rectified_classifier_sees_what_is_above_zero() -> None:
+    head = Classifier(2, 2, bias=False, rectified=True, generator=generator())
+    with torch.no_grad():
+        head.linear.weight.copy_(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    assert head(torch.tensor([[-5.0, 1.0], [2.0, -1.0]])).tolist() == [[2.0, 4.0], [2.0, 6.0]]
+    plain = Classifier(2, 2, bias=False, generator=generator())
+    plain.load_state_dict(head.state_dict())
+    assert plain(torch.tensor([[-5.0, 1.0]])).tolist() == [[-3.0, -11.0]]
+
+
 def test_classifier_dropout_works_in_training_only() -> None:
     head = Classifier(1000, 1, dropout=0.5, generator=generator())
     torch.nn.init.ones_(head.linear.weight)

@@ -9,6 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -412,6 +413,23 @@ def test_saved_encoder_serves_as_weights_of_another(tmp_path: Path) -> None:
     started = build(EncoderSpec(**{**encoder.spec, "weights": str(path)}), seed=4)
     assert all(torch.equal(value, started.state_dict()[name]) for name, value in encoder.state_dict().items())
     assert started.load_report is not None and not started.load_report.missing
+
+
+def test_encoder_saved_before_there_were_hidden_layers_still_loads(tmp_path: Path) -> None:
+    encoder = build(SPEC, seed=3).eval()
+    path = save_encoder(tmp_path / "adapted", encoder)
+    rewrite(path, lambda state: state["spec"].pop("hidden"))
+    images = torch.rand(2, 3, 64, 32, generator=generator(1))
+    again = load_encoder(path)
+    assert "hidden" not in again.spec and torch.equal(again(images), encoder(images))
+
+
+def test_encoder_with_a_hidden_layer_comes_back(tmp_path: Path) -> None:
+    encoder = build(replace(SPEC, dim=0, hidden=8), seed=3)
+    encoder.neck.get_parameter("bias").data.fill_(0.5)
+    images = torch.rand(2, 3, 64, 32, generator=generator(1))
+    again = load_encoder(save_encoder(tmp_path / "adapted", encoder.eval()))
+    assert torch.equal(again(images), encoder(images))
 
 
 def test_missing_encoder_is_said_in_one_line(tmp_path: Path) -> None:

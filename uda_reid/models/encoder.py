@@ -122,6 +122,7 @@ class EncoderSpec:
     pooling: Literal["average", "gem"] = "average"
     neck: Literal["none", "batchnorm"] = "batchnorm"  # section 3.5
     dim: Annotated[int, Field(ge=0)] = 0  # of the embedding, by a projection; 0: as wide as the trunk
+    hidden: Annotated[int, Field(ge=0)] = 0  # units of a hidden layer, FC-BN-ReLU as Xiao et al. 2016; 0: none
     last_stride: Literal[1, 2] = 1  # section 3.4
     attention: Literal["none", "spatial", "channel", "both"] = "none"  # before the last stage (models.attention)
     weights: str = "imagenet"  # "imagenet", "none", or a .safetensors or .pth file
@@ -137,6 +138,10 @@ class EncoderSpec:
             )
         if self.weights == "imagenet" and not BACKBONES[self.backbone].imagenet:
             raise RecipeError(f"weights 'imagenet' do not exist for {self.backbone}; use weights: none")
+        if self.hidden and self.dim:
+            raise RecipeError(f"dim {self.dim} and hidden {self.hidden} are both sizes of the embedding; give one")
+        if self.hidden and self.neck == "none":
+            raise RecipeError(f"neck 'none' leaves hidden {self.hidden} without its batch norm; use neck: batchnorm")
 
 
 class GeM(nn.Module):
@@ -166,8 +171,10 @@ class AveragePooling(nn.Module):
 class Embedder(Encoder):
     """The encoder that `build` makes: normalisation, trunk, pooling, projection, neck.
 
-    `trunk` is a row of named blocks: `trunk[:last_stage]`, then the attention if there is one, whose shared maps enter
-    `trunk[last_stage:]`. `load_report` says what became of the weights file, where there was one.
+    With `hidden` the last two are the linear layer and the batch norm of a hidden layer (Xiao et al. 2016, 1604.07528):
+    images are searched by what leaves the batch norm, and classified by its ReLU, which `Classifier(rectified=True)`
+    applies. `trunk` is a row of named blocks: `trunk[:last_stage]`, then the attention if there is one, whose shared
+    maps enter `trunk[last_stage:]`. `load_report` says what became of the weights file, where there was one.
     """
 
     mean: Tensor
@@ -177,7 +184,7 @@ class Embedder(Encoder):
         super().__init__()
         backbone = BACKBONES[spec.backbone]
         self.spec = asdict(spec)
-        self.dim = spec.dim or backbone.width
+        self.dim = spec.hidden or spec.dim or backbone.width
         self.last_stage = backbone.last_stage
         self.load_report: LoadReport | None = None
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
@@ -193,13 +200,14 @@ class Embedder(Encoder):
             self.attention = Attention(next(layers).in_channels, spec.attention)
         self.pooling = GeM() if spec.pooling == "gem" else AveragePooling()
         self.projection: nn.Module = nn.Identity()
-        if spec.dim:
-            self.projection = nn.Linear(backbone.width, spec.dim, bias=False)
+        if spec.dim or spec.hidden:  # without biases: a batch norm behind takes any of them out again
+            self.projection = nn.Linear(backbone.width, self.dim, bias=False)
         self.neck: nn.Module = nn.Identity()
         if spec.neck == "batchnorm":
             neck = nn.BatchNorm1d(self.dim)
-            # Luo et al. 2019, section 3.5: no shift, so that decision surfaces pass through the origin.
-            neck.bias.requires_grad_(False)
+            # Luo et al. 2019, section 3.5: no shift, so that decision surfaces pass through the origin. In a hidden
+            # layer a ReLU follows, and the shift decides how often a unit is on.
+            neck.bias.requires_grad_(bool(spec.hidden))
             self.neck = neck
 
     def early(self, images: Tensor) -> Tensor:

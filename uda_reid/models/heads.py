@@ -19,7 +19,7 @@ SOURCE, TARGET, NOMINAL = 0, 1, 2
 
 
 class Classifier(nn.Module):
-    """Embeddings (B, dim) to logits (B, classes): dropout, then one linear layer.
+    """Embeddings (B, dim) to logits (B, classes): a ReLU where asked for, dropout, then one linear layer.
 
     Args:
         dim: size of an embedding.
@@ -27,6 +27,7 @@ class Classifier(nn.Module):
         dropout: share of the embedding's entries dropped in training, in [0, 1).
         std: standard deviation of the fresh weights, N(0, std^2); biases start at 0.
         bias: whether the layer has biases.
+        rectified: whether the layer sees relu(embedding), the units of a hidden layer, or the embedding.
         generator: what the weights are drawn from; the global random state is untouched.
 
     Raises:
@@ -48,6 +49,7 @@ class Classifier(nn.Module):
         dropout: float = 0.0,
         std: float = 0.001,
         bias: bool = True,
+        rectified: bool = False,
     ) -> None:
         super().__init__()
         if dim < 1 or classes < 1:
@@ -56,6 +58,7 @@ class Classifier(nn.Module):
             )
         if not 0 <= dropout < 1:
             raise RecipeError(f"a dropout of {dropout} is out of range; use at least 0 and less than 1")
+        self.rectified = rectified
         self.dropout = nn.Dropout(dropout)
         # By way of "meta": the layer's own initialisation would draw from the global random state.
         self.linear = nn.Linear(dim, classes, bias=bias, device="meta").to_empty(device="cpu")
@@ -65,7 +68,8 @@ class Classifier(nn.Module):
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """Return the logits, (B, classes)."""
-        logits: Tensor = self.linear(self.dropout(embeddings))
+        seen = embeddings.relu() if self.rectified else embeddings
+        logits: Tensor = self.linear(self.dropout(seen))
         return logits
 
 
