@@ -17,6 +17,7 @@ FLOORS = {
     "terminal": 1.1,
     "types": 2,
     "ops.distance": 3.0,
+    "ops.impact": 3.0,
     "ops.losses": 3.0,
     "ops.kernels": 3.05,
     "ops.neighbours": 3.1,
