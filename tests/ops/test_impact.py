@@ -11,10 +11,9 @@ from torch import Tensor
 from uda_reid.errors import DataError, RecipeError
 from uda_reid.ops.impact import (
     deterministic_mask,
-    domain_scores,
     fit,
     halves,
-    held_out_impacts,
+    held_out_scores,
     impacts,
     normalised,
     stochastic_mask,
@@ -145,22 +144,6 @@ def test_impacts_refuse_what_does_not_fit(change: dict[str, Tensor], message: st
 # Scores
 
 
-def test_score_of_a_domain_is_the_mean_over_its_rows_alone() -> None:
-    found = impacts(*problem(9, 5, 4))
-    domains = torch.tensor([2, 0, 1, 2, 0, 0, 2, 2, 1])
-    scores = domain_scores(found, domains, 3)
-    for domain in range(3):
-        rows = [row for row in range(9) if domains[row] == domain]
-        by_hand = [sum(float(found[row, unit]) for row in rows) / len(rows) for unit in range(5)]
-        assert scores[domain].tolist() == pytest.approx(by_hand, abs=1e-12)
-
-
-@pytest.mark.parametrize("count", [2, 4])
-def test_domains_without_rows_or_beyond_the_count_are_refused(count: int) -> None:
-    with pytest.raises(DataError, match=rf"^3 rows are not of {count} domains with a row each"):
-        domain_scores(torch.zeros(3, 2), torch.tensor([0, 1, 2]), count)
-
-
 def test_normalised_scores_give_the_best_unit_a_chance_of_nine_tenths_and_change_no_sign_or_order() -> None:
     scores = torch.randn(3, 40, generator=generator(), dtype=torch.float64) * torch.tensor([[1e-4], [1.0], [50.0]])
     found = normalised(scores)
@@ -185,6 +168,10 @@ def test_masks_of_the_example_are_those_worked_out_by_hand() -> None:
     below, above = (stochastic_mask(scores, chances + shift) for shift in (-1e-5, 1e-5))
     torch.testing.assert_close(below, torch.full((1, 4), 1.680110), atol=2e-6, rtol=0)
     assert not bool(above.any())
+
+
+def test_uniform_number_equal_to_the_chance_keeps_the_unit() -> None:
+    assert stochastic_mask(torch.zeros(1, 2), torch.full((1, 2), 0.5)).tolist() == [[2.0, 2.0]]
 
 
 def test_stochastic_mask_at_infinite_temperature_is_inverted_dropout_of_one_half() -> None:
@@ -218,8 +205,8 @@ def test_mean_over_draws_sums_to_the_number_of_units(temperature: float) -> None
 
 
 def test_deterministic_mask_keeps_mass_and_a_row_without_positive_scores_is_all_zero() -> None:
-    found = deterministic_mask(torch.tensor([[3.0, -1.0, 1e-30], [-1.0, 0.0, -2.0]]))
-    assert found.tolist() == [[1.5, 0.0, 1.5], [0.0, 0.0, 0.0]]
+    found = deterministic_mask(torch.tensor([[3.0, -1.0, 1e-30], [-1.0, 1.0, -2.0], [-1.0, 0.0, -2.0]]))
+    assert found.tolist() == [[1.5, 0.0, 1.5], [0.0, 3.0, 0.0], [0.0, 0.0, 0.0]]
 
 
 def test_gradient_passes_where_a_unit_is_kept_and_nowhere_else() -> None:
@@ -303,15 +290,18 @@ def test_fit_needs_a_decay() -> None:
         fit(torch.eye(2), torch.arange(2), 2, decay=0)
 
 
-def test_impacts_are_scored_by_the_classifier_of_the_other_half() -> None:
-    units, labels = torch.rand(12, 5, generator=generator()), torch.tensor([4, 4, 4, 4, 8, 8, 8, 8, 6, 6, 6, -1])
-    half = torch.tensor([0, 1, 0, 1, 0, 1, 0, 1, 0, 1, -1, -1])
-    found = held_out_impacts(units, labels, half, decay=0.1)
-    assert found.shape == (10, 5)
+def test_every_row_is_scored_by_the_classifier_of_the_other_half() -> None:
+    units, labels = torch.rand(12, 5, generator=generator()), torch.tensor([4, 4, 4, 4, 8, 8, 8, 8, 6, 6, 7, -1])
     numbers = torch.tensor([0, 0, 0, 0, 2, 2, 2, 2, 1, 1])
-    for mine, others in (([0, 2, 4, 6, 8], [1, 3, 5, 7, 9]), ([1, 3, 5, 7, 9], [0, 2, 4, 6, 8])):
+    half = halves(labels, generator(3))
+    total = torch.zeros(5, dtype=torch.float64)
+    for row in range(10):
+        others = [other for other in range(10) if half[other] != half[row]]
         head = fit(units[others], numbers[others], 3, decay=0.1)
-        torch.testing.assert_close(found[mine], impacts(units[mine], numbers[mine], *head), atol=1e-12, rtol=0)
+        total += impacts(units[row : row + 1], numbers[row : row + 1], *head)[0]
+    found = held_out_scores(units, labels, generator(3), decay=0.1)
+    torch.testing.assert_close(found, total / 10, atol=1e-12, rtol=0)
+    assert not torch.equal(found, held_out_scores(units, labels, generator(4), decay=0.1))
 
 
 def test_unit_that_tells_people_apart_matters_and_one_that_is_noise_does_not() -> None:
@@ -319,11 +309,11 @@ def test_unit_that_tells_people_apart_matters_and_one_that_is_noise_does_not() -
     units = torch.rand(400, 3, generator=generator())
     units[:, 0] += 3 * (labels == 0)
     units[:, 1] = torch.rand(400, generator=generator(1)) * 0.3
-    scores = held_out_impacts(units, labels, halves(labels, generator(2)), decay=0.01).mean(0)
+    scores = held_out_scores(units, labels, generator(2), decay=0.01)
     assert float(scores[0]) > 0.3
     assert float(scores[1:].abs().max()) < 0.02
 
 
 def test_one_identity_has_no_impacts() -> None:
     with pytest.raises(DataError, match=r"^1 identity with two rows or more; impact scores need at least 2$"):
-        held_out_impacts(torch.rand(4, 3), torch.tensor([5, 5, 2, -1]), torch.tensor([0, 1, -1, -1]))
+        held_out_scores(torch.rand(4, 3), torch.tensor([5, 5, 2, -1]), generator())

@@ -57,35 +57,12 @@ def impacts(units: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, *, memo
         truth, log = labels[row : row + rows], logs[row : row + rows, :, None]
         for column in range(0, units.shape[1], columns):
             part = weight[:, column : column + columns]
-            # (rows, C, columns): what the true class loses more than class k. Where that is 0 for all k nothing changes,
-            # and rounding must not tell otherwise: the deterministic mask asks whether a score is above 0.
+            # (rows, C, columns): what the true class loses more than class k. Where that is 0 for all k, nothing
+            # changes, and rounding must not tell otherwise: the deterministic mask asks whether a score is above 0.
             lost = (part[truth][:, None] - part[None]) * units[row : row + rows, None, column : column + columns]
             rise = (log + lost).logsumexp(1).masked_fill((lost == 0).all(1), 0)
             found[row : row + rows, column : column + columns] = rise
     return found
-
-
-def domain_scores(impacts: Tensor, domains: Tensor, count: int) -> Tensor:
-    """Return the mean impact of every unit in every domain.
-
-    Args:
-        impacts: (N, K) floating.
-        domains: (N,) int64 in [0, count); every domain has a row.
-        count: D.
-
-    Returns:
-        (D, K) float64; the code sums over as many rows of every domain.
-
-    Raises:
-        DataError: a domain has no row.
-
-    >>> domain_scores(torch.tensor([[1.0, 0.0], [3.0, 4.0], [5.0, 6.0]]), torch.tensor([0, 0, 1]), 2).tolist()
-    [[2.0, 2.0], [5.0, 6.0]]
-    """
-    counts = domains.bincount(minlength=count)
-    if len(counts) != count or not bool((counts > 0).all()):
-        raise DataError(f"{len(domains)} rows are not of {count} domains with a row each; they have {counts.tolist()}")
-    return torch.stack([impacts[domains == domain].double().mean(0) for domain in range(count)])
 
 
 def normalised(scores: Tensor) -> Tensor:
@@ -223,33 +200,41 @@ def fit(units: Tensor, labels: Tensor, classes: int, *, decay: float = 5e-4, ste
     return weight.detach(), bias.detach()
 
 
-def held_out_impacts(units: Tensor, labels: Tensor, half: Tensor, *, decay: float = 5e-4, steps: int = 100) -> Tensor:
-    """Return the impacts of rows under a classifier that was fitted on the other half of every identity's rows.
+def held_out_scores(
+    units: Tensor, labels: Tensor, generator: torch.Generator, *, decay: float = 5e-4, steps: int = 100
+) -> Tensor:
+    """Return the mean impact of every unit in one domain, each row scored by a classifier that has not seen it.
+
+    The rows of every identity are dealt into halves; a classifier is fitted on either half and scored on the other. A
+    classifier is sure of the rows it was fitted on, and units would matter that only tell these rows apart.
 
     Args:
         units: (N, K) floating, of one domain.
-        labels: (N,) int64 identities, of any numbers.
-        half: (N,) int64, 0, 1 or -1 for rows to leave out; as `halves` deals them.
+        labels: (N,) int64 identities, of any numbers; rows with a negative one, or of an identity with one row, are
+            left out.
+        generator: deals the halves.
         decay: of `fit`.
         steps: of `fit`.
 
     Returns:
-        (M, K) float64, of the rows that are in a half, in their order.
+        (K,) float64.
 
     Raises:
-        DataError: less than two identities are in the halves.
+        DataError: less than two identities have two rows.
+
+    Source: the code fits a last layer on a domain's training images and scores on its validation images; two halves
+        that change places are this package's choice.
     """
-    used = half >= 0
-    known, numbers = torch.unique(labels[used], return_inverse=True)
+    half = halves(labels, generator)
+    known, numbers = torch.unique(labels[half >= 0], return_inverse=True)
     if len(known) < 2:
         raise DataError(f"{len(known)} identity with two rows or more; impact scores need at least 2")
-    units, half = units[used], half[used]
-    found = torch.empty(units.shape, dtype=torch.float64)
-    for number in (0, 1):
-        mine, others = half == number, half != number
-        weight, bias = fit(units[others], numbers[others], len(known), decay=decay, steps=steps)
-        found[mine] = impacts(units[mine], numbers[mine], weight, bias)
-    return found
+    units, half = units[half >= 0], half[half >= 0]
+    total = torch.zeros(units.shape[1], dtype=torch.float64, device=units.device)
+    for mine in (half == 0, half == 1):
+        weight, bias = fit(units[~mine], numbers[~mine], len(known), decay=decay, steps=steps)
+        total += impacts(units[mine], numbers[mine], weight, bias).sum(0)
+    return total / len(units)
 
 
 def _check(units: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> None:
