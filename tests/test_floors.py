@@ -35,6 +35,7 @@ FLOORS = {
     "training": 5,
     "training.mixed": 5.5,
     "training.pseudo_labels": 5.5,
+    "training.units": 5.5,
     "evaluation": 6,
     "pretraining": 6.5,
     "strategies": 7,

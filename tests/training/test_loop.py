@@ -120,7 +120,7 @@ def test_batches_carry_pixels_between_0_and_1_with_their_labels() -> None:
     assert batch.labels.tolist() == [30, 10]
 
 
-def test_side_by_side_are_batches_of_both_domains_in_their_order() -> None:
+def test_side_by_side_are_batches_of_all_domains_in_their_order() -> None:
     def batches(rows: list[list[int]], label: int) -> Batches:
         plan = [torch.tensor(some) for some in rows]
         labels = torch.full((12,), label)
@@ -133,3 +133,5 @@ def test_side_by_side_are_batches_of_both_domains_in_their_order() -> None:
     assert [(one.labels[0].item(), other.labels[0].item()) for one, other in pairs] == [(7, 8), (7, 8)]
     with pytest.raises(ValueError, match="shorter"):
         list(SideBySide(batches([[0], [1]], 7), batches([[2]], 8)))
+    three = SideBySide(batches([[0]], 7), batches([[1, 2]], 8), batches([[3]], 9))
+    assert [[part.rows.tolist() for part in parts] for parts in three] == [[[0], [1, 2], [3]]]

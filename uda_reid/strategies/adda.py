@@ -80,7 +80,7 @@ class ADDA:
             for key, part in parts.items():
                 part.load_state_dict(saved[key])
 
-        def step(pair: tuple[Batch, Batch]) -> Mapping[str, Tensor]:
+        def step(pair: tuple[Batch, ...]) -> Mapping[str, Tensor]:
             encoder.train()
             for layer in layers:
                 layer.train(self.batch_norm == "target")

@@ -117,18 +117,17 @@ class Batches:
 
 
 class SideBySide:
-    """Batches of two domains, one of each at a time.
+    """Batches of several domains, one of each at a time.
 
     Args:
-        source: batches of the source.
-        target: as many of the target.
+        domains: as many batches of every domain.
     """
 
-    def __init__(self, source: Batches, target: Batches) -> None:
-        self.source, self.target = source, target
+    def __init__(self, *domains: Batches) -> None:
+        self.domains = domains
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self.domains[0])
 
-    def __iter__(self) -> Iterator[tuple[Batch, Batch]]:
-        return zip(self.source, self.target, strict=True)
+    def __iter__(self) -> Iterator[tuple[Batch, ...]]:
+        return zip(*self.domains, strict=True)

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from uda_reid.errors import DataError
+from uda_reid.models.encoder import EncoderSpec
+from uda_reid.models.heads import Classifier
+from uda_reid.ops.distance import normalise
+from uda_reid.ops.impact import held_out_scores, normalised
+from uda_reid.pretraining import Pretrain, pretrain
+from uda_reid.run import Run
+from uda_reid.testing import HEIGHT, WIDTH, tiny_domain
+from uda_reid.training.features import extract
+from uda_reid.training.units import (
+    class_means,
+    domain_names,
+    merged_classifier,
+    score_sources,
+    scored_rows,
+    source_classes,
+)
+from uda_reid.types import Source
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    """Six people with four images each, of two domains; the last of either is held out, so numbers are made to fit."""
+    options = Pretrain(epochs=1, batch=8, instances=2, warmup=0, augmentation="none", validation=0.0)
+    spec = EncoderSpec(backbone="resnet_tiny", height=HEIGHT, width=WIDTH, weights="none", hidden=10)
+    source = pretrain(tiny_domain(tmp_path_factory.mktemp("source")), options, encoder=spec)
+    return replace(source, domains=(source.pids >= 3).long())
+
+
+def rows_of(source: Source, *pids: int) -> Tensor:
+    return torch.nonzero(torch.isin(source.pids, torch.tensor(pids))).flatten()
+
+
+def test_domains_are_named_by_number_where_there_are_several(source: Source) -> None:
+    assert domain_names(source) == ("source 1", "source 2")
+    assert domain_names(replace(source, domains=torch.zeros(24, dtype=torch.int64))) == ("source",)
+
+
+def test_held_out_people_are_scored_on_where_two_have_two_images(source: Source) -> None:
+    held = replace(source, validation=rows_of(source, 1, 2, 5))
+    assert torch.equal(scored_rows(held, 0), rows_of(source, 1, 2))
+    assert torch.equal(scored_rows(held, 1), rows_of(source, 3, 4))  # one held-out person of that domain is not enough
+    few = replace(source, validation=torch.cat([rows_of(source, 1), rows_of(source, 2)[:1]]))
+    assert set(scored_rows(few, 0).tolist()) == set(rows_of(source, 0).tolist()) | set(rows_of(source, 2)[1:].tolist())
+    assert torch.equal(scored_rows(source, 0), rows_of(source, 0, 1, 2))
+
+
+def test_scores_are_those_of_every_domain_by_itself(source: Source) -> None:
+    run = Run(seed=4)
+    found = score_sources(source, source.encoder, decay=0.1, steps=50, name="x", run=run)
+    units = extract(source.encoder, source.images).clamp(min=0)
+    for domain, title in ((0, "source 1"), (1, "source 2")):
+        rows = torch.nonzero(source.domains == domain).flatten()
+        own = held_out_scores(units[rows], source.pids[rows], run.stream(f"x/{title}"), decay=0.1, steps=50)
+        torch.testing.assert_close(found[domain], normalised(own[None])[0], atol=1e-5, rtol=1e-4)
+    assert not torch.equal(found, score_sources(source, source.encoder, decay=0.01, steps=50, name="x", run=run))
+
+
+def test_domain_of_one_person_has_no_scores(source: Source) -> None:
+    lonely = replace(source, domains=(source.pids == 0).long())
+    with pytest.raises(DataError, match=r"^1 identity with two rows or more"):
+        score_sources(lonely, source.encoder, decay=0.1, steps=5)
+
+
+def test_class_means_are_mean_directions_of_what_is_above_zero_less_what_they_share() -> None:
+    features = torch.randn(12, 5, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 1, 2, -1] * 3)
+    directions = []
+    for label in range(3):
+        units = features[labels == label].clamp(min=0)
+        directions.append((units / units.norm(dim=1, keepdim=True)).mean(0))
+    found, shared = class_means(features, labels, 3), (directions[0] + directions[1] + directions[2]) / 3
+    for label in range(3):
+        own = directions[label] - shared
+        torch.testing.assert_close(found[label], own / own.norm())
+
+
+def test_classes_of_the_source_are_its_classifiers_where_that_sees_units(source: Source) -> None:
+    found = source_classes(source)
+    assert isinstance(source.classifier, Classifier)
+    assert torch.equal(found["weight"], source.classifier.linear.weight)
+    assert torch.equal(found["bias"], source.classifier.linear.bias)
+    found["weight"].zero_()
+    assert bool(source.classifier.linear.weight.any())
+    embeddings = Classifier(10, 6, generator=torch.Generator())
+    instead = source_classes(replace(source, classifier=embeddings))
+    units = extract(source.encoder, source.images).clamp(min=0)
+    expected = torch.stack([normalise(units)[source.pids == pid].mean(0) for pid in range(6)])
+    torch.testing.assert_close(instead["weight"], normalise(expected - expected.mean(0)), atol=1e-5, rtol=1e-4)
+    assert not bool(instead["bias"].any())
+
+
+def test_merged_classifier_has_the_known_classes_first_and_the_others_of_their_length() -> None:
+    known = {"weight": torch.tensor([[3.0, 1.0, 1.0], [-1.0, 1.0, -3.0]]), "bias": torch.tensor([5.0, 7.0])}
+    head = merged_classifier(known, torch.eye(3), generator=torch.Generator())
+    length = 8**0.5  # of (2, 0, 2) and (-2, 0, -2), what is left of either without what they share
+    expected = torch.tensor([[2.0, 0, 2], [-2, 0, -2], [length, 0, 0], [0, length, 0], [0, 0, length]])
+    torch.testing.assert_close(head.linear.weight.detach(), expected)
+    assert head.linear.bias.tolist() == [-1.0, 1.0, 0.0, 0.0, 0.0]
+    assert not head.rectified
+
+
+@pytest.mark.parametrize("shift", [-5.0, 0.0, 5.0])
+def test_people_of_the_source_are_not_lost_to_clusters_whatever_their_weights_share(
+    source: Source, shift: float
+) -> None:
+    features = extract(source.encoder, source.images)
+    plain = class_means(features, source.pids, 6)
+    others = class_means(features.flip(1), torch.arange(24) % 5, 5)
+
+    def predicted(shared: float) -> Tensor:
+        known = {"weight": plain + shared, "bias": torch.zeros(6) - shared}
+        head = merged_classifier(known, others, generator=torch.Generator())
+        logits: Tensor = head(features.relu()).detach()
+        return logits
+
+    torch.testing.assert_close(predicted(shift), predicted(0.0), atol=1e-4, rtol=1e-4)

@@ -1,0 +1,120 @@
+"""The units of an encoder, relu(embedding): which matter to a domain, and classifiers that begin with their means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from uda_reid.models.heads import Classifier
+from uda_reid.ops.clustering import cluster_means
+from uda_reid.ops.distance import normalise
+from uda_reid.ops.impact import held_out_scores, normalised
+from uda_reid.run import QUIET, Run
+from uda_reid.training.features import extract
+from uda_reid.types import Encoder, Source
+
+
+def domain_names(source: Source) -> tuple[str, ...]:
+    """Return what the source's domains are called in a history: `source`, or `source 1`, `source 2` and so on."""
+    count = int(source.domains.max()) + 1
+    return tuple(f"source {number + 1}" for number in range(count)) if count > 1 else ("source",)
+
+
+def scored_rows(source: Source, domain: int) -> Tensor:
+    """Return the rows (M,) int64 that a source domain's units are scored on.
+
+    They are those of its held-out people, whom the encoder was not trained to tell apart: of the people it was trained
+    on it may make too much. Where less than two of them have two images, they are its training rows.
+    """
+    for rows in (source.validation, source.training):
+        mine = rows[source.domains[rows] == domain]
+        counts = torch.unique(source.pids[mine], return_counts=True)[1]
+        if int((counts > 1).sum()) > 1:
+            break
+    return mine
+
+
+def score_sources(
+    source: Source, encoder: Encoder, *, decay: float, steps: int, name: str = "units", run: Run = QUIET
+) -> Tensor:
+    """Return the normalised impact scores of every unit in every source domain.
+
+    Args:
+        source: the labelled side.
+        encoder: the encoder as it stands.
+        decay: of the classifiers that the impact is measured by (`ops.impact.fit`).
+        steps: of their fit.
+        name: names the random streams.
+        run: the surroundings.
+
+    Returns:
+        (D, K) float64 on the CPU, as of `ops.impact.normalised`.
+
+    Raises:
+        DataError: a domain has less than two people with two images.
+    """
+    found = []
+    for domain, title in enumerate(domain_names(source)):
+        rows = scored_rows(source, domain)
+        units = extract(encoder, source.images, rows=rows, run=run, description=f"units of {title}").relu()
+        generator = run.stream(f"{name}/{title}")
+        found.append(held_out_scores(units, source.pids[rows], generator, decay=decay, steps=steps))
+    return normalised(torch.stack(found))
+
+
+def class_means(features: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Return weights (C, K) float32 for a classifier of units: how the mean direction of every class differs from all.
+
+    Units are never negative, and all of their mean directions are alike. What they share would give every image, also
+    one of other classes of the same softmax, a large logit for all of them; as in a trained classifier they sum to 0.
+
+    Args:
+        features: (N, K) float32 embeddings.
+        labels: (N,) int64; every number from 0 to C - 1 occurs, rows with a negative label are in no mean.
+        classes: C.
+
+    Returns:
+        (C, K) float32 of length 1, or 0 where a class does not differ.
+
+    >>> class_means(torch.tensor([[3.0, -9.0], [4.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 0, 1]), 2)
+    tensor([[ 0.7071, -0.7071],
+            [-0.7071,  0.7071]])
+    """
+    means = cluster_means(normalise(features.relu()), labels, classes)
+    return normalise(means - means.mean(0))
+
+
+def source_classes(source: Source, *, run: Run = QUIET) -> dict[str, Tensor]:
+    """Return `weight` (C, K) and `bias` (C,) of a classifier of units for the source's identities.
+
+    They are those of the source's own classifier where it sees units; one that sees embeddings is of no use behind a
+    ReLU, and the mean units of every identity take its place.
+    """
+    rows, classifier = source.training, source.classifier
+    if isinstance(classifier, Classifier) and classifier.rectified:
+        return {key: value.detach().cpu().clone() for key, value in classifier.linear.state_dict().items()}
+    classes = int(source.pids[rows].max()) + 1
+    features = extract(source.encoder, source.images, rows=rows, run=run, description="units of the source")
+    return {"weight": class_means(features, source.pids[rows], classes), "bias": torch.zeros(classes)}
+
+
+def merged_classifier(known: Mapping[str, Tensor], means: Tensor, *, generator: torch.Generator) -> Classifier:
+    """Return one classifier of units for the classes that are known and, behind them, those of which only means are.
+
+    What all known classes share is taken out of their weights and biases. Among themselves that changes no probability,
+    but it would lift or lower all of them beside the others, whose weights sum to 0. For the same reason the others are
+    scaled to the known ones' length.
+
+    Args:
+        known: `weight` (C, K) and `bias` (C,), as of `source_classes`.
+        means: (M, K) float32, as of `class_means`; their biases are 0.
+        generator: what the classifier draws from before it is filled.
+    """
+    weight, bias = (known[key] - known[key].mean(0) for key in ("weight", "bias"))
+    head = Classifier(means.shape[1], len(bias) + len(means), generator=generator)
+    with torch.no_grad():
+        head.linear.weight.copy_(torch.cat([weight, weight.norm(dim=1).mean() * means]))
+        head.linear.bias[: len(bias)] = bias
+    return head
