@@ -247,7 +247,7 @@ def test_every_section_is_checked_in_every_profile(written: Written, profile: st
         (
             "\nstrategy: pull\n",
             "toy.yaml:2: strategy: strategy 'pull' is unknown; did you mean 'pul'? "
-            "Known are adabn, adda, cluster, daam, pul, source_only; or write package.module:Class",
+            "Known are adabn, adda, cluster, daam, guided_dropout, pul, source_only; or write package.module:Class",
         ),
         (
             "strategy: toys.methods:NoDataclass\n",

@@ -10,7 +10,7 @@ import uda_reid.strategies
 from uda_reid.errors import RecipeError
 from uda_reid.strategies import BUILT_IN, GROUP, find, known
 
-NAMES = "adabn, adda, cluster, daam, pul, source_only"
+NAMES = "adabn, adda, cluster, daam, guided_dropout, pul, source_only"
 MODULE = """
 class Mine:
     def adapt(self, source, target, *, run=None):

@@ -15,6 +15,7 @@ BUILT_IN: Mapping[str, str] = {
     "adda": "uda_reid.strategies.adda:ADDA",
     "cluster": "uda_reid.strategies.cluster:Cluster",
     "daam": "uda_reid.strategies.daam:DAAM",
+    "guided_dropout": "uda_reid.strategies.guided_dropout:GuidedDropout",
     "pul": "uda_reid.strategies.pul:PUL",
     "source_only": "uda_reid.strategies.source_only:SourceOnly",
 }

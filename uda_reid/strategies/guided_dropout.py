@@ -1,0 +1,199 @@
+"""Domain-guided dropout: every domain trains through the units that matter to it, the target by its clusters.
+
+Xiao, Li, Ouyang and Wang: Learning Deep Feature Representations with Domain Guided Dropout for Person
+Re-identification, CVPR 2016, arXiv:1604.07528, and the released code, github.com/Cysu/dgd_person_reid. They train on
+labelled domains; a target without labels as one more domain is this package's reading.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from uda_reid.data.sampling import endless
+from uda_reid.models.heads import Classifier
+from uda_reid.ops.impact import deterministic_mask, held_out_scores, normalised, stochastic_mask
+from uda_reid.ops.losses import identification
+from uda_reid.run import QUIET, Forgetful, Run
+from uda_reid.training.features import extract
+from uda_reid.training.loop import Batches, SideBySide, Stateful, train
+from uda_reid.training.pseudo_labels import PseudoLabels, assign
+from uda_reid.training.units import class_means, domain_names, merged_classifier, score_sources, source_classes
+from uda_reid.types import AdaptationResult, Batch, Encoder, Images, Source, Target
+
+Natural = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(ge=0)]
+NEARLY_ALL = 0.98
+"""A domain that keeps more of its units hardly differs from one without a mask."""
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class GuidedDropout:
+    """One softmax over the identities of every source domain and the target's clusters, each domain with its own mask.
+
+    A unit is an entry of relu(embedding): the hidden layer of an encoder with `hidden`. It matters to a domain by how
+    much the domain's loss rises without it. At first a domain drops every unit that does not matter, later it keeps
+    units by chance, the likelier the more they matter. As in the code, images are searched by the embedding, before the
+    ReLU and without a mask. Of an encoder without `hidden` the ReLU hides entries below 0, which search still compares.
+    """
+
+    target_scores: Literal["pseudo", "source_mean", "none"] = "pseudo"  # of clusters; the sources' mean; all p = 0.5
+    deterministic: Natural = 20  # epochs; code: 20,000 steps of 200 images
+    stochastic: Natural = 20  # epochs, by new scores; code: up to 5,000 steps, of one domain and a copy of the network
+    temperature: Annotated[float, Field(gt=0)] = 1.0  # code, with scores whose highest is kept 9 times in 10
+    clusters: Annotated[int, Field(gt=1)] = 500  # of the target, by k-means, anew every epoch; as MMT's baseline
+    starts: Count = 1  # of k-means
+    iterations: Count = 400  # steps per epoch; MMT's baseline
+    batch: Annotated[int, Field(gt=1)] = 32  # of every domain; code: 200 in all, from the union
+    lr: Rate = 0.01  # code, SGD
+    power: Rate = 0.5  # code: the rate falls as (1 - share of the phase that is over)^0.5; here by epochs
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # code
+    weight_decay: Rate = 5e-4  # code
+    head_decay: Annotated[float, Field(gt=0)] = 5e-4  # of the classifiers that units are scored by; code
+    head_steps: Count = 100  # of L-BFGS on all images at once, at most; code: 200 to 2,000 of SGD
+    augmentation: Literal["none", "ide", "reid"] = "reid"  # as in the source's own training; code: crops and flips
+
+    def adapt(self, source: Source, target: Target, *, run: Run = QUIET) -> AdaptationResult:
+        """Return the encoder after the last epoch; every epoch is one step for the probe."""
+        encoder, names = copy.deepcopy(source.encoder), (*domain_names(source), "target")
+        history: list[dict[str, float]] = []
+        warnings: list[str] = []
+        scores, known = torch.zeros(0), {"weight": torch.zeros(0), "bias": torch.zeros(0)}
+        saved = run.restore("guided_dropout")
+        if saved is not None:
+            encoder.load_state_dict(saved["encoder"])
+            history, warnings, scores, known = (saved[key] for key in ("history", "warnings", "scores", "known"))
+        for epoch in range(len(history), self.deterministic + self.stochastic):
+            features, first = extract(encoder, target.images, run=run), epoch < self.deterministic
+            stream = run.stream(f"guided_dropout/kmeans/{epoch}")
+            found = assign(features, method="kmeans", clusters=self.clusters, starts=self.starts, generator=stream)
+            if epoch == 0:
+                known = source_classes(source, run=run)
+            if epoch in (0, self.deterministic):  # either phase begins with scores of the encoder as it is
+                scores = self.score(source, encoder, features, found.labels, run=run, epoch=epoch)
+                for warning in self._warnings(scores, names, epoch):
+                    warnings.append(warning)
+                    run.log(f"warning: guided_dropout: {warning}")
+            centroids = class_means(features, found.labels, found.clusters)
+            head = merged_classifier(known, centroids, generator=run.stream(f"guided_dropout/head/{epoch}"))
+            trained = self._train(encoder, head, source, target, found, scores, epoch, run)
+            known = {key: value[: len(known["bias"])].cpu() for key, value in head.linear.state_dict().items()}
+            kept = zip(names, self.kept(scores, first=first).tolist(), strict=True)
+            shares = {**{f"kept {name}": share for name, share in kept}, **trained}
+            history.append({**found.counts, **shares})
+            told = ", ".join(f"{name} {value:.3f}" for name, value in shares.items())
+            run.log(f"guided_dropout: epoch {epoch + 1}/{self.deterministic + self.stochastic}: {told}")
+            run.probe(encoder, epoch + 1, found.labels)
+            state = {"history": history, "warnings": warnings, "scores": scores, "known": known}
+            run.save("guided_dropout", {"encoder": encoder.state_dict(), **state})
+        return AdaptationResult(encoder.eval(), tuple(history), self._facts(history, warnings))
+
+    def score(
+        self, source: Source, encoder: Encoder, features: Tensor, labels: Tensor, *, run: Run = QUIET, epoch: int = 0
+    ) -> Tensor:
+        """Return impact scores (D + 1, K) float32: of every source domain, then of the target, by its clusters (N,)."""
+        name = f"guided_dropout/scores/{epoch}"
+        mine = score_sources(source, encoder, decay=self.head_decay, steps=self.head_steps, name=name, run=run)
+        theirs = mine.mean(0, keepdim=True) * (self.target_scores == "source_mean")
+        if self.target_scores == "pseudo":
+            units, stream = features.relu(), run.stream(f"{name}/target")
+            scores = held_out_scores(units, labels, stream, decay=self.head_decay, steps=self.head_steps)
+            theirs = normalised(scores[None])
+        return torch.cat([mine, theirs]).float()
+
+    def mask(self, scores: Tensor, domains: Tensor, chance: Tensor | torch.Generator, *, first: bool) -> Tensor:
+        """Return what to multiply the units of rows of `domains` (B,) with, (B, K) float32; `first`: deterministically.
+
+        `chance` is as for `ops.impact.stochastic_mask`. A target without scores ("none") has plain dropout either way.
+        """
+        drawn = stochastic_mask(scores[domains], chance, temperature=self.temperature)
+        unscored = (domains == len(scores) - 1) & (self.target_scores == "none")
+        return torch.where(unscored[:, None], drawn, deterministic_mask(scores[domains])) if first else drawn
+
+    def kept(self, scores: Tensor, *, first: bool) -> Tensor:
+        """Return which share of its units every domain keeps, (D + 1,); in the stochastic phase on average."""
+        chances = (scores / self.temperature).sigmoid().mean(1)
+        shares = (scores > 0).float().mean(1) if first else chances
+        return torch.cat([shares[:-1], chances[-1:]]) if self.target_scores == "none" else shares
+
+    def _train(
+        self, encoder: Encoder, head: Classifier, source: Source, target: Target, found: PseudoLabels, scores: Tensor,
+        epoch: int, run: Run,
+    ) -> Mapping[str, float]:  # fmt: skip
+        """Train encoder and head for one epoch, in place; return the means of the losses."""
+        name, names = f"guided_dropout/epoch/{epoch}", (*domain_names(source), "target")
+        first, people = epoch < self.deterministic, head.linear.out_features - found.clusters
+        over = epoch / self.deterministic if first else (epoch - self.deterministic) / self.stochastic
+        weights = [weight for weight in (*encoder.parameters(), *head.parameters()) if weight.requires_grad]
+        lr, decay = self.lr * (1 - over) ** self.power, self.weight_decay
+        optimizer = torch.optim.SGD(weights, lr=lr, momentum=self.momentum, weight_decay=decay)
+        run.prepare(encoder, optimizer)
+        run.prepare(head, optimizer)
+        domains = torch.full((people + found.clusters,), len(names) - 1)  # of every class
+        domains[source.pids[source.training]] = source.domains[source.training]
+        domains, scores, draws = domains.to(run.device), scores.to(run.device), run.stream(f"{name}/masks")
+
+        def step(parts: tuple[Batch, ...]) -> Mapping[str, Tensor]:
+            encoder.train()
+            batch = Batch(*map(torch.cat, zip(*parts, strict=True)))
+            mask = self.mask(scores, domains[batch.labels], draws, first=first)
+            with run.autocast():
+                logits = head(encoder(batch.images).float().relu() * mask)
+            pairs = zip(*(torch.split(each, self.batch) for each in (logits.float(), batch.labels)), strict=True)
+            losses = [identification(*pair) for pair in pairs]
+            run.step(torch.stack(losses).mean(), optimizer)
+            right = (logits.detach().argmax(1) == batch.labels).float().mean()
+            return {**{f"loss {name}": loss for name, loss in zip(names, losses, strict=True)}, "accuracy": right}
+
+        plan = {0: self._batches(source, target, found.labels + people, name, run)}
+        parts: dict[str, Stateful] = {"encoder": encoder, "head": head, "optimizer": optimizer}
+        # An epoch and its labels are saved together, or neither: a head is of no use with other clusters.
+        return train(step, plan.__getitem__, epochs=1, parts=parts, name=name, run=replace(run, store=Forgetful()))[-1]
+
+    def _batches(self, source: Source, target: Target, labels: Tensor, name: str, run: Run) -> SideBySide:
+        """Return the batches of an epoch, as many images of every source domain as of the target."""
+        size = int(source.encoder.spec["height"]), int(source.encoder.spec["width"])
+
+        def batches(images: Images, labels: Tensor, rows: Tensor, domain: str) -> Batches:
+            plan = islice(endless(rows, self.batch, run.stream(f"{name}/{domain}/rows")), self.iterations)
+            noise = f"{name}/{domain}/augmentation"
+            return Batches(images, labels, plan, size=size, augmentation=self.augmentation, name=noise, run=run)
+
+        parts = []
+        for number, title in enumerate(domain_names(source)):
+            rows = source.training[source.domains[source.training] == number]
+            parts.append(batches(source.images, source.pids, rows, title))
+        return SideBySide(*parts, batches(target.images, labels, torch.arange(len(labels)), "target"))
+
+    def _warnings(self, scores: Tensor, names: Sequence[str], epoch: int) -> Iterator[str]:
+        """Yield which domains' scores are no guide."""
+        for name, share in zip(names, (scores > 0).float().mean(1).tolist(), strict=True):
+            if name == "target" and self.target_scores == "none":
+                continue
+            if share == 0:
+                yield f"epoch {epoch + 1}: no unit matters to {name}: its deterministic mask would drop them all"
+            elif share > NEARLY_ALL:
+                yield f"epoch {epoch + 1}: {share:.0%} of the units matter to {name}: its mask hardly differs from none"
+
+    def _facts(self, history: Sequence[Mapping[str, float]], warnings: Sequence[str]) -> dict[str, Any]:
+        by = {"pseudo": "of its clusters", "source_mean": "the source's", "none": "none: p = 0.5"}
+        return {
+            "target images used": "all, without labels" if history else "none",
+            "target images in batch norm": bool(history),
+            "camera ids used": False,
+            "source images used": "with labels, those held out for impact scores" if history else "none",
+            "impact scores of the target": by[self.target_scores],
+            "number of clusters given": self.clusters,
+            "k-means starts": self.starts,
+            "warnings": "; ".join(warnings) or "none",
+            "checkpoint": "last",
+        }
