@@ -17,12 +17,14 @@ import copy
 import statistics
 import time
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,11 +33,11 @@ from uda_reid.models.heads import Classifier
 from uda_reid.ops.losses import identification
 from uda_reid.run import Run
 from uda_reid.strategies.adda import ADDA
-from uda_reid.terminal import RichReporter
 from uda_reid.training.features import extract
 from uda_reid.training.loop import Batches, train
 from uda_reid.types import Batch, Encoder, Source, Target
 
+Step = Literal["simultaneous", "alternating"]
 BATCH, SIZE, EPOCH = 128, 28, 500
 PUBLISHED = {"mnist -> usps": (75.2, 89.4), "usps -> mnist": (57.1, 90.1)}
 """Source only and ADDA in the paper, from samples and splits of its own."""
@@ -64,9 +66,11 @@ class LeNet(Encoder):
         super().__init__()
         self.dim, self.spec = 500, {"height": SIZE, "width": SIZE}
         self.layers = nn.Sequential(
-            nn.Conv2d(1, 20, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(1, 20, 5), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(20, 50, 5), nn.MaxPool2d(2), nn.ReLU(),
             nn.Flatten(), nn.Linear(800, 500), nn.ReLU(),
         )  # fmt: skip
+        # A third faster on the CPU, as is pooling before the ReLU, which gives the same.
+        self.layers.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return embeddings, (B, 500)."""
@@ -112,8 +116,37 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--iterations", type=int, default=3000, help=f"of either phase, a multiple of {EPOCH}")
     parser.add_argument("--step", choices=("simultaneous", "alternating"), default="simultaneous")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one CPU thread each")
     return parser
+
+
+def adapt(data: Path, mine: str, theirs: str, seed: int, epochs: int, step: Step) -> tuple[float, float]:
+    """Learn one domain, adapt to the other, say so, and return the accuracies on it before and after."""
+    torch.set_num_threads(1)
+    # Once all 2,000 digits are learned by heart, gradients are of 1e-40, and a step would take five times as long.
+    torch.set_flush_denormal(True)
+    file = np.load(data)
+    images, other = (Digits(torch.from_numpy(file[name])) for name in (mine, theirs))
+    labels, truth = (torch.from_numpy(file[f"{name}_label"]).long() for name in (mine, theirs))
+    start, run = time.perf_counter(), Run(seed=seed)
+    source = learn(mine, images, labels, epochs * EPOCH, run)
+    result = strategy(epochs, step).adapt(source, Target(theirs, other), run=run)
+    before, after = (accuracy(each, source.classifier, other, truth, run) for each in (source.encoder, result.encoder))
+    last = ", ".join(f"{name} {value:.3f}" for name, value in result.history[-1].items())
+    print(
+        f"{mine} -> {theirs}, seed {seed}: source only {before:.1%}, ADDA {after:.1%} "
+        f"({time.perf_counter() - start:.0f} s; last epoch: {last}; warnings: {result.facts['warnings']})",
+        flush=True,
+    )
+    return before, after
+
+
+def strategy(epochs: int, step: Step) -> ADDA:
+    """Return ADDA with the released code's network and rates."""
+    return ADDA(
+        on="logits", step=step, epochs=epochs, iterations=EPOCH, batch=BATCH, lr=2e-4, discriminator_lr=2e-4,
+        hidden=(500, 500), augmentation="none",
+    )  # fmt: skip
 
 
 def main() -> None:
@@ -123,41 +156,28 @@ def main() -> None:
     epochs, rest = divmod(options.iterations, EPOCH)
     if rest or not epochs:
         parser.error(f"--iterations {options.iterations} is no multiple of {EPOCH}")
-    torch.set_num_threads(options.threads)
-    file = np.load(options.data)
-    domains = {
-        name: (Digits(torch.from_numpy(file[name])), torch.from_numpy(file[f"{name}_label"]).long())
-        for name in ("mnist", "usps")
-    }
-    strategy = ADDA(
-        on="logits", step=options.step, epochs=epochs, iterations=EPOCH, batch=BATCH, lr=2e-4, discriminator_lr=2e-4,
-        hidden=(500, 500), augmentation="none",
-    )  # fmt: skip
-    print(strategy)
-    for mine, theirs in (("mnist", "usps"), ("usps", "mnist")):
-        before, after = [], []
-        for seed in map(int, options.seeds.split(",")):
-            start, run = time.perf_counter(), Run(seed=seed, reporter=RichReporter(Console(stderr=True)))
-            source = learn(mine, *domains[mine], options.iterations, run)
-            result = strategy.adapt(source, Target(theirs, domains[theirs][0]), run=run)
-            images, labels = domains[theirs]
-            before.append(accuracy(source.encoder, source.classifier, images, labels, run))
-            after.append(accuracy(result.encoder, source.classifier, images, labels, run))
-            last = ", ".join(f"{name} {value:.3f}" for name, value in result.history[-1].items())
-            print(
-                f"{mine} -> {theirs}, seed {seed}: source only {before[-1]:.1%}, ADDA {after[-1]:.1%} "
-                f"({time.perf_counter() - start:.0f} s; last epoch: {last}; warnings: {result.facts['warnings']})",
-                flush=True,
-            )
+    if not options.data.is_file():
+        parser.error(f"--data {options.data}: there is no such file")
+    start, seeds = time.perf_counter(), [int(seed) for seed in options.seeds.split(",")]
+    print(
+        f"{strategy(epochs, options.step)}\n{2 * len(seeds)} runs, {options.jobs} at a time, minutes each", flush=True
+    )
+    ways = (("mnist", "usps"), ("usps", "mnist"))
+    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
+        found = {
+            way: [pool.submit(adapt, options.data, *way, seed, epochs, options.step) for seed in seeds] for way in ways
+        }
+    for (mine, theirs), runs in found.items():
+        before, after = zip(*(each.result() for each in runs), strict=True)
         gains = [late - early for early, late in zip(before, after, strict=True)]
         spread = statistics.stdev(gains) if len(gains) > 1 else 0.0
         paper = PUBLISHED[f"{mine} -> {theirs}"]
         print(
             f"{mine} -> {theirs}: source only {statistics.mean(before):.1%}, ADDA {statistics.mean(after):.1%}, "
             f"gain {100 * statistics.mean(gains):+.1f} ± {100 * spread:.1f} points over {len(gains)} seeds "
-            f"(paper: {paper[0]} and {paper[1]})",
-            flush=True,
+            f"(paper: {paper[0]} and {paper[1]})"
         )
+    print(f"{(time.perf_counter() - start) / 60:.0f} minutes")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from uda_reid.run import Silent
 from uda_reid.training.devices import check_threads
 
 PAIRS = "plaza:campus,campus:plaza,plaza:station,station:plaza,campus:station,station:campus"
-RECIPES = "adabn,pul,cluster,daam_v1,daam_v2,adda"
+RECIPES = "adabn,pul,cluster,daam_v1,daam_v2,adda,guided_dropout"
 POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 """What the libraries read on import, once: how many threads they may start."""
 

@@ -94,7 +94,7 @@ def test_hidden_layer_is_searched_before_its_relu_and_learns_its_shift() -> None
     encoder.neck.get_parameter("bias").data.copy_(torch.linspace(-1, 1, 24))
     assert encoder.dim == 24
     images, pooled = pictures(8), encoder.pooled(pictures(8))
-    averages = encoder.features(images).mean((2, 3))
+    averages = encoder.trunk[encoder.last_stage :](encoder.early(images)).mean((2, 3))
     torch.testing.assert_close(pooled, averages @ encoder.projection.get_parameter("weight").T, rtol=1e-4, atol=1e-5)
     normal = (pooled - pooled.mean(0)) / (pooled.var(0, unbiased=False) + 1e-5).sqrt()
     embeddings = encoder(images)

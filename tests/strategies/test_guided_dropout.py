@@ -10,6 +10,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from uda_reid.data.images import augment
 from uda_reid.data.sampling import endless
@@ -42,19 +43,29 @@ def hidden(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 @pytest.mark.parametrize("target_scores", ["pseudo", "source_mean", "none"])
 def test_guided_dropout_keeps_every_promise_of_a_strategy(target_scores: Any) -> None:
-    strategy = replace(QUICK, target_scores=target_scores, augmentation="reid")
+    statistics: Any = "mixed" if target_scores == "none" else "target"
+    strategy = replace(QUICK, target_scores=target_scores, batch_norm=statistics, augmentation="reid")
     check_strategy(strategy, without_training=replace(strategy, deterministic=0, stochastic=0))
 
 
 # The whole method, against plain torch
 
 
-def scores_by_hand(source: Source, encoder: Encoder, features: Tensor, labels: Tensor, run: Run, epoch: int) -> Tensor:
+def scores_by_hand(
+    source: Source, encoder: Encoder, features: Tensor, labels: Tensor, run: Run, epoch: int, *, apart: bool
+) -> Tensor:
     """The scores of every domain, one domain and one half at a time, as `ops.impact` (tested there) makes them."""
     rows = []
     for domain, title in enumerate(["source 1", "source 2"] if bool(source.domains.any()) else ["source"]):
         mine = torch.nonzero(source.domains == domain).flatten()
-        units = extract(encoder, source.images)[mine].clamp(min=0)
+        seen = copy.deepcopy(encoder)
+        if apart:
+            for layer in seen.modules():
+                if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+                    layer.momentum = 1.0
+            with torch.no_grad():
+                seen.train()(source.images.read(mine, HEIGHT, WIDTH).float() / 255)
+        units = extract(seen, source.images)[mine].clamp(min=0)
         stream = run.stream(f"guided_dropout/scores/{epoch}/{title}")
         rows.append(held_out_scores(units, source.pids[mine], stream, decay=0.01))
     stream = run.stream(f"guided_dropout/scores/{epoch}/target")
@@ -77,24 +88,26 @@ def means(units: Tensor, labels: Tensor, classes: int) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("kind", "phases", "rates"),
+    ("kind", "statistics", "phases", "rates"),
     [
-        ("two domains, hidden layer", (1, 1), (0.05, 0.05)),
-        ("two domains, hidden layer", (0, 2), (0.05, 0.05 * 0.5**1.5)),
-        ("one domain, no hidden layer", (1, 1), (0.05, 0.05)),
-        ("one domain, no hidden layer", (2, 0), (0.05, 0.05 * 0.5**1.5)),
+        ("two domains, hidden layer", "target", (1, 1), (0.05, 0.05)),
+        ("two domains, hidden layer", "mixed", (0, 2), (0.05, 0.05 * 0.5**1.5)),
+        ("one domain, no hidden layer", "mixed", (1, 1), (0.05, 0.05)),
+        ("one domain, no hidden layer", "target", (2, 0), (0.05, 0.05 * 0.5**1.5)),
     ],
 )
 def test_epochs_are_those_of_plain_torch(
-    kind: str, phases: tuple[int, int], rates: tuple[float, float], hidden: Source, source: Source, target: Target
-) -> None:
+    kind: str, statistics: Any, phases: tuple[int, int], rates: tuple[float, float],
+    hidden: Source, source: Source, target: Target,
+) -> None:  # fmt: skip
     given = hidden if kind.startswith("two") else source
     domains = int(given.domains.max()) + 1
     run = Run(seed=3)
     deterministic, stochastic = phases
     strategy = replace(
-        QUICK, lr=0.05, power=1.5, momentum=0.8, weight_decay=0.01, deterministic=deterministic, stochastic=stochastic
-    )
+        QUICK, lr=0.05, power=1.5, momentum=0.8, weight_decay=0.01, deterministic=deterministic, stochastic=stochastic,
+        batch_norm=statistics,
+    )  # fmt: skip
     result = strategy.adapt(given, target, run=run)
     encoder = copy.deepcopy(given.encoder)
     dim = encoder.dim
@@ -109,7 +122,7 @@ def test_epochs_are_those_of_plain_torch(
         features = extract(encoder, target.images)
         clusters = kmeans(normalise(features), 5, generator=run.stream(f"guided_dropout/kmeans/{epoch}")).labels
         if epoch in (0, deterministic):
-            scores = scores_by_hand(given, encoder, features, clusters, run, epoch)
+            scores = scores_by_hand(given, encoder, features, clusters, run, epoch, apart=statistics == "target")
             assert 0 < float((scores > 0).float().mean()) < 1
         weight, bias = weight - weight.mean(0), bias - bias.mean()
         others = means(features.clamp(min=0), clusters, 5) * sum(float(row.norm()) for row in weight) / len(weight)
@@ -139,7 +152,15 @@ def test_epochs_are_those_of_plain_torch(
                     for row, u in zip(rows, uniforms, strict=True)
                 ]
             )
-            units = encoder(torch.cat(pictures).float() / 255).clamp(min=0)
+            if statistics == "mixed":
+                units = encoder(torch.cat(pictures).float() / 255).clamp(min=0)
+            else:
+                copied = [{key: value.clone() for key, value in encoder.named_buffers()} for _ in pictures[:-1]]
+                known = [
+                    functional_call(encoder, buffers, (each.float() / 255,))
+                    for buffers, each in zip(copied, pictures[:-1], strict=True)
+                ]
+                units = torch.cat([*known, encoder(pictures[-1].float() / 255)]).clamp(min=0)
             logits = (units * mask) @ weight.T + bias
             loss = -logits.log_softmax(1)[torch.arange(len(labels)), labels].mean()
             losses[-1].append(float(loss.detach()))
@@ -152,6 +173,8 @@ def test_epochs_are_those_of_plain_torch(
         reported = [value for key, value in result.history[epoch].items() if key.startswith("loss")]
         assert sum(reported) / (domains + 1) == pytest.approx(sum(losses[-1]) / 2, rel=1e-5)
     for key, value in encoder.state_dict().items():
+        if key.endswith("num_batches_tracked"):  # how often, not what
+            continue
         torch.testing.assert_close(result.encoder.state_dict()[key], value, atol=1e-5, rtol=1e-4, msg=key)
     moved = [
         float((value - given.encoder.get_parameter(key)).detach().abs().max())
@@ -191,6 +214,22 @@ def test_target_without_scores_has_plain_dropout_in_both_phases_and_the_source_h
     torch.testing.assert_close(QUICK.kept(scores, first=False), torch.tensor([0.5, 0.5]))
 
 
+def test_adapted_encoder_has_the_statistics_of_the_target_alone(source: Source, target: Target) -> None:
+    still = replace(QUICK, lr=0.0, iterations=20, batch=24, stochastic=0)
+    found, mixed = (replace(still, batch_norm=each).adapt(source, target).encoder for each in ("target", "mixed"))
+    images = target.images.read(torch.arange(24), HEIGHT, WIDTH).float() / 255
+    last = {}
+    for name, encoder in (("target", found), ("mixed", mixed)):
+        inputs: list[Tensor] = []
+        layer = encoder.get_submodule("trunk.bn1")
+        handle = layer.register_forward_pre_hook(lambda _, given, kept=inputs: kept.append(given[0]))
+        with torch.no_grad():
+            encoder(images)
+        handle.remove()
+        last[name] = float((layer.get_buffer("running_mean") - inputs[0].mean((0, 2, 3))).abs().max())
+    assert last["target"] < 0.4 * last["mixed"]
+
+
 def test_scores_of_the_target_are_what_the_option_says(hidden: Source, target: Target) -> None:
     features = extract(hidden.encoder, target.images)
     labels = torch.arange(24) % 4
@@ -198,7 +237,9 @@ def test_scores_of_the_target_are_what_the_option_says(hidden: Source, target: T
     def scores(choice: Any) -> Tensor:
         return replace(QUICK, target_scores=choice).score(hidden, hidden.encoder, features, labels)
 
-    mine = score_sources(hidden, hidden.encoder, decay=0.01, steps=100, name="guided_dropout/scores/0").float()
+    mine = score_sources(
+        hidden, hidden.encoder, decay=0.01, steps=100, apart=True, name="guided_dropout/scores/0"
+    ).float()
     for choice in ("pseudo", "source_mean", "none"):
         assert torch.equal(scores(choice)[:2], mine)
         assert scores(choice).shape == (3, 12) and scores(choice).dtype == torch.float32
@@ -245,10 +286,15 @@ def test_people_held_out_are_scored_on_and_not_trained_on(hidden: Source, target
     held_out = torch.nonzero(single.pids >= 4).flatten()
     four = Classifier(12, 4, rectified=True, generator=torch.Generator())
     images = Watched(single)
-    QUICK.adapt(replace(single, images=images, validation=held_out, classifier=four), target)
+    given = replace(single, images=images, validation=held_out, classifier=four)
+    replace(QUICK, batch_norm="mixed").adapt(given, target)
     scored, trained = ([rows for rows in images.asked if (len(rows) == 6) == batch] for batch in (False, True))
     assert [set(rows) for rows in scored] == [set(held_out.tolist())] * 2  # once a phase
     assert len(trained) == 4 and not {row for rows in trained for row in rows} & set(held_out.tolist())
+    images.asked.clear()
+    QUICK.adapt(given, target)  # batch norm sees those trained on before the others are scored by it
+    scored = [rows for rows in images.asked if len(rows) != 6]
+    assert [set(rows) for rows in scored] == [set(given.training.tolist()), set(held_out.tolist())] * 2
 
 
 def test_batches_are_of_every_domain_in_equal_parts(hidden: Source, target: Target) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +24,7 @@ from uda_reid.training.units import (
     score_sources,
     scored_rows,
     source_classes,
+    with_statistics,
 )
 from uda_reid.types import Source
 
@@ -62,6 +65,36 @@ def test_scores_are_those_of_every_domain_by_itself(source: Source) -> None:
         own = held_out_scores(units[rows], source.pids[rows], run.stream(f"x/{title}"), decay=0.1, steps=50)
         torch.testing.assert_close(found[domain], normalised(own[None])[0], atol=1e-5, rtol=1e-4)
     assert not torch.equal(found, score_sources(source, source.encoder, decay=0.01, steps=50, name="x", run=run))
+
+
+def test_statistics_are_those_of_the_rows_alone_and_of_a_copy(source: Source) -> None:
+    rows, before = rows_of(source, 0, 4), copy.deepcopy(source.encoder.state_dict())
+    found = with_statistics(source.encoder, source.images, rows, name="x")
+    assert not found.training and all(
+        torch.equal(before[key], each) for key, each in source.encoder.state_dict().items()
+    )
+    given: list[Tensor] = []
+    layer = found.get_submodule("trunk.bn1")
+    layer.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    found(source.images.read(rows, HEIGHT, WIDTH).float() / 255)
+    variance, mean = torch.var_mean(given[0], (0, 2, 3))
+    torch.testing.assert_close(layer.get_buffer("running_mean"), mean)
+    torch.testing.assert_close(layer.get_buffer("running_var"), variance)
+
+
+def test_scores_apart_are_those_of_an_encoder_with_the_statistics_of_the_domain(source: Source) -> None:
+    options: dict[str, Any] = {"decay": 0.1, "steps": 50, "name": "x"}
+    moved = copy.deepcopy(source.encoder)
+    moved.get_buffer("neck.running_mean").add_(1.0)
+    found, other = (score_sources(source, each, apart=True, **options) for each in (source.encoder, moved))
+    torch.testing.assert_close(found, other)  # what the encoder had does not matter
+    own = [
+        with_statistics(source.encoder, source.images, rows_of(source, *pids), name=f"x/{title}/statistics")
+        for title, pids in (("source 1", (0, 1, 2)), ("source 2", (3, 4, 5)))
+    ]
+    for domain, encoder in enumerate(own):
+        torch.testing.assert_close(found[domain], score_sources(source, encoder, **options)[domain])
+    assert not torch.allclose(found, score_sources(source, source.encoder, **options))
 
 
 def test_domain_of_one_person_has_no_scores(source: Source) -> None:

@@ -149,7 +149,7 @@ class DAAM:
         own = torch.optim.Adam(head.parameters(), lr=optimizer.param_groups[0]["lr"], weight_decay=self.weight_decay)
         run.prepare(head, own)
 
-        def step(pair: tuple[Batch, Batch]) -> Mapping[str, Tensor]:
+        def step(pair: tuple[Batch, ...]) -> Mapping[str, Tensor]:
             net.train()
             first, (known, clustered) = len(pair[0].images), (batch.labels for batch in pair)
             with run.autocast():

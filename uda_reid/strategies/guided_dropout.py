@@ -8,7 +8,7 @@ labelled domains; a target without labels as one more domain is this package's r
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Annotated, Any, Literal
@@ -19,6 +19,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from uda_reid.data.sampling import endless
+from uda_reid.models.batch_norm import statistics_kept
 from uda_reid.models.heads import Classifier
 from uda_reid.ops.impact import deterministic_mask, held_out_scores, normalised, stochastic_mask
 from uda_reid.ops.losses import identification
@@ -26,14 +27,19 @@ from uda_reid.run import QUIET, Forgetful, Run
 from uda_reid.training.features import extract
 from uda_reid.training.loop import Batches, SideBySide, Stateful, train
 from uda_reid.training.pseudo_labels import PseudoLabels, assign
-from uda_reid.training.units import class_means, domain_names, merged_classifier, score_sources, source_classes
+from uda_reid.training.units import (
+    class_means,
+    domain_names,
+    merged_classifier,
+    poor_guides,
+    score_sources,
+    source_classes,
+)
 from uda_reid.types import AdaptationResult, Batch, Encoder, Images, Source, Target
 
 Natural = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(ge=0)]
-NEARLY_ALL = 0.98
-"""A domain that keeps more of its units hardly differs from one without a mask."""
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -60,6 +66,7 @@ class GuidedDropout:
     weight_decay: Rate = 5e-4  # code
     head_decay: Annotated[float, Field(gt=0)] = 5e-4  # of the classifiers that units are scored by; code
     head_steps: Count = 100  # of L-BFGS on all images at once, at most; code: 200 to 2,000 of SGD
+    batch_norm: Literal["target", "mixed"] = "target"  # choice: domains normalised apart; code: mixed
     augmentation: Literal["none", "ide", "reid"] = "reid"  # as in the source's own training; code: crops and flips
 
     def adapt(self, source: Source, target: Target, *, run: Run = QUIET) -> AdaptationResult:
@@ -80,9 +87,9 @@ class GuidedDropout:
                 known = source_classes(source, run=run)
             if epoch in (0, self.deterministic):  # either phase begins with scores of the encoder as it is
                 scores = self.score(source, encoder, features, found.labels, run=run, epoch=epoch)
-                for warning in self._warnings(scores, names, epoch):
-                    warnings.append(warning)
-                    run.log(f"warning: guided_dropout: {warning}")
+                for warning in poor_guides(scores[:-1] if self.target_scores == "none" else scores, names):
+                    warnings.append(f"epoch {epoch + 1}: {warning}")
+                    run.log(f"warning: guided_dropout: {warnings[-1]}")
             centroids = class_means(features, found.labels, found.clusters)
             head = merged_classifier(known, centroids, generator=run.stream(f"guided_dropout/head/{epoch}"))
             trained = self._train(encoder, head, source, target, found, scores, epoch, run)
@@ -102,12 +109,12 @@ class GuidedDropout:
     ) -> Tensor:
         """Return impact scores (D + 1, K) float32: of every source domain, then of the target, by its clusters (N,)."""
         name = f"guided_dropout/scores/{epoch}"
-        mine = score_sources(source, encoder, decay=self.head_decay, steps=self.head_steps, name=name, run=run)
+        decay, steps, apart = self.head_decay, self.head_steps, self.batch_norm == "target"
+        mine = score_sources(source, encoder, decay=decay, steps=steps, apart=apart, name=name, run=run)
         theirs = mine.mean(0, keepdim=True) * (self.target_scores == "source_mean")
         if self.target_scores == "pseudo":
             units, stream = features.relu(), run.stream(f"{name}/target")
-            scores = held_out_scores(units, labels, stream, decay=self.head_decay, steps=self.head_steps)
-            theirs = normalised(scores[None])
+            theirs = normalised(held_out_scores(units, labels, stream, decay=decay, steps=steps)[None])
         return torch.cat([mine, theirs]).float()
 
     def mask(self, scores: Tensor, domains: Tensor, chance: Tensor | torch.Generator, *, first: bool) -> Tensor:
@@ -144,20 +151,27 @@ class GuidedDropout:
 
         def step(parts: tuple[Batch, ...]) -> Mapping[str, Tensor]:
             encoder.train()
-            batch = Batch(*map(torch.cat, zip(*parts, strict=True)))
-            mask = self.mask(scores, domains[batch.labels], draws, first=first)
+            labels = torch.cat([part.labels for part in parts])
+            mask = self.mask(scores, domains[labels], draws, first=first)
             with run.autocast():
-                logits = head(encoder(batch.images).float().relu() * mask)
-            pairs = zip(*(torch.split(each, self.batch) for each in (logits.float(), batch.labels)), strict=True)
+                logits = head(self._embed(encoder, [part.images for part in parts]).float().relu() * mask)
+            pairs = zip(*(torch.split(each, self.batch) for each in (logits.float(), labels)), strict=True)
             losses = [identification(*pair) for pair in pairs]
             run.step(torch.stack(losses).mean(), optimizer)
-            right = (logits.detach().argmax(1) == batch.labels).float().mean()
+            right = (logits.detach().argmax(1) == labels).float().mean()
             return {**{f"loss {name}": loss for name, loss in zip(names, losses, strict=True)}, "accuracy": right}
 
         plan = {0: self._batches(source, target, found.labels + people, name, run)}
         parts: dict[str, Stateful] = {"encoder": encoder, "head": head, "optimizer": optimizer}
         # An epoch and its labels are saved together, or neither: a head is of no use with other clusters.
         return train(step, plan.__getitem__, epochs=1, parts=parts, name=name, run=replace(run, store=Forgetful()))[-1]
+
+    def _embed(self, encoder: Encoder, images: Sequence[Tensor]) -> Tensor:
+        """Return the embeddings of the images of every domain, the target last, one below the other."""
+        parts = images if self.batch_norm == "target" else [torch.cat(list(images))]
+        with statistics_kept(encoder):
+            known = [encoder(part) for part in parts[:-1]]
+        return torch.cat([*known, encoder(parts[-1])])
 
     def _batches(self, source: Source, target: Target, labels: Tensor, name: str, run: Run) -> SideBySide:
         """Return the batches of an epoch, as many images of every source domain as of the target."""
@@ -173,16 +187,6 @@ class GuidedDropout:
             rows = source.training[source.domains[source.training] == number]
             parts.append(batches(source.images, source.pids, rows, title))
         return SideBySide(*parts, batches(target.images, labels, torch.arange(len(labels)), "target"))
-
-    def _warnings(self, scores: Tensor, names: Sequence[str], epoch: int) -> Iterator[str]:
-        """Yield which domains' scores are no guide."""
-        for name, share in zip(names, (scores > 0).float().mean(1).tolist(), strict=True):
-            if name == "target" and self.target_scores == "none":
-                continue
-            if share == 0:
-                yield f"epoch {epoch + 1}: no unit matters to {name}: its deterministic mask would drop them all"
-            elif share > NEARLY_ALL:
-                yield f"epoch {epoch + 1}: {share:.0%} of the units matter to {name}: its mask hardly differs from none"
 
     def _facts(self, history: Sequence[Mapping[str, float]], warnings: Sequence[str]) -> dict[str, Any]:
         by = {"pseudo": "of its clusters", "source_mean": "the source's", "none": "none: p = 0.5"}

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import update_bn
 
+from uda_reid.data.images import augment
 from uda_reid.models.heads import Classifier
 from uda_reid.ops.clustering import cluster_means
 from uda_reid.ops.distance import normalise
 from uda_reid.ops.impact import held_out_scores, normalised
 from uda_reid.run import QUIET, Run
 from uda_reid.training.features import extract
-from uda_reid.types import Encoder, Source
+from uda_reid.types import Encoder, Images, Source
+
+STATISTICS_BATCH = 128
+UNUSED = torch.Generator()
+"""Images that are only looked at are not augmented."""
+NEARLY_ALL = 0.98
+"""A domain that keeps more of its units hardly differs from one without a mask."""
 
 
 def domain_names(source: Source) -> tuple[str, ...]:
@@ -36,8 +45,35 @@ def scored_rows(source: Source, domain: int) -> Tensor:
     return mine
 
 
+def with_statistics(encoder: Encoder, images: Images, rows: Tensor, *, name: str, run: Run = QUIET) -> Encoder:
+    """Return a copy of `encoder` whose batch norm has the statistics of these rows, each batch normalised by itself.
+
+    Args:
+        encoder: any; one without batch norm is copied as it is.
+        images: where pictures come from.
+        rows: (M,) int64, at least two.
+        name: names the random stream that deals the rows into batches.
+        run: the surroundings.
+    """
+    own, size = copy.deepcopy(encoder), (int(encoder.spec["height"]), int(encoder.spec["width"]))
+    run.prepare(own)
+    order = rows[torch.randperm(len(rows), generator=run.stream(name))]
+    # Parts that differ by at most one image: a last batch of a few would count as much as a whole one.
+    plan = torch.tensor_split(order, max(1, len(order) // STATISTICS_BATCH))
+    with run.autocast():
+        update_bn((augment(images.read(part, *size).to(run.device), "none", UNUSED) for part in plan), own)
+    return own
+
+
 def score_sources(
-    source: Source, encoder: Encoder, *, decay: float, steps: int, name: str = "units", run: Run = QUIET
+    source: Source,
+    encoder: Encoder,
+    *,
+    decay: float,
+    steps: int,
+    apart: bool = False,
+    name: str = "units",
+    run: Run = QUIET,
 ) -> Tensor:
     """Return the normalised impact scores of every unit in every source domain.
 
@@ -46,6 +82,7 @@ def score_sources(
         encoder: the encoder as it stands.
         decay: of the classifiers that the impact is measured by (`ops.impact.fit`).
         steps: of their fit.
+        apart: whether batch norm sees each domain by the domain's own statistics, or all by the encoder's.
         name: names the random streams.
         run: the surroundings.
 
@@ -57,11 +94,27 @@ def score_sources(
     """
     found = []
     for domain, title in enumerate(domain_names(source)):
-        rows = scored_rows(source, domain)
-        units = extract(encoder, source.images, rows=rows, run=run, description=f"units of {title}").relu()
+        rows, seen = scored_rows(source, domain), encoder
+        if apart:
+            everyone = source.training[source.domains[source.training] == domain]
+            seen = with_statistics(encoder, source.images, everyone, name=f"{name}/{title}/statistics", run=run)
+        units = extract(seen, source.images, rows=rows, run=run, description=f"units of {title}").relu()
         generator = run.stream(f"{name}/{title}")
         found.append(held_out_scores(units, source.pids[rows], generator, decay=decay, steps=steps))
     return normalised(torch.stack(found))
+
+
+def poor_guides(scores: Tensor, names: Sequence[str]) -> Iterator[str]:
+    """Yield which domains' scores (D, K) are no guide, in words.
+
+    >>> list(poor_guides(torch.tensor([[1.0, -1.0], [-0.5, 0.0]]), ["source", "target"]))
+    ['no unit matters to target: its deterministic mask would drop them all']
+    """
+    for name, share in zip(names, (scores > 0).float().mean(1).tolist(), strict=False):
+        if share == 0:
+            yield f"no unit matters to {name}: its deterministic mask would drop them all"
+        elif share > NEARLY_ALL:
+            yield f"{share:.0%} of the units matter to {name}: its mask hardly differs from none"
 
 
 def class_means(features: Tensor, labels: Tensor, classes: int) -> Tensor:
