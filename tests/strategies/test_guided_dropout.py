@@ -215,7 +215,7 @@ def test_target_without_scores_has_plain_dropout_in_both_phases_and_the_source_h
 
 
 def test_adapted_encoder_has_the_statistics_of_the_target_alone(source: Source, target: Target) -> None:
-    still = replace(QUICK, lr=0.0, iterations=20, batch=24, stochastic=0)
+    still = replace(QUICK, lr=0.0, iterations=50, batch=24, stochastic=0)
     found, mixed = (replace(still, batch_norm=each).adapt(source, target).encoder for each in ("target", "mixed"))
     images = target.images.read(torch.arange(24), HEIGHT, WIDTH).float() / 255
     last = {}
