@@ -14,14 +14,12 @@ import argparse
 import math
 from dataclasses import fields, replace
 from pathlib import Path
-from unittest.mock import patch
 
-import numpy as np
 import torch
 from torch import Tensor
 
-import uda_reid.strategies.guided_dropout as module
-from uda_reid.data.images import Photographs, unlabelled
+from benchmarks.true_identities import with_true_identities
+from uda_reid.data.images import unlabelled
 from uda_reid.evaluation import Evaluator
 from uda_reid.job import Job, Prepared
 from uda_reid.pipeline import train_source
@@ -30,7 +28,6 @@ from uda_reid.run import Run, Silent
 from uda_reid.strategies.adabn import AdaBN
 from uda_reid.strategies.guided_dropout import GuidedDropout
 from uda_reid.training.devices import use_threads
-from uda_reid.training.pseudo_labels import PseudoLabels
 from uda_reid.types import Source, Target
 
 
@@ -75,13 +72,8 @@ def main() -> None:
     report("source-only", source, target, evaluator, run)
     for name, each in (("guided_dropout", GuidedDropout(**chosen)), ("unmasked", Unmasked(**chosen))):
         report(name, replace(source, encoder=each.adapt(source, target, run=run).encoder), target, evaluator, run)
-    train = prepared.target.train
-    known = Target(target.name, Photographs(train, name="target"))  # in the order of the folder, as its identities
-    labels = torch.from_numpy(np.unique(train.pids, return_inverse=True)[1])
-    truth = PseudoLabels(labels, torch.zeros(int(labels.max()) + 1, source.encoder.dim))
-    with patch.object(module, "assign", lambda *_, **__: truth):
-        result = GuidedDropout(**chosen).adapt(source, known, run=run)
-    report("true identities (oracle)", replace(source, encoder=result.encoder), target, evaluator, run)
+    encoder = with_true_identities(strategy, source, prepared.target, run)
+    report("true identities (oracle)", replace(source, encoder=encoder), target, evaluator, run)
 
 
 def report(name: str, source: Source, target: Target, evaluator: Evaluator, run: Run) -> None:
