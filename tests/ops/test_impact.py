@@ -317,3 +317,10 @@ def test_unit_that_tells_people_apart_matters_and_one_that_is_noise_does_not() -
 def test_one_identity_has_no_impacts() -> None:
     with pytest.raises(DataError, match=r"^1 identity with two rows or more; impact scores need at least 2$"):
         held_out_scores(torch.rand(4, 3), torch.tensor([5, 5, 2, -1]), generator())
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-9])
+def test_row_in_which_nothing_matters_is_dropped_by_both_masks_at_a_low_temperature(temperature: float) -> None:
+    scores = torch.tensor([[-1.0, -2.0, -0.5]])
+    found = stochastic_mask(scores, torch.full((1, 3), 0.5), temperature=temperature)
+    assert torch.equal(found, deterministic_mask(scores)) and found.tolist() == [[0.0, 0.0, 0.0]]

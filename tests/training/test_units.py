@@ -6,22 +6,27 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from uda_reid.errors import DataError
+from uda_reid.models.batch_norm import batch_norms
 from uda_reid.models.encoder import EncoderSpec
 from uda_reid.models.heads import Classifier
 from uda_reid.ops.distance import normalise
 from uda_reid.ops.impact import held_out_scores, normalised
 from uda_reid.pretraining import Pretrain, pretrain
 from uda_reid.run import Run
-from uda_reid.testing import HEIGHT, WIDTH, tiny_domain
+from uda_reid.testing import HEIGHT, WIDTH, fingerprint, tiny_domain
+from uda_reid.training import units
 from uda_reid.training.features import extract
 from uda_reid.training.units import (
     class_means,
     domain_names,
     merged_classifier,
+    poor_guides,
+    score_clusters,
     score_sources,
+    scored_on_training,
     scored_rows,
     source_classes,
     with_statistics,
@@ -97,9 +102,55 @@ def test_scores_apart_are_those_of_an_encoder_with_the_statistics_of_the_domain(
     assert not torch.allclose(found, score_sources(source, source.encoder, **options))
 
 
+def test_statistics_are_of_all_batches_and_draw_no_global_numbers(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thinned = copy.deepcopy(source.encoder)
+    thinned.neck = nn.Sequential(nn.Dropout(0.5), thinned.get_submodule("neck"))
+    state = torch.random.get_rng_state()
+    whole, again = (with_statistics(thinned, source.images, name="x") for _ in range(2))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert fingerprint(whole) == fingerprint(again)
+    assert [layer.momentum for layer in batch_norms(whole)] == [layer.momentum for layer in batch_norms(thinned)]
+    monkeypatch.setattr(units, "STATISTICS_BATCH", 8)
+    parts = with_statistics(thinned, source.images, name="x")
+    mean = "trunk.bn1.running_mean"  # of three parts of eight, of what no statistics have touched yet
+    torch.testing.assert_close(parts.get_buffer(mean), whole.get_buffer(mean))
+    assert not torch.allclose(parts.get_buffer("neck.1.running_mean"), whole.get_buffer("neck.1.running_mean"))
+
+
+def test_one_image_has_no_statistics(source: Source) -> None:
+    with pytest.raises(DataError, match="1 image has no variance"):
+        with_statistics(source.encoder, source.images, torch.tensor([3]), name="x")
+
+
+def test_domains_scored_on_what_was_trained_on_are_named(source: Source) -> None:
+    assert scored_on_training(source) == ("source 1", "source 2")
+    assert scored_on_training(replace(source, validation=rows_of(source, 1, 2, 5))) == ("source 2",)
+    assert scored_on_training(replace(source, validation=rows_of(source, 1, 2, 4, 5))) == ()
+
+
+def test_clusters_of_one_image_cannot_be_scored() -> None:
+    with pytest.raises(DataError, match=r"^units of the target .* use fewer clusters"):
+        score_clusters(torch.ones(4, 2), torch.arange(4), decay=0.1, steps=5, generator=torch.Generator())
+
+
+def test_poor_guides_are_told_by_phase() -> None:
+    scores = torch.ones(3, 100)
+    scores[1] = -1.0
+    scores[2, :3] = -1.0  # 97 of 100 matter
+    names = ("source", "target", "other")
+    whole, nothing = "100% of the units matter to source: ", "no unit matters to target: "
+    first = list(poor_guides(scores, names, first=True))
+    assert [line[: len(start)] for line, start in zip(first, (whole, nothing), strict=True)] == [whole, nothing]
+    assert list(poor_guides(scores, names, first=False)) == [f"{nothing}none is kept by a chance above one half"]
+    scores[2, :2] = 1.0  # 99 do
+    assert len(list(poor_guides(scores, names, first=True))) == 3
+
+
 def test_domain_of_one_person_has_no_scores(source: Source) -> None:
     lonely = replace(source, domains=(source.pids == 0).long())
-    with pytest.raises(DataError, match=r"^1 identity with two rows or more"):
+    with pytest.raises(DataError, match=r"^units of source 2 cannot be scored: 1 identity .* leave it out"):
         score_sources(lonely, source.encoder, decay=0.1, steps=5)
 
 
@@ -142,9 +193,7 @@ def test_merged_classifier_has_the_known_classes_first_and_the_others_of_their_l
 
 
 @pytest.mark.parametrize("shift", [-5.0, 0.0, 5.0])
-def test_people_of_the_source_are_not_lost_to_clusters_whatever_their_weights_share(
-    source: Source, shift: float
-) -> None:
+def test_what_the_weights_of_all_people_share_changes_no_logit(source: Source, shift: float) -> None:
     features = extract(source.encoder, source.images)
     plain = class_means(features, source.pids, 6)
     others = class_means(features.flip(1), torch.arange(24) % 5, 5)

@@ -117,7 +117,7 @@ def stochastic_mask(scores: Tensor, chance: Tensor | torch.Generator, *, tempera
         temperature: above 0; infinity is plain dropout of one half, towards 0 it becomes the deterministic mask.
 
     Returns:
-        (B, K) of the scores' type.
+        (B, K) of the scores' type; all 0 where every chance is too small to be told from 0.
 
     Raises:
         RecipeError: the temperature is not above 0.
@@ -132,7 +132,8 @@ def stochastic_mask(scores: Tensor, chance: Tensor | torch.Generator, *, tempera
     if isinstance(chance, torch.Generator):
         chance = torch.rand(scores.shape, generator=chance).to(scores.device)
     keep = (scores / temperature).sigmoid()
-    return (chance <= keep).to(scores.dtype) * scores.shape[1] / keep.sum(1, keepdim=True)
+    total = keep.sum(1, keepdim=True)
+    return (chance <= keep).to(scores.dtype) * scores.shape[1] / torch.where(total > 0, total, 1)
 
 
 def halves(labels: Tensor, generator: torch.Generator) -> Tensor:

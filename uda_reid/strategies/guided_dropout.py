@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import Annotated, Any, Literal
 
 import torch
@@ -18,24 +17,27 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from uda_reid.data.sampling import endless
 from uda_reid.models.batch_norm import statistics_kept
 from uda_reid.models.heads import Classifier
-from uda_reid.ops.impact import deterministic_mask, held_out_scores, normalised, stochastic_mask
+from uda_reid.ops.impact import deterministic_mask, normalised, stochastic_mask
 from uda_reid.ops.losses import identification
 from uda_reid.run import QUIET, Forgetful, Run
 from uda_reid.training.features import extract
-from uda_reid.training.loop import Batches, SideBySide, Stateful, train
+from uda_reid.training.loop import Stateful, train
+from uda_reid.training.mixed import every_domain
 from uda_reid.training.pseudo_labels import PseudoLabels, assign
 from uda_reid.training.units import (
     class_means,
     domain_names,
     merged_classifier,
     poor_guides,
+    score_clusters,
     score_sources,
+    scored_on_training,
     source_classes,
+    with_statistics,
 )
-from uda_reid.types import AdaptationResult, Batch, Encoder, Images, Source, Target
+from uda_reid.types import AdaptationResult, Batch, Encoder, Source, Target
 
 Natural = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(gt=0)]
@@ -49,7 +51,7 @@ class GuidedDropout:
     A unit is an entry of relu(embedding): the hidden layer of an encoder with `hidden`. It matters to a domain by how
     much the domain's loss rises without it. At first a domain drops every unit that does not matter, later it keeps
     units by chance, the likelier the more they matter. As in the code, images are searched by the embedding, before the
-    ReLU and without a mask. Of an encoder without `hidden` the ReLU hides entries below 0, which search still compares.
+    ReLU and without a mask. An encoder without `hidden` has not been pretrained through that ReLU.
     """
 
     target_scores: Literal["pseudo", "source_mean", "none"] = "pseudo"  # of clusters; the sources' mean; all p = 0.5
@@ -79,15 +81,17 @@ class GuidedDropout:
         if saved is not None:
             encoder.load_state_dict(saved["encoder"])
             history, warnings, scores, known = (saved[key] for key in ("history", "warnings", "scores", "known"))
+        elif self.batch_norm == "target" and self.deterministic + self.stochastic:  # as trained
+            encoder = with_statistics(encoder, target.images, name="guided_dropout/statistics", run=run)
         for epoch in range(len(history), self.deterministic + self.stochastic):
-            features, first = extract(encoder, target.images, run=run), epoch < self.deterministic
+            first, features = epoch < self.deterministic, extract(encoder, target.images, run=run)
             stream = run.stream(f"guided_dropout/kmeans/{epoch}")
             found = assign(features, method="kmeans", clusters=self.clusters, starts=self.starts, generator=stream)
             if epoch == 0:
                 known = source_classes(source, run=run)
             if epoch in (0, self.deterministic):  # either phase begins with scores of the encoder as it is
                 scores = self.score(source, encoder, features, found.labels, run=run, epoch=epoch)
-                for warning in poor_guides(scores[:-1] if self.target_scores == "none" else scores, names):
+                for warning in poor_guides(scores[:-1] if self.target_scores == "none" else scores, names, first=first):
                     warnings.append(f"epoch {epoch + 1}: {warning}")
                     run.log(f"warning: guided_dropout: {warnings[-1]}")
             centroids = class_means(features, found.labels, found.clusters)
@@ -102,7 +106,7 @@ class GuidedDropout:
             run.probe(encoder, epoch + 1, found.labels)
             state = {"history": history, "warnings": warnings, "scores": scores, "known": known}
             run.save("guided_dropout", {"encoder": encoder.state_dict(), **state})
-        return AdaptationResult(encoder.eval(), tuple(history), self._facts(history, warnings))
+        return AdaptationResult(encoder.eval(), tuple(history), self._facts(source, history, warnings))
 
     def score(
         self, source: Source, encoder: Encoder, features: Tensor, labels: Tensor, *, run: Run = QUIET, epoch: int = 0
@@ -111,10 +115,10 @@ class GuidedDropout:
         name = f"guided_dropout/scores/{epoch}"
         decay, steps, apart = self.head_decay, self.head_steps, self.batch_norm == "target"
         mine = score_sources(source, encoder, decay=decay, steps=steps, apart=apart, name=name, run=run)
-        theirs = mine.mean(0, keepdim=True) * (self.target_scores == "source_mean")
+        theirs = normalised(mine.mean(0, keepdim=True)) * (self.target_scores == "source_mean")
         if self.target_scores == "pseudo":
-            units, stream = features.relu(), run.stream(f"{name}/target")
-            theirs = normalised(held_out_scores(units, labels, stream, decay=decay, steps=steps)[None])
+            stream = run.stream(f"{name}/target")
+            theirs = score_clusters(features, labels, decay=decay, steps=steps, generator=stream)[None]
         return torch.cat([mine, theirs]).float()
 
     def mask(self, scores: Tensor, domains: Tensor, chance: Tensor | torch.Generator, *, first: bool) -> Tensor:
@@ -159,12 +163,15 @@ class GuidedDropout:
             losses = [identification(*pair) for pair in pairs]
             run.step(torch.stack(losses).mean(), optimizer)
             right = (logits.detach().argmax(1) == labels).float().mean()
-            return {**{f"loss {name}": loss for name, loss in zip(names, losses, strict=True)}, "accuracy": right}
+            return {**{f"loss {title}": loss for title, loss in zip(names, losses, strict=True)}, "accuracy": right}
 
-        plan = {0: self._batches(source, target, found.labels + people, name, run)}
+        plan = every_domain(
+            source, target, found.labels + people, names, size=(encoder.spec["height"], encoder.spec["width"]),
+            batch=self.batch, batches=self.iterations, augmentation=self.augmentation, name=name, run=run,
+        )  # fmt: skip
         parts: dict[str, Stateful] = {"encoder": encoder, "head": head, "optimizer": optimizer}
         # An epoch and its labels are saved together, or neither: a head is of no use with other clusters.
-        return train(step, plan.__getitem__, epochs=1, parts=parts, name=name, run=replace(run, store=Forgetful()))[-1]
+        return train(step, lambda _: plan, epochs=1, parts=parts, name=name, run=replace(run, store=Forgetful()))[-1]
 
     def _embed(self, encoder: Encoder, images: Sequence[Tensor]) -> Tensor:
         """Return the embeddings of the images of every domain, the target last, one below the other."""
@@ -173,28 +180,16 @@ class GuidedDropout:
             known = [encoder(part) for part in parts[:-1]]
         return torch.cat([*known, encoder(parts[-1])])
 
-    def _batches(self, source: Source, target: Target, labels: Tensor, name: str, run: Run) -> SideBySide:
-        """Return the batches of an epoch, as many images of every source domain as of the target."""
-        size = int(source.encoder.spec["height"]), int(source.encoder.spec["width"])
-
-        def batches(images: Images, labels: Tensor, rows: Tensor, domain: str) -> Batches:
-            plan = islice(endless(rows, self.batch, run.stream(f"{name}/{domain}/rows")), self.iterations)
-            noise = f"{name}/{domain}/augmentation"
-            return Batches(images, labels, plan, size=size, augmentation=self.augmentation, name=noise, run=run)
-
-        parts = []
-        for number, title in enumerate(domain_names(source)):
-            rows = source.training[source.domains[source.training] == number]
-            parts.append(batches(source.images, source.pids, rows, title))
-        return SideBySide(*parts, batches(target.images, labels, torch.arange(len(labels)), "target"))
-
-    def _facts(self, history: Sequence[Mapping[str, float]], warnings: Sequence[str]) -> dict[str, Any]:
+    def _facts(self, source: Source, history: Sequence[Mapping[str, float]], warnings: Sequence[str]) -> dict[str, Any]:
+        learned = ", ".join(scored_on_training(source))
+        scored = f"impact scores of {learned} by images trained on" if learned else "those held out for impact scores"
         by = {"pseudo": "of its clusters", "source_mean": "the source's", "none": "none: p = 0.5"}
         return {
             "target images used": "all, without labels" if history else "none",
             "target images in batch norm": bool(history),
+            "batch norm": "every domain by itself" if self.batch_norm == "target" else "all domains together",
             "camera ids used": False,
-            "source images used": "with labels, those held out for impact scores" if history else "none",
+            "source images used": f"with labels, {scored}" if history else "none",
             "impact scores of the target": by[self.target_scores],
             "number of clusters given": self.clusters,
             "k-means starts": self.starts,

@@ -1,8 +1,8 @@
-"""Batches of a labelled source and a clustered target side by side."""
+"""Batches of labelled sources and a clustered target side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import torch
@@ -65,3 +65,46 @@ def mixed(
 
     theirs = side("target", target.images, clusters, torch.nonzero(clusters >= 0).flatten(), batches)
     return SideBySide(side("source", source.images, source.pids, source.training, len(theirs)), theirs)
+
+
+def every_domain(
+    source: Source,
+    target: Target,
+    labels: Tensor,
+    names: Sequence[str],
+    *,
+    size: tuple[int, int],
+    batch: int,
+    batches: int,
+    augmentation: str,
+    name: str,
+    run: Run,
+) -> SideBySide:
+    """Return batches of every source domain and of the target, rows in a random order that begins anew at its end.
+
+    Args:
+        source: the training rows of its domains are used, with their identities as labels.
+        target: all its rows are used.
+        labels: (N,) int64 label of every target row.
+        names: what the domains are called, the target last; they name random streams.
+        size: height and width in pixels.
+        batch: images of each domain in a batch.
+        batches: how many.
+        augmentation: a name from `data.images.AUGMENTATIONS`.
+        name: names the random streams.
+        run: the surroundings.
+
+    Returns:
+        The batches of every domain, in the order of `names`.
+    """
+
+    def side(images: Images, labels: Tensor, rows: Tensor, domain: str) -> Batches:
+        plan = islice(endless(rows, batch, run.stream(f"{name}/{domain}/rows")), batches)
+        noise = f"{name}/{domain}/augmentation"
+        return Batches(images, labels, plan, size=size, augmentation=augmentation, name=noise, run=run)
+
+    parts = []
+    for number, title in enumerate(names[:-1]):
+        rows = source.training[source.domains[source.training] == number]
+        parts.append(side(source.images, source.pids, rows, title))
+    return SideBySide(*parts, side(target.images, labels, torch.arange(len(labels)), names[-1]))

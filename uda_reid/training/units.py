@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import update_bn
 
 from uda_reid.data.images import augment
+from uda_reid.errors import DataError
+from uda_reid.models.batch_norm import batch_norms
 from uda_reid.models.heads import Classifier
 from uda_reid.ops.clustering import cluster_means
 from uda_reid.ops.distance import normalise
@@ -31,6 +32,16 @@ def domain_names(source: Source) -> tuple[str, ...]:
     return tuple(f"source {number + 1}" for number in range(count)) if count > 1 else ("source",)
 
 
+def scored_on_training(source: Source) -> tuple[str, ...]:
+    """Return the names of the domains whose units are scored on images that the encoder was trained on."""
+    names = enumerate(domain_names(source))
+    return tuple(name for domain, name in names if not set(scored_rows(source, domain).tolist()) <= _held_out(source))
+
+
+def _held_out(source: Source) -> set[int]:
+    return set(source.validation.tolist())
+
+
 def scored_rows(source: Source, domain: int) -> Tensor:
     """Return the rows (M,) int64 that a source domain's units are scored on.
 
@@ -45,24 +56,41 @@ def scored_rows(source: Source, domain: int) -> Tensor:
     return mine
 
 
-def with_statistics(encoder: Encoder, images: Images, rows: Tensor, *, name: str, run: Run = QUIET) -> Encoder:
+def with_statistics(
+    encoder: Encoder, images: Images, rows: Tensor | None = None, *, name: str, run: Run = QUIET
+) -> Encoder:
     """Return a copy of `encoder` whose batch norm has the statistics of these rows, each batch normalised by itself.
 
     Args:
         encoder: any; one without batch norm is copied as it is.
         images: where pictures come from.
-        rows: (M,) int64, at least two.
+        rows: (M,) int64, at least two; default: all.
         name: names the random stream that deals the rows into batches.
         run: the surroundings.
+
+    Raises:
+        DataError: there is less than two rows: one has no variance.
     """
-    own, size = copy.deepcopy(encoder), (int(encoder.spec["height"]), int(encoder.spec["width"]))
+    rows = torch.arange(len(images)) if rows is None else rows
+    if len(rows) < 2:
+        raise DataError(f"{len(rows)} image has no variance for batch norm; use at least 2, or batch_norm: mixed")
+    own, size = copy.deepcopy(encoder).eval(), (int(encoder.spec["height"]), int(encoder.spec["width"]))
     run.prepare(own)
+    layers = batch_norms(own)
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:  # alone in training mode: dropout would thin the network, and draw from torch's global numbers
+        layer.reset_running_stats()
+        layer.momentum = None  # the mean over all batches
+        layer.train()
     order = rows[torch.randperm(len(rows), generator=run.stream(name))]
     # Parts that differ by at most one image: a last batch of a few would count as much as a whole one.
     plan = torch.tensor_split(order, max(1, len(order) // STATISTICS_BATCH))
-    with run.autocast():
-        update_bn((augment(images.read(part, *size).to(run.device), "none", UNUSED) for part in plan), own)
-    return own
+    with torch.no_grad(), run.autocast():
+        for part in plan:
+            own(augment(images.read(part, *size).to(run.device), "none", UNUSED))
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    return own.eval()
 
 
 def score_sources(
@@ -100,20 +128,39 @@ def score_sources(
             seen = with_statistics(encoder, source.images, everyone, name=f"{name}/{title}/statistics", run=run)
         units = extract(seen, source.images, rows=rows, run=run, description=f"units of {title}").relu()
         generator = run.stream(f"{name}/{title}")
-        found.append(held_out_scores(units, source.pids[rows], generator, decay=decay, steps=steps))
+        try:
+            found.append(held_out_scores(units, source.pids[rows], generator, decay=decay, steps=steps))
+        except DataError as error:
+            raise DataError(
+                f"units of {title} cannot be scored: {error}; leave it out, or give it more images"
+            ) from None
     return normalised(torch.stack(found))
 
 
-def poor_guides(scores: Tensor, names: Sequence[str]) -> Iterator[str]:
-    """Yield which domains' scores (D, K) are no guide, in words.
+def score_clusters(features: Tensor, labels: Tensor, *, decay: float, steps: int, generator: torch.Generator) -> Tensor:
+    """Return the normalised impact scores (K,) float64 of embeddings (N, K) float32 in clusters (N,) int64.
 
-    >>> list(poor_guides(torch.tensor([[1.0, -1.0], [-0.5, 0.0]]), ["source", "target"]))
-    ['no unit matters to target: its deterministic mask would drop them all']
+    Raises:
+        DataError: less than two clusters have two images.
+    """
+    try:
+        scores = held_out_scores(features.relu(), labels, generator, decay=decay, steps=steps)
+    except DataError as error:
+        raise DataError(f"units of the target cannot be scored by its clusters: {error}; use fewer clusters") from None
+    return normalised(scores[None])[0]
+
+
+def poor_guides(scores: Tensor, names: Sequence[str], *, first: bool) -> Iterator[str]:
+    """Yield which domains' scores (D, K) are no guide, in words; `first`: of the deterministic mask.
+
+    >>> list(poor_guides(torch.tensor([[1.0, -1.0], [-0.5, 0.0]]), ["source", "target"], first=True))
+    ['no unit matters to target: its deterministic mask drops them all']
     """
     for name, share in zip(names, (scores > 0).float().mean(1).tolist(), strict=False):
         if share == 0:
-            yield f"no unit matters to {name}: its deterministic mask would drop them all"
-        elif share > NEARLY_ALL:
+            what = "its deterministic mask drops them all" if first else "none is kept by a chance above one half"
+            yield f"no unit matters to {name}: {what}"
+        elif first and share > NEARLY_ALL:
             yield f"{share:.0%} of the units matter to {name}: its mask hardly differs from none"
 
 
@@ -149,7 +196,8 @@ def source_classes(source: Source, *, run: Run = QUIET) -> dict[str, Tensor]:
     if isinstance(classifier, Classifier) and classifier.rectified:
         return {key: value.detach().cpu().clone() for key, value in classifier.linear.state_dict().items()}
     classes = int(source.pids[rows].max()) + 1
-    features = extract(source.encoder, source.images, rows=rows, run=run, description="units of the source")
+    encoder = copy.deepcopy(source.encoder)  # which `extract` may bring to another device
+    features = extract(encoder, source.images, rows=rows, run=run, description="units of the source")
     return {"weight": class_means(features, source.pids[rows], classes), "bias": torch.zeros(classes)}
 
 
