@@ -45,7 +45,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--src", default="plaza")
     parser.add_argument("--tgt", default="campus")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("runs/scenes"))
+    parser.add_argument("--out", type=Path, default=Path("runs"))
     parser.add_argument("--set", action="append", default=[], help="as of `uda-reid adapt`")
     return parser
 

@@ -166,8 +166,8 @@ class GuidedDropout:
             return {**{f"loss {title}": loss for title, loss in zip(names, losses, strict=True)}, "accuracy": right}
 
         plan = every_domain(
-            source, target, found.labels + people, names, size=(encoder.spec["height"], encoder.spec["width"]),
-            batch=self.batch, batches=self.iterations, augmentation=self.augmentation, name=name, run=run,
+            source, target, found.labels + people, names, encoder, batch=self.batch,
+            batches=self.iterations, augmentation=self.augmentation, name=name, run=run,
         )  # fmt: skip
         parts: dict[str, Stateful] = {"encoder": encoder, "head": head, "optimizer": optimizer}
         # An epoch and its labels are saved together, or neither: a head is of no use with other clusters.

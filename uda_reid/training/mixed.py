@@ -72,8 +72,8 @@ def every_domain(
     target: Target,
     labels: Tensor,
     names: Sequence[str],
+    encoder: Encoder,
     *,
-    size: tuple[int, int],
     batch: int,
     batches: int,
     augmentation: str,
@@ -87,7 +87,7 @@ def every_domain(
         target: all its rows are used.
         labels: (N,) int64 label of every target row.
         names: what the domains are called, the target last; they name random streams.
-        size: height and width in pixels.
+        encoder: whose size the images are read at.
         batch: images of each domain in a batch.
         batches: how many.
         augmentation: a name from `data.images.AUGMENTATIONS`.
@@ -97,6 +97,7 @@ def every_domain(
     Returns:
         The batches of every domain, in the order of `names`.
     """
+    size = int(encoder.spec["height"]), int(encoder.spec["width"])
 
     def side(images: Images, labels: Tensor, rows: Tensor, domain: str) -> Batches:
         plan = islice(endless(rows, batch, run.stream(f"{name}/{domain}/rows")), batches)

@@ -1,4 +1,4 @@
-"""The units of an encoder, relu(embedding): which matter to a domain, and classifiers that begin with their means."""
+"""The units of an encoder, relu(embedding): which matter to a domain as its batch norm sees it, and classifiers."""
 
 from __future__ import annotations
 
@@ -34,12 +34,8 @@ def domain_names(source: Source) -> tuple[str, ...]:
 
 def scored_on_training(source: Source) -> tuple[str, ...]:
     """Return the names of the domains whose units are scored on images that the encoder was trained on."""
-    names = enumerate(domain_names(source))
-    return tuple(name for domain, name in names if not set(scored_rows(source, domain).tolist()) <= _held_out(source))
-
-
-def _held_out(source: Source) -> set[int]:
-    return set(source.validation.tolist())
+    names, held_out = enumerate(domain_names(source)), set(source.validation.tolist())
+    return tuple(name for domain, name in names if not held_out.issuperset(scored_rows(source, domain).tolist()))
 
 
 def scored_rows(source: Source, domain: int) -> Tensor:
