@@ -224,7 +224,6 @@ def test_gradient_passes_where_a_unit_is_kept_and_nowhere_else() -> None:
         assert units.grad is not None
         torch.testing.assert_close(units.grad, torch.where(keep, factor, 0.0))
         torch.testing.assert_close(out.detach(), torch.where(keep, factor, 0.0) * units.detach())
-        assert torch.autograd.gradcheck(lambda x, m=mask: x * m.double(), units.detach().double().requires_grad_())
 
 
 def test_rows_of_a_batch_are_masked_by_their_own_scores_and_draws() -> None:
