@@ -9,27 +9,15 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
+from uda_reid.matrix.plan import Place
 from uda_reid.report import BOUND, SOURCE_ONLY, Record, gap_closed
 from uda_reid.report.records import Row
 from uda_reid.report.tables import fact
 
 CONTROL = "adabn"
 """The recipe that learns nothing and gives batch norm the target's statistics: the others are compared with it too."""
-
-
-class Place(NamedTuple):
-    """Where a run stands in every table: its column and its seed."""
-
-    source: str
-    target: str
-    seed: int
-
-    @property
-    def pair(self) -> tuple[str, str]:
-        """The column."""
-        return self.source, self.target
 
 
 Runs = Mapping[str, Mapping[Place, Record]]

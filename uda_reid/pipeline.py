@@ -46,6 +46,10 @@ from uda_reid.types import Domain, Source
 T = TypeVar("T")
 
 
+class Busy(CheckpointError):
+    """Another process is working on the same run."""
+
+
 def one(job: Job, *, reporter: Reporter | None = None) -> tuple[Record, Path, bool]:
     """Carry one model from one source, or from several at once, to one target, and score it.
 
@@ -56,7 +60,8 @@ def one(job: Job, *, reporter: Reporter | None = None) -> tuple[Record, Path, bo
         The record, the run's folder, and whether the run had been finished before.
 
     Raises:
-        UdaReidError: bad input; or another process is working on the same run.
+        UdaReidError: bad input.
+        Busy: another process is working on the same run.
     """
     use_threads(job.threads)
     prepared = Prepared(job, reporter or Silent())
@@ -291,7 +296,7 @@ def _locked(folder: Path, *, waiting: Reporter | None = None) -> Iterator[None]:
         waiting: says that another process is at work, and waits; without it that is an error.
 
     Raises:
-        CheckpointError: another process holds the lock.
+        Busy: another process holds the lock.
     """
     lock = FileLock(folder / ".lock")
     try:
@@ -299,7 +304,7 @@ def _locked(folder: Path, *, waiting: Reporter | None = None) -> Iterator[None]:
     except Timeout as error:
         busy = f"{folder}: another process is working on this"
         if waiting is None:
-            raise CheckpointError(f"{busy} very run; wait for it, or choose another --out or --seed") from error
+            raise Busy(f"{busy} very run; wait for it, or choose another --out or --seed") from error
         waiting.log(f"{busy} source model; waiting for it")
         lock.acquire()
     try:

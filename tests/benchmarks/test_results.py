@@ -4,19 +4,15 @@ import doctest
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from itertools import permutations
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
 from benchmarks import results
-from benchmarks.results import RECIPES, Answer, Cell, Worker, arguments, choose, command_line, outcome, plan
-from benchmarks.results_page import Place
+from benchmarks.results import RECIPES, arguments, command_line, plan
 from tests.conftest import RECIPE, write_manifest
 from uda_reid.errors import RecipeError, UdaReidError
-from uda_reid.job import Job
+from uda_reid.matrix.plan import Place
 from uda_reid.recipe import load
 from uda_reid.report import read
 
@@ -25,33 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_examples_in_the_docstrings_hold() -> None:
     assert doctest.testmod(results).failed == 0
-    assert doctest.testmod(results).attempted > 5
-
-
-def held_up(choose: Callable[[Sequence[Cell], Iterable[Cell], Iterable[str]], Cell]) -> int:
-    """Play a table with two workers, whose runs end in the order of their beginning; count the runs that wait."""
-    waiting = [
-        Cell(recipe, Place(source, target, seed), frozenset([f"{source}{seed}", f"{target}{seed}"]))
-        for seed in range(3)
-        for source, target in permutations("abc", 2)
-        for recipe in ("adabn", "pul", "cluster")
-    ]
-    trained, ended, waits = set[str](), list[Cell](), 0
-    running = [choose(waiting, [], trained)]
-    waiting.remove(running[0])
-    while waiting:
-        running.append(choose(waiting, running, trained))
-        waiting.remove(running[1])
-        waits += bool(running[0].models & running[1].models - trained)
-        ended.append(running.pop(0))
-        trained |= ended[-1].models
-    assert len({*ended, *running}) == 54
-    return waits
-
-
-def test_two_workers_hardly_ever_wait_for_one_source_model() -> None:
-    assert held_up(choose) <= 1  # the last model of all
-    assert held_up(lambda waiting, *_: waiting[0]) > 3  # in their order
+    assert doctest.testmod(results).attempted > 0
 
 
 @pytest.mark.parametrize(
@@ -97,19 +67,13 @@ def test_runs_of_two_profiles_are_no_table(data: Path) -> None:
         plan(arguments().parse_args(words))
 
 
-def test_plan_names_every_run_and_the_source_models_it_needs(data: Path) -> None:
+def test_plan_is_of_every_pair_recipe_and_seed_with_its_bound(data: Path) -> None:
     words = ["--pairs", "alpha:beta,beta:alpha", "--data", str(data), "--recipes", "adabn,pul", "--seeds", "0,1"]
-    jobs, profile = plan(arguments().parse_args([*words, "--profile", "scenes"]))
-    assert profile == "scenes"
-    assert len(jobs) == 8
-    first, back = Cell("pul", Place("alpha", "beta", 1)), Cell("adabn", Place("beta", "alpha", 1))
-    models = {(cell.recipe, cell.place): cell.models for cell in jobs}
-    assert models[first[:2]] == models[back[:2]]  # source and bound of the one are bound and source of the other
-    assert len(models[first[:2]]) == 2
-    assert not models[first[:2]] & models["pul", Place("alpha", "beta", 0)]
-    job = next(job for cell, job in jobs.items() if cell[:2] == first[:2])
+    planned = plan(arguments().parse_args([*words, "--profile", "scenes"]))
+    assert planned.profile == "scenes"
+    assert len(planned.jobs) == 8
+    job = next(job for cell, job in planned.jobs.items() if cell[:2] == ("pul", Place("alpha", "beta", 1)))
     assert (job.bound, job.threads, job.seed, job.device, job.pictures) == (True, 1, 1, "cpu", False)
-    assert "--recipe pul --src alpha --tgt beta --seed 1 --bound" in job.command
 
 
 def test_command_line_keeps_what_numbers_depend_on() -> None:
@@ -119,25 +83,6 @@ def test_command_line_keeps_what_numbers_depend_on() -> None:
     assert command_line(options) == found
     again = arguments().parse_args(found.split()[2:])
     assert {**vars(again), "write": options.write} == vars(options)
-
-
-def test_outcome_tells_what_went_wrong() -> None:
-    assert outcome(Answer(None, failure="no space left"), 3.0) == "FAILED: no space left"
-
-
-class Dying(Worker):
-    """A process that ends before it has answered."""
-
-    def __init__(self) -> None:
-        context = get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=os._exit, args=(9,), daemon=True)
-        self.process.start()
-        theirs.close()
-
-
-def test_a_process_that_dies_is_a_failure_and_no_hang() -> None:
-    assert Dying().answer() == Answer(None, failure="its process ended with code 9; start again to go on")
 
 
 @pytest.mark.slow  # half a minute: starts the script three times
@@ -172,10 +117,3 @@ def test_a_run_that_fails_is_told_and_the_others_are_made_and_found_again(data: 
     assert len(records) == 4  # a run that failed has none
     assert {record.environment["threads"] for record in records} == {1}
     assert start()[2].count(", found") == 4
-
-
-def test_jobs_can_be_handed_to_another_process() -> None:
-    here, there = get_context("spawn").Pipe()
-    job = Job(recipe="pul", source="a", target="b")
-    here.send(job)
-    assert there.recv() == job

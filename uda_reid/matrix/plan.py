@@ -1,0 +1,270 @@
+"""Which runs a transfer matrix is made of, which of them are done, and how long the rest will take."""
+
+from __future__ import annotations
+
+import shlex
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from itertools import permutations
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from uda_reid.errors import CheckpointError, RecipeError
+from uda_reid.evaluation import why_unscored
+from uda_reid.job import Job, Prepared, open_domain
+from uda_reid.recipe import load
+from uda_reid.report import RECORD, Record, read
+from uda_reid.run import Reporter, Silent
+from uda_reid.training.devices import check_threads
+
+SCENES_CELL = 75.0
+"""Seconds that a run of profile `scenes` is made to take at most, on one core; its source model is as much again."""
+
+
+class Place(NamedTuple):
+    """Where a run stands in a matrix: its pair of domains, and its seed."""
+
+    source: str
+    target: str
+    seed: int
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """The pair."""
+        return self.source, self.target
+
+
+class Cell(NamedTuple):
+    """One run.
+
+    Args:
+        recipe: its recipe.
+        place: its pair and seed.
+        models: source models that it trains or waits for: its own, and that of the bound.
+    """
+
+    recipe: str
+    place: Place
+    models: frozenset[str] = frozenset()
+
+    def __str__(self) -> str:
+        """Return what the run is called."""
+        return f"{self.place.source} -> {self.place.target}, {self.recipe}, seed {self.place.seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a matrix is to be made of.
+
+    Args:
+        pairs: (source, target) names, as of `job.Job`.
+        recipes: names of shipped recipes, or YAML files.
+        seeds: of every pair and recipe.
+        data: folder that holds the data sets.
+        out: folder that holds runs and source models.
+        profile: `paper`, `small` or `scenes`; None chooses by the domains.
+        settings: options as `section.option=value`, over every recipe's.
+        device: as of `Job`.
+        precision: as of `Job`.
+        threads: CPU threads of each run.
+        weights: as of `Job`.
+        protocol: as of `Job`.
+        bound: whether the supervised bound is made, of targets that have labels.
+    """
+
+    pairs: tuple[tuple[str, str], ...]
+    recipes: tuple[str, ...]
+    seeds: tuple[int, ...] = (0,)
+    data: Path = Path("data")
+    out: Path = Path("runs")
+    profile: Literal["paper", "small", "scenes"] | None = None
+    settings: tuple[str, ...] = ()
+    device: str = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    threads: int = 1
+    weights: Path | None = None
+    protocol: str = "auto"
+    bound: bool = True
+
+
+class Planned(NamedTuple):
+    """The runs of a plan in their order, each with its job and the folder it ends up in; and the profile of all."""
+
+    jobs: Mapping[Cell, Job]
+    folders: Mapping[Cell, Path]
+    profile: str
+
+    def only(self, patterns: Sequence[str]) -> Planned:
+        """Return the runs that one of the patterns names (`matches`); all where there is none.
+
+        Raises:
+            RecipeError: a pattern names no run.
+        """
+        for pattern in patterns:
+            if not any(matches(cell, pattern) for cell in self.jobs):
+                raise RecipeError(
+                    f"--only {pattern}: no run is called so; give source:target:recipe:seed, or the first of these, "
+                    "with * for any"
+                )
+        chosen = [cell for cell in self.jobs if not patterns or any(matches(cell, each) for each in patterns)]
+        return Planned(
+            {cell: self.jobs[cell] for cell in chosen}, {cell: self.folders[cell] for cell in chosen}, self.profile
+        )
+
+
+def every_pair(domains: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Return every ordered pair of different domains.
+
+    Raises:
+        RecipeError: there are less than two, or one is there twice.
+
+    >>> every_pair(["a", "b"])
+    (('a', 'b'), ('b', 'a'))
+    """
+    twice = next((name for name in domains if domains.count(name) > 1), None)
+    if len(domains) < 2 or twice is not None or not all(domains):
+        wrong = f"{twice} is there twice" if twice else "a matrix needs at least two names, with a comma between them"
+        raise RecipeError(f"--domains {','.join(domains)}: {wrong}")
+    return tuple(permutations(domains, 2))
+
+
+def plan_runs(plan: Plan, reporter: Reporter | None = None) -> Planned:
+    """Return the runs of a plan; everything that is wrong with it is found here, before any training.
+
+    Raises:
+        UdaReidError: a domain, a recipe or a setting is wrong, or the runs have different profiles.
+    """
+    check_threads(plan.threads)
+    names = [load(recipe, settings=plan.settings).name for recipe in plan.recipes]
+    twice = next((name for name in names if names.count(name) > 1), "")
+    if twice or not names:
+        wrong = f"two are called {twice}; copy one to a file of another name" if twice else "none is named"
+        raise RecipeError(f"--recipes {','.join(plan.recipes)}: {wrong}")
+    doubled = next((each for each in (*plan.pairs, *plan.seeds) if (*plan.pairs, *plan.seeds).count(each) > 1), None)
+    if doubled is not None:
+        raise RecipeError(f"{doubled} is in the plan twice; name every pair and every seed once")
+    domains = {
+        name: open_domain(name, plan.data, reporter=reporter)
+        for name in dict.fromkeys(name for pair in plan.pairs for name in pair)
+    }
+    for name in dict.fromkeys(target for _, target in plan.pairs):
+        if why_unscored(domains[name]):
+            raise RecipeError(f"{name} cannot be a target of a matrix: {why_unscored(domains[name])}")
+    jobs, folders, profiles = {}, {}, set()
+    for seed in plan.seeds:
+        for source, target in plan.pairs:
+            for recipe in plan.recipes:
+                job = Job(
+                    recipe=recipe, source=source, target=target, data=plan.data, out=plan.out, seed=seed,
+                    profile=plan.profile, settings=plan.settings, device=plan.device, precision=plan.precision,
+                    threads=plan.threads, weights=plan.weights, protocol=plan.protocol, pictures=False,
+                    bound=plan.bound and domains[target].labelled,
+                )  # fmt: skip
+                prepared = Prepared(job, Silent())
+                profiles.add(prepared.recipe.profile)
+                trained = (prepared.source, prepared.target) if job.bound else (prepared.source,)
+                models = frozenset(prepared.source_folder(domain).name for domain in trained)
+                cell = Cell(prepared.recipe.name, Place(source, target, seed), models)
+                jobs[cell], folders[cell] = replace(job, command=alone(job)), prepared.run_folder()
+    if len(profiles) > 1:
+        raise RecipeError(f"the runs have profiles {', '.join(sorted(profiles))}: give --profile, or a table for each")
+    return Planned(jobs, folders, profiles.pop())
+
+
+def alone(job: Job) -> str:
+    """Return the command that makes one run alone.
+
+    >>> alone(Job(recipe="pul", source="plaza", target="campus", seed=1, threads=1, bound=True, pictures=False))
+    'uda-reid adapt --recipe pul --src plaza --tgt campus --seed 1 --threads 1 --device auto --bound --no-pictures'
+    """
+    words = ["uda-reid", "adapt", "--recipe", job.recipe, "--src", job.source, "--tgt", str(job.target)]
+    words += ["--seed", str(job.seed), "--threads", str(job.threads), "--device", job.device]
+    usual = Job(recipe="", source="")
+    for option in ("data", "profile", "precision", "weights", "protocol"):
+        value = getattr(job, option)
+        words += [f"--{option}", str(value)] if value != getattr(usual, option) else []
+    words += ["--bound"] * job.bound + ["--no-pictures"] * (not job.pictures)
+    return shlex.join([*words, *(word for setting in job.settings for word in ("--set", setting))])
+
+
+def matches(cell: Cell, pattern: str) -> bool:
+    """Return whether `source:target:recipe:seed`, or the first of these, with * and ? for anything, names a run.
+
+    >>> cell = Cell("pul", Place("plaza", "campus", 1))
+    >>> [matches(cell, pattern) for pattern in ("plaza", "*:campus:pul", "*:*:*:1", "plaza:station", "*:*:adda")]
+    [True, True, True, False, False]
+    """
+    names, parts = (*cell.place.pair, cell.recipe, str(cell.place.seed)), pattern.split(":")
+    return len(parts) <= len(names) and all(map(fnmatchcase, names, parts))
+
+
+def choose(waiting: Sequence[Cell], running: Iterable[Cell], trained: Iterable[str]) -> Cell:
+    """Return the run to begin next: the first that no running one holds up by training a source model of its.
+
+    >>> first, second, third = (
+    ...     Cell(recipe, Place("a", "b", seed), frozenset([f"a{seed}", f"b{seed}"]))
+    ...     for recipe, seed in (("pul", 0), ("adda", 0), ("pul", 1))
+    ... )
+    >>> choose([second, third], [first], []) == third  # `a0` and `b0` are being trained
+    True
+    >>> choose([second, third], [first], ["a0", "b0"]) == second
+    True
+    >>> choose([second], [first], []) == second  # nothing else is left: it waits
+    True
+    """
+    busy = {model for cell in running for model in cell.models} - set(trained)
+    return next((cell for cell in waiting if not busy & cell.models), waiting[0])
+
+
+def seconds_left(todo: Iterable[Cell], took: Mapping[str, Sequence[float]], jobs: int) -> float:
+    """Return how long the rest will take: as long for every recipe as it took so far.
+
+    >>> cells = [Cell("pul", Place("a", "b", 0)), Cell("adda", Place("a", "b", 0))]
+    >>> seconds_left(cells, {"pul": [20.0, 40.0]}, jobs=2)  # of adda nothing is known yet
+    30.0
+    """
+    usual = statistics.mean(second for seconds in took.values() for second in seconds)
+    return sum(statistics.mean(took[cell.recipe]) if cell.recipe in took else usual for cell in todo) / jobs
+
+
+def finished(folder: Path) -> Record | None:
+    """Return the record of a finished run in `folder`; None where there is none, or it cannot be read."""
+    if not (folder / RECORD).is_file():
+        return None
+    try:
+        return read(folder / RECORD)
+    except CheckpointError:
+        return None
+
+
+def expected_seconds(planned: Planned, out: Path, jobs: int) -> float | None:
+    """Return how long the runs that are not finished will take, by the finished ones in `out`; None where none is.
+
+    Of profile `scenes` something is known without any: `SCENES_CELL`.
+    """
+    took: dict[str, list[float]] = {}
+    pretraining: list[float] = []
+    for path in sorted(out.glob(f"*/{RECORD}")):
+        record = finished(path.parent)
+        if record is None or record.profile != planned.profile:
+            continue
+        seconds = dict(record.seconds)
+        pretraining += [seconds.pop("pretrain")] if seconds.get("pretrain", 0.0) > 0 else []
+        took.setdefault(str(record.recipe["name"]), []).append(sum(seconds.values()))
+    if planned.profile == "scenes":
+        took, pretraining = took or {"": [SCENES_CELL]}, pretraining or [SCENES_CELL]
+    todo = [cell for cell in planned.jobs if finished(planned.folders[cell]) is None]
+    if not todo:
+        return 0.0
+    if not took:
+        return None
+    missing = {
+        model
+        for cell in todo
+        for model in cell.models
+        if not (out / "sources" / model / "source.safetensors").is_file()
+    }
+    # The longest of those that were trained: one that is found again takes next to nothing.
+    return seconds_left(todo, took, jobs) + len(missing) * max(pretraining, default=0.0) / jobs
