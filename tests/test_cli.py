@@ -102,6 +102,10 @@ def test_two_sources_are_pretrained_adapted_from_and_found_again(
     code, out, err = run(monkeypatch, capsys, "adapt", "--src", "alpha,beta", "--tgt", "beta", *base)
     assert code == 0, err
     assert "the target is one of the sources (beta)" in out
+    assert err.index("warning: the target is one of the sources (beta)") < err.index("training the source model")
+    record = json.loads(run(monkeypatch, capsys, "adapt", "--src", "alpha,beta", "--tgt", "beta", *base, "--json")[1])
+    used = [row["facts"]["target images used"] for row in record["rows"]]
+    assert used == ["with labels: it is one of the sources"] * 2
 
 
 @pytest.mark.parametrize(
@@ -317,7 +321,7 @@ def test_command_in_the_record_names_the_data_folder_of_the_environment(
     words = [word for word in base if word not in ("--data", str(data))]
     code, out, _ = run(monkeypatch, capsys, "adapt", "--src", "alpha", "--tgt", "beta", "--json", *words)
     assert code == 0
-    assert json.loads(out)["command"].endswith(f"--json {' '.join(words)} --data {data}")
+    assert json.loads(out)["command"].endswith(f"--json {' '.join(words)} --data {data} --threads 1")
 
 
 def test_report_writes_the_page_anew_and_says_where_there_is_no_run(

@@ -191,6 +191,11 @@ def test_every_source_needs_identities(job: Job) -> None:
         Prepared(job, Silent())
 
 
+def test_two_targets_are_refused(job: Job) -> None:
+    with pytest.raises(RecipeError, match=r"^--tgt beta,alpha: there is one target at a time; run the command once"):
+        Prepared(replace(job, target="beta,alpha"), Silent())
+
+
 def test_misspelt_source_is_named(job: Job) -> None:
     with pytest.raises(DataError, match=r"^'gama' is no known data set .*; did you mean 'gamma'\?"):
         Prepared(replace(job, source="alpha,gama"), Silent())

@@ -23,7 +23,7 @@ from uda_reid.job import Job, open_domain
 from uda_reid.pipeline import one, score_checkpoint, source_model
 from uda_reid.report import BOUND, LABELLED, SOURCE_ONLY, gap_closed, read
 from uda_reid.report.records import remarks
-from uda_reid.training.checkpoint import load_facts
+from uda_reid.training.checkpoint import load_encoder, load_facts
 from uda_reid.types import Encoder, Scores
 
 T = TypeVar("T")
@@ -211,6 +211,29 @@ def test_bound_is_added_to_a_finished_run(job: Job) -> None:
     assert [row.name for row in read(folder / "record.json").rows] == [SOURCE_ONLY, "tiny", BOUND]
     share = gap_closed(record)
     assert share is None or np.isfinite(share)
+
+
+def test_both_models_are_scored_on_the_source_where_that_is_asked_for(job: Job) -> None:
+    record, folder, _ = one(job)
+    assert not record.on_source
+    record, _, finished = one(replace(job, forgetting=True))
+    assert finished and len(record.on_source) == 2
+    source = open_domain("alpha", job.data)
+    models = source_model(job)[0], folder / "adapted.safetensors"
+    for found, model in zip(record.on_source, models, strict=True):
+        expected = Evaluator(source, "market").score(load_encoder(model))
+        assert found.mean_ap == expected.mean_ap and found.domain == "alpha"
+    again = read(folder / "record.json").on_source
+    assert [scores.cmc for scores in again] == [scores.cmc for scores in record.on_source]
+    assert record.on_source[0].mean_ap != record.on_source[1].mean_ap
+    assert "on the test images of its own source (alpha)" in (folder / "report.html").read_text()
+
+
+def test_record_names_whom_every_query_shows(job: Job) -> None:
+    record, folder, _ = one(job)
+    query = open_domain("beta", job.data).query
+    assert record.identities == tuple(query.pids.tolist()) == read(folder / "record.json").identities
+    assert len(record.identities) == len(record.adapted.scored.average_precision)
 
 
 def test_page_follows_the_record_and_the_wish_for_pictures(job: Job) -> None:

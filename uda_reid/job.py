@@ -17,7 +17,7 @@ from uda_reid.evaluation import check_protocol
 from uda_reid.models.encoder import find_weights
 from uda_reid.pretraining import check_identities
 from uda_reid.recipe import choose_profile, load, resolved
-from uda_reid.report import BOUND, LABELLED, SOURCE_ONLY, Facts
+from uda_reid.report import BOUND, LABELLED, SOURCE_ONLY, Facts, same_labels
 from uda_reid.run import Reporter, Run, Silent
 from uda_reid.training.checkpoint import CheckpointFolder
 from uda_reid.training.devices import digest_of, pick_device, threads_in_use
@@ -42,6 +42,7 @@ class Job:
         threads: CPU threads; 0 leaves torch's choice. Weights repeat bit by bit only for the same number.
         weights: folder with weights files, looked into before the usual places.
         bound: also train and score the supervised bound.
+        forgetting: also score the source model and the adapted one on the source's own test images.
         protocol: evaluation protocol (`evaluation.Evaluator`).
         pictures: show the target's images in the report.
         command: the command line, for the record.
@@ -60,6 +61,7 @@ class Job:
     threads: int = 0
     weights: Path | None = None
     bound: bool = False
+    forgetting: bool = False
     protocol: str = "auto"
     pictures: bool = True
     command: str = ""
@@ -129,6 +131,12 @@ class Prepared:
         if job.weights and not job.weights.is_dir():
             raise RecipeError(f"--weights {job.weights}: there is no such folder; give the one with the weights files")
         names = names_of(job.source, job.data)
+        if (
+            job.target
+            and "," in job.target
+            and not any(each.is_dir() for each in (Path(job.target), job.data / job.target))
+        ):
+            raise RecipeError(f"--tgt {job.target}: there is one target at a time; run the command once for each")
         self.device = pick_device(job.device)
         self.sources = tuple(open_domain(name, job.data, reporter=reporter) for name in names)
         targets = () if job.target is None else (open_domain(job.target, job.data, reporter=reporter),)
@@ -139,6 +147,12 @@ class Prepared:
         if len(self.sources) > 1:  # what is unusual about each, `open_domain` has said
             for note in self.source.notes:
                 reporter.log(f"{self.source.name}: {note}")
+        same = same_labels([part.name for part in self.sources], self.target.name) if targets else ""
+        if same:
+            reporter.log(f"warning: {same}")
+        role = "the source" if len(self.sources) == 1 else "one of the sources"
+        # Whatever a strategy says of the target's images: they were trained on, with labels.
+        self.labels_known: Facts = {"target images used": f"with labels: it is {role}"} if same else {}
         if job.bound and not (self.target.labelled and len(self.target.query) and len(self.target.gallery)):
             needs = "training images with identities, queries and a gallery"
             raise RecipeError(f"--bound needs a target with {needs}, and {self.target.name} lacks some; leave it out")
@@ -224,4 +238,5 @@ class Prepared:
             "encoder": f"{encoder.backbone} {encoder.height}x{encoder.width}, initial weights: {weights}",
             "pretraining": f"{pretraining.loss}, {pretraining.epochs} epochs, {held_out}",
             "re-ranking, test-time augmentation": "none",
+            **self.labels_known,
         }

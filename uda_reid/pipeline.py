@@ -41,9 +41,12 @@ from uda_reid.run import Reporter, Run, Silent
 from uda_reid.terminal import Logged
 from uda_reid.training.checkpoint import load_encoder, load_facts, replace_file, save_encoder
 from uda_reid.training.devices import environment, pick_device, use_threads
-from uda_reid.types import Domain, Source
+from uda_reid.types import Domain, Scores, Source
 
 T = TypeVar("T")
+
+SOURCE_MODEL, ADAPTED = "source.safetensors", "adapted.safetensors"
+"""The model in the folder of a source, and the one in the folder of a run."""
 
 
 class Busy(CheckpointError):
@@ -71,7 +74,7 @@ def one(job: Job, *, reporter: Reporter | None = None) -> tuple[Record, Path, bo
     make_folder(folder)
     with _locked(folder):
         found = folder / RECORD
-        finished = found.is_file() and (folder / "adapted.safetensors").is_file()
+        finished = found.is_file() and (folder / ADAPTED).is_file()
         logged = Logged(prepared.reporter, folder / "log.txt")
         unscored = why_unscored(prepared.target)
         run = prepared.run(folder / "state", logged)
@@ -79,6 +82,9 @@ def one(job: Job, *, reporter: Reporter | None = None) -> tuple[Record, Path, bo
         record = read_record(found) if finished else _work(prepared, folder, run, evaluator)
         if job.bound and evaluator and record.row(BOUND) is None:
             record = record.with_row(_bound(prepared, evaluator, logged), command=job.command)
+            write(record, found)
+        if job.forgetting and not record.on_source and not why_unscored(prepared.source):
+            record = replace(record, on_source=_on_source(prepared, folder, run), command=job.command)
             write(record, found)
         rebuild(folder, pictures=job.pictures)  # always: it is quick, and follows the record and --no-pictures
         for leftover in ("state", "probes"):
@@ -106,9 +112,10 @@ def _work(prepared: Prepared, folder: Path, run: Run, evaluator: Evaluator | Non
     clock.lap("adapt")
     again = found if same_weights(source.encoder, result.encoder) else None
     adapted = again or (evaluator.features(result.encoder) if evaluator else None)
-    after = Row(recipe.name, evaluator.score(adapted) if evaluator and adapted else None, {**facts, **result.facts})
+    known = {**facts, **result.facts, **prepared.labels_known}
+    after = Row(recipe.name, evaluator.score(adapted) if evaluator and adapted else None, known)
     origin = {"recipe": recipe.name, "adapted to": target.name, "profile": recipe.profile, "seed": prepared.job.seed}
-    save_encoder(folder / "adapted.safetensors", result.encoder, facts={**after.facts, **origin})
+    save_encoder(folder / ADAPTED, result.encoder, facts={**after.facts, **origin})
     curve = audit_snapshots(folder / "probes", result.encoder, after.scores, target, evaluator, run=run)
     record = _record(prepared, (before, after), history=history, curve=curve, validation=validation)
     if evaluator and found and adapted:
@@ -163,6 +170,7 @@ def _record(
         notes=(*recipe.notes, *prepared.notes()),
         unscored=why_unscored(prepared.target),
         pretraining=tuple(trained["history"] if trained else ()),
+        identities=tuple(prepared.target.query.pids.tolist()),
     )
 
 
@@ -185,7 +193,7 @@ def train_source(prepared: Prepared, domain: Domain, reporter: Reporter) -> Sour
     """
     folder = prepared.source_folder(domain)
     make_folder(folder)
-    finished = folder / "source.safetensors"
+    finished = folder / SOURCE_MODEL
     with _locked(folder, waiting=reporter):
         reporter.log(f"source model: {finished}{' (found)' if finished.is_file() else ''}")
         source = pretrain(
@@ -208,7 +216,7 @@ def source_model(job: Job, *, reporter: Reporter | None = None) -> tuple[Path, s
     folder = prepared.source_folder(prepared.source)
     source = train_source(prepared, prepared.source, prepared.reporter)
     validation = validate(source, run=prepared.run(folder))
-    return folder / "source.safetensors", prepared.recipe.profile, validation
+    return folder / SOURCE_MODEL, prepared.recipe.profile, validation
 
 
 def score_checkpoint(
@@ -240,6 +248,15 @@ def _bound(prepared: Prepared, evaluator: Evaluator, reporter: Reporter) -> Row:
     known = {LABELLED: prepared.target.name, "target images used": used}
     facts = {**prepared.facts(source), **known, "target images in batch norm": True}
     return Row(BOUND, evaluator.score(source.encoder), facts)
+
+
+def _on_source(prepared: Prepared, folder: Path, run: Run) -> tuple[Scores, Scores]:
+    """Score the source model and the adapted one on the source's own queries and gallery: what adapting cost it."""
+    evaluator = Evaluator(prepared.source, prepared.job.protocol, run)
+    before = train_source(prepared, prepared.source, run.reporter).encoder  # found, unless somebody has removed it
+    after = load_encoder(folder / ADAPTED)
+    known = evaluator.score(before)
+    return known, known if same_weights(before, after) else evaluator.score(after)
 
 
 def check_images(prepared: Prepared, evaluator: Evaluator | None) -> None:

@@ -19,6 +19,7 @@ from uda_reid.errors import CheckpointError
 from uda_reid.models.branches import with_attention
 from uda_reid.models.encoder import Embedder
 from uda_reid.report import AttentionMaps, collect_maps, read_maps, rebuild, write, write_maps
+from uda_reid.report.attention import evenness
 from uda_reid.report.page import render
 from uda_reid.report.pictures import heat
 from uda_reid.run import QUIET
@@ -124,6 +125,19 @@ def test_page_shows_picture_shared_and_specific_side_by_side(maps: AttentionMaps
     write(RECORD, tmp_path / "record.json")
     write_maps(maps, tmp_path / "attention.json")
     assert rebuild(tmp_path).read_text(encoding="utf-8") == text
+
+
+def test_evenness_says_whether_the_attention_tells_places_apart(maps: AttentionMaps) -> None:
+    def of(*places: tuple[float, float]) -> str:
+        shared, specific = zip(*places, strict=True)
+        part = replace(maps.images[0], shared=(shared,), specific=(specific,))
+        return evenness(replace(maps, images=(part,)))
+
+    hardly = "the attention hardly tells places apart, and both maps show where features are strong."
+    assert of((0.5, 0.5), (0.09, 0.11)) == f"At every place between 45% and 50% is taken for shared: {hardly}"
+    assert of((1.0, 0.0), (0.3, 0.7)) == "At every place between 30% and 100% is taken for shared."
+    assert of((0.5, 0.5), (0.04, 0.0)).startswith("At every place between 50% and 50%")  # there was next to nothing
+    assert of((0.0, 0.0)) == ""
 
 
 def test_heat_goes_from_black_to_white() -> None:

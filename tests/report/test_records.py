@@ -83,7 +83,7 @@ def test_remarks_name_few_queries_and_one_data_set_on_both_sides() -> None:
     assert counting(1)[0].startswith("only 1 counted query: ")
     assert remarks(UNSCORED) == ()
     same = remarks(replace(UNSCORED, source="beta"))
-    assert same == ("source and target are the same data set (beta): nothing was carried anywhere",)
+    assert same == ("source and target are the same data set (beta): nothing is carried anywhere",)
 
 
 def test_remark_names_a_target_that_is_one_of_the_sources() -> None:
@@ -93,7 +93,7 @@ def test_remark_names_a_target_that_is_one_of_the_sources() -> None:
 
     for labelled in ("alpha, beta", "beta, alpha"):
         assert of(labelled) == (
-            "the target is one of the sources (beta): the source model was trained with its labels, so its numbers do "
+            "the target is one of the sources (beta): the source model is trained with its labels, so its numbers do "
             "not show what can be done without",
         )
     assert of("alpha, gamma") == of("alpha, beta2") == of("alpha") == ()

@@ -34,6 +34,14 @@ def test_footnotes_take_few_lines_and_notes_are_printed_on_request() -> None:
     assert "note: something unusual" in printed(show(RECORD, notes=True))
 
 
+def test_what_adapting_cost_the_source_is_shown_where_it_was_measured() -> None:
+    cost = "on the test images of its own source (alpha): mAP 90.0 -> 75.5 (-14.5), rank-1 50.0 -> 50.0 (0.0)"
+    measured = replace(RECORD, on_source=(scores(0.9), scores(0.755)))
+    assert cost in printed(show(measured))
+    assert "own source" not in printed(show(RECORD))
+    assert "own source" not in printed(show(replace(DIRECT, on_source=measured.on_source)))
+
+
 def test_share_of_the_gap_is_shown_beside_the_gain() -> None:
     assert "closed: 25%" in printed(show(RECORD.with_row(Row(BOUND, scores(0.4), {}), command="")))
     assert "closed: n/a" in printed(show(RECORD.with_row(Row(BOUND, scores(0.21), {}), command="")))

@@ -61,6 +61,9 @@ def adapt(
     bound: Annotated[
         bool, typer.Option("--bound", help="Also train the supervised bound, with target labels.")
     ] = False,
+    forgetting: Annotated[
+        bool, typer.Option("--forgetting", help="Also score both models on the source's own test images.")
+    ] = False,
     protocol: Protocol = "auto",
     device: Device = "auto",
     precision: PrecisionOption = Precision.fp32,
@@ -78,8 +81,8 @@ def adapt(
 
     job = _job(
         recipe=recipe, source=src, target=tgt, data=data, out=out, seed=seed, profile=profile, settings=set_,
-        bound=bound, protocol=protocol, device=device, precision=precision, threads=threads, weights=weights,
-        pictures=pictures,
+        bound=bound, forgetting=forgetting, protocol=protocol, device=device, precision=precision, threads=threads,
+        weights=weights, pictures=pictures,
     )  # fmt: skip
     with resumable():
         record, folder, finished = one(job, reporter=RichReporter(screen))
@@ -147,4 +150,8 @@ def _job(**values: Any) -> Job:
     words = ["uda-reid", *sys.argv[1:]]
     if os.environ.get("UDA_REID_DATA") and not any(word == "--data" or word.startswith("--data=") for word in words):
         words += ["--data", os.environ["UDA_REID_DATA"]]  # the line has to make this run elsewhere too
+    if not values.get("threads"):  # torch's choice is another one on another machine, and so are the last bits
+        from uda_reid.training.devices import threads_in_use
+
+        words += ["--threads", str(threads_in_use())]
     return Job(**values, command=shlex.join(words))

@@ -90,7 +90,8 @@ def find_imagenet(backbone: str, url: str, folders: Sequence[Path] = ()) -> Path
         raise CheckpointError(
             f"no ImageNet weights for {backbone}: none of {', '.join(names)} is in {searched}, "
             f"and {url} could not be downloaded ({' '.join(str(error).split())}); "
-            "put the file into a folder named with --weights DIR, or use weights: none"
+            "put the file into a folder named with --weights DIR, or do without: weights: none in the recipe, "
+            "--set encoder.weights=none, or --profile scenes"
         ) from error
     return cache / published
 

@@ -22,6 +22,8 @@ from uda_reid.types import Domain, Encoder
 
 FORMAT = 1
 SHOWN = 10
+STRONG = 0.05
+"""Both maps together, of at most 2: where there is less, the share of either is noise."""
 """How many images are shown."""
 
 Map = tuple[tuple[float, ...], ...]
@@ -87,6 +89,22 @@ def collect_maps(encoder: Encoder, target: Domain, *, photographs: bool, run: Ru
         )
     )
     return AttentionMaps(str(root), photographs, tuple(images))
+
+
+def evenness(maps: AttentionMaps) -> str:
+    """Return in a sentence how much the attention differs from place to place, where anything is strong enough."""
+    shares = []
+    for part in maps.images:
+        shared, specific = np.array(part.shared), np.array(part.specific)
+        strong = shared + specific > STRONG
+        shares += (shared[strong] / (shared + specific)[strong]).tolist()
+    if not shares:
+        return ""
+    low, high = min(shares), max(shares)
+    told = f"At every place between {low:.0%} and {high:.0%} is taken for shared"
+    if low > 0.4 and high < 0.6:
+        return f"{told}: the attention hardly tells places apart, and both maps show where features are strong."
+    return f"{told}."
 
 
 def _rounded(values: Tensor) -> Map:

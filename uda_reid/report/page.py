@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from uda_reid.errors import CheckpointError
 from uda_reid.report import sections
-from uda_reid.report.attention import AttentionMaps, read_maps
+from uda_reid.report.attention import AttentionMaps, evenness, read_maps
 from uda_reid.report.lists import Lists, read_lists
 from uda_reid.report.pictures import heat, thumbnails
 from uda_reid.report.records import Record, read, remarks
@@ -94,6 +94,7 @@ def render(
         no_lists=no_lists,
         rule=sections.rule(lists, record) if lists is not None and groups else "",
         maps=maps,
+        evenness=evenness(maps) if maps is not None else "",
         pictures=bool(shown),
         photographs=any(part.photographs for part in shown),
         thumbnails={path: address for part in shown for path, address in _thumbnails(part).items()},

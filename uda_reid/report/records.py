@@ -78,6 +78,8 @@ class Record:
         notes: what was unusual, one line each.
         unscored: why nothing was scored, in one line; empty where the rows have scores.
         pretraining: losses of the source training, per epoch.
+        identities: (Q,) whom each query of the target shows, in the order of `Scores.average_precision`.
+        on_source: scores on the source's own test images, before and after adaptation; empty where nobody asked.
     """
 
     command: str
@@ -96,6 +98,8 @@ class Record:
     notes: tuple[str, ...] = ()
     unscored: str = ""
     pretraining: tuple[Numbers, ...] = ()
+    identities: tuple[int, ...] = ()
+    on_source: tuple[Scores, ...] = ()
 
     def row(self, name: str) -> Row | None:
         """Return the row called `name`, or None."""
@@ -142,17 +146,26 @@ def gap_closed(record: Record) -> float | None:
     return (adapted.mean_ap - start.mean_ap) / (bound.mean_ap - start.mean_ap)
 
 
+def same_labels(labelled: Sequence[str], target: str) -> str:
+    """Return what is to be said where the source model was trained with labels of the target; nothing elsewhere.
+
+    >>> same_labels(["plaza"], "campus")
+    ''
+    """
+    if target not in labelled:
+        return ""
+    if len(labelled) == 1:
+        return f"source and target are the same data set ({target}): nothing is carried anywhere"
+    return (
+        f"the target is one of the sources ({target}): the source model is trained with its labels, "
+        "so its numbers do not show what can be done without"
+    )
+
+
 def remarks(record: Record) -> tuple[str, ...]:
     """Return what a reader must know before believing the numbers, one line each."""
-    lines = []
-    if record.source == record.target:
-        lines.append(f"source and target are the same data set ({record.target}): nothing was carried anywhere")
-    labelled = str(record.start.facts.get(LABELLED, "")).split(", ")
-    if len(labelled) > 1 and record.target in labelled:
-        lines.append(
-            f"the target is one of the sources ({record.target}): the source model was trained with its labels, "
-            "so its numbers do not show what can be done without"
-        )
+    same = same_labels(str(record.start.facts.get(LABELLED, record.source)).split(", "), record.target)
+    lines = [same] if same else []
     counted = 0 if record.start.scores is None else record.start.scores.counted
     if 0 < counted < FEW:
         lines.append(
@@ -200,6 +213,9 @@ def read(path: Path) -> Record:
         for name in ("history", "curve", "pretraining"):
             values[name] = tuple(map(_numbers, values.get(name, ())))
         values["validation"] = _numbers(values["validation"])
+        values["identities"] = tuple(values.get("identities", ()))
+        on_source = map(_scores, values.get("on_source", ()))
+        values["on_source"] = tuple(scores for scores in on_source if scores is not None)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path}: is not a record of this version of uda_reid ({error}); run with a new --out"

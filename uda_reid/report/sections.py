@@ -10,7 +10,7 @@ from typing import Any
 from uda_reid.report.figures import Chart, Scatter, Unit, line_chart, scatter, shown
 from uda_reid.report.lists import EXTREME, IMPROVED, SPREAD, WORSENED, Lists, Query
 from uda_reid.report.records import BOUND, Numbers, Record, gap_closed
-from uda_reid.report.tables import percent, points
+from uda_reid.report.tables import cost, percent, points
 from uda_reid.types import Scores
 
 METRICS = {
@@ -138,6 +138,7 @@ def headline(record: Record) -> str:
         return f"The source model as it is, without adaptation, reaches {numbers} on {record.target}. One seed."
     went = " and ".join(f"{tile.name} went from {tile.before} to {tile.after} ({tile.change} points)" for tile in found)
     text = f"From {record.source} to {record.target}, {went}. One seed: another may give another gain."
+    text += f" And {cost(record)}." if cost(record) else ""
     share = gap_closed(record)
     if share is not None:
         text += f" {share:.0%} of the gap in mAP to the supervised bound is closed."

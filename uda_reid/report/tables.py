@@ -66,7 +66,7 @@ def show(record: Record, *, notes: bool = False) -> RenderableType:
     scored = [(row.name, row.scores) for row in record.shown if row.scores is not None]
     title = title_of(record)
     parts: list[RenderableType] = [scores_table(title, scored)] if scored else [Text(title, style="bold")]
-    parts += [Text(line, style="bold") for line in (gain(record), *remarks(record)) if line]
+    parts += [Text(line, style="bold") for line in (gain(record), cost(record), *remarks(record)) if line]
     lines = [f"fidelity of the recipe in profile paper: {record.recipe['fidelity']} ({record.recipe['paper']})"]
     if notes:
         lines += [visible(f"note: {note}") for note in record.notes]
@@ -122,6 +122,16 @@ def gain(record: Record) -> str:
         share = gap_closed(record)
         line += f"; share of the gap to the bound closed: {'n/a' if share is None else f'{share:.0%}'}"
     return line
+
+
+def cost(record: Record) -> str:
+    """Return in one line how the adapted model still does on the source's own test images; nothing if not asked for."""
+    if not record.on_source or record.direct:
+        return ""
+    before, after = record.on_source
+    changes = (("mAP", before.mean_ap, after.mean_ap), ("rank-1", before.cmc[1], after.cmc[1]))
+    told = [f"{name} {percent(old)} -> {percent(new)} ({points(new - old)})" for name, old, new in changes]
+    return f"on the test images of its own source ({record.source}): {', '.join(told)}"
 
 
 def _ledger(rows: Sequence[Row]) -> Table:

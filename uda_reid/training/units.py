@@ -142,7 +142,8 @@ def score_clusters(features: Tensor, labels: Tensor, *, decay: float, steps: int
     try:
         scores = held_out_scores(features.relu(), labels, generator, decay=decay, steps=steps)
     except DataError as error:
-        raise DataError(f"units of the target cannot be scored by its clusters: {error}; use fewer clusters") from None
+        remedy = "give it more images, use fewer clusters, or adapt.target_scores=source_mean"
+        raise DataError(f"units of the target cannot be scored by its clusters: {error}; {remedy}") from None
     return normalised(scores[None])[0]
 
 
