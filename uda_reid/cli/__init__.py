@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from uda_reid import __version__
-from uda_reid.cli import data, features, names, runs
+from uda_reid.cli import data, features, matrix, names, runs
 from uda_reid.cli.arguments import Interrupted, screen
 from uda_reid.errors import UdaReidError
 from uda_reid.terminal import visible
@@ -23,6 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(runs.app)
+app.add_typer(matrix.app)
 app.add_typer(features.app)
 app.add_typer(data.app)
 app.add_typer(names.app)

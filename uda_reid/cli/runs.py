@@ -130,14 +130,22 @@ def pretrain(
     typer.echo(f"model: {path}")
 
 
-@app.command(epilog="Example: `uda-reid report runs/RUN --no-pictures`")
+@app.command(epilog="Examples:\n\n`uda-reid report runs/RUN --no-pictures`\n\n`uda-reid report runs/MATRIX`")
 def report(
-    run: Annotated[Path, typer.Argument(parser=path, help="The folder of a finished run.")],
+    run: Annotated[Path, typer.Argument(parser=path, help="The folder of a finished run, or of a matrix.")],
     pictures: Pictures = True,
 ) -> None:
-    """Write a finished run's report.html anew, with or without photographs."""
+    """Write a finished run's report.html anew, with or without photographs; of a matrix, its tables."""
+    from uda_reid.matrix.folder import MATRIX, read_matrix, write_tables
+    from uda_reid.matrix.tables import show as show_matrix
     from uda_reid.report import rebuild
 
+    if (run / MATRIX).is_file():
+        with told(interrupted="the files are as they were"):
+            summary, files = write_tables(read_matrix(run))
+        output().print(show_matrix(summary))
+        output().print("\n".join(f"written: {file}" for file in files), soft_wrap=True)
+        return
     with told(interrupted="the page is as it was"):
         typer.echo(f"report: {rebuild(run, pictures=pictures)}")
 

@@ -17,7 +17,7 @@ from uda_reid.job import Job, Prepared, open_domain
 from uda_reid.recipe import load
 from uda_reid.report import RECORD, Record, read
 from uda_reid.run import Reporter, Silent
-from uda_reid.training.devices import check_threads
+from uda_reid.training.devices import use_threads
 
 SCENES_CELL = 75.0
 """Seconds that a run of profile `scenes` is made to take at most, on one core; its source model is as much again."""
@@ -72,6 +72,7 @@ class Plan:
         weights: as of `Job`.
         protocol: as of `Job`.
         bound: whether the supervised bound is made, of targets that have labels.
+        forgetting: whether models are also scored on the source's own test images.
     """
 
     pairs: tuple[tuple[str, str], ...]
@@ -87,6 +88,7 @@ class Plan:
     weights: Path | None = None
     protocol: str = "auto"
     bound: bool = True
+    forgetting: bool = False
 
 
 class Planned(NamedTuple):
@@ -136,7 +138,7 @@ def plan_runs(plan: Plan, reporter: Reporter | None = None) -> Planned:
     Raises:
         UdaReidError: a domain, a recipe or a setting is wrong, or the runs have different profiles.
     """
-    check_threads(plan.threads)
+    use_threads(plan.threads)  # a part of what runs and source models are called by
     names = [load(recipe, settings=plan.settings).name for recipe in plan.recipes]
     twice = next((name for name in names if names.count(name) > 1), "")
     if twice or not names:
@@ -160,7 +162,7 @@ def plan_runs(plan: Plan, reporter: Reporter | None = None) -> Planned:
                     recipe=recipe, source=source, target=target, data=plan.data, out=plan.out, seed=seed,
                     profile=plan.profile, settings=plan.settings, device=plan.device, precision=plan.precision,
                     threads=plan.threads, weights=plan.weights, protocol=plan.protocol, pictures=False,
-                    bound=plan.bound and domains[target].labelled,
+                    bound=plan.bound and domains[target].labelled, forgetting=plan.forgetting,
                 )  # fmt: skip
                 prepared = Prepared(job, Silent())
                 profiles.add(prepared.recipe.profile)
@@ -185,7 +187,8 @@ def alone(job: Job) -> str:
     for option in ("data", "profile", "precision", "weights", "protocol"):
         value = getattr(job, option)
         words += [f"--{option}", str(value)] if value != getattr(usual, option) else []
-    words += ["--bound"] * job.bound + ["--no-pictures"] * (not job.pictures)
+    words += ["--bound"] * job.bound + ["--forgetting"] * job.forgetting
+    words += ["--no-pictures"] * (not job.pictures)
     return shlex.join([*words, *(word for setting in job.settings for word in ("--set", setting))])
 
 

@@ -1,0 +1,213 @@
+"""The command that makes a transfer matrix."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from uda_reid.cli.arguments import (
+    Data,
+    Device,
+    Precision,
+    PrecisionOption,
+    ProfileOption,
+    Protocol,
+    Settings,
+    Weights,
+    output,
+    path,
+    resumable,
+    screen,
+)
+from uda_reid.errors import RecipeError
+from uda_reid.terminal import RichReporter
+
+if TYPE_CHECKING:
+    from uda_reid.matrix.plan import Planned
+    from uda_reid.matrix.workers import Ended
+
+app = typer.Typer()
+
+RECIPES = "source_only,pul,daam,adda,guided_dropout"
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "`uda-reid matrix --domains plaza,campus,station --recipes source_only,pul,daam --seeds 0,1,2 --out runs/first`\n\n"
+    "`uda-reid matrix --domains plaza,campus --dry-run` what would be made, and how long it would take\n\n"
+    "`uda-reid matrix --domains market,duke,msmt17 --data ~/datasets --device cuda --out runs/real`\n\n"
+    "`uda-reid matrix --domains plaza,campus --only '*:*:daam'` of this matrix, the runs of one recipe now"
+)
+def matrix(
+    domains: Annotated[
+        str, typer.Option("--domains", help="Two or more domains with commas between: every ordered pair of them.")
+    ] = "",
+    pairs: Annotated[
+        str, typer.Option("--pairs", help="Instead of --domains: source:target, with commas between.")
+    ] = "",
+    recipes: Annotated[str, typer.Option("--recipes", help="Shipped recipes or YAML files.")] = RECIPES,
+    seeds: Annotated[str, typer.Option("--seeds", help="Of every pair and recipe.")] = "0,1,2",
+    data: Data = Path("data"),
+    out: Annotated[
+        Path, typer.Option("--out", parser=path, help="Folder of the matrix: runs, source models, tables.")
+    ] = Path("runs/matrix"),
+    profile: ProfileOption = None,
+    set_: Settings = None,
+    bound: Annotated[
+        bool, typer.Option("--bound/--no-bound", help="Make the supervised bound of targets that have labels.")
+    ] = True,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", help="Only these now: source:target:recipe:seed, or the first of these; * for any."),
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option("--jobs", min=0, help="Runs at a time; 0: one for every core on the CPU, one on a GPU.")
+    ] = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and how long it will take, and stop.")
+    ] = False,
+    protocol: Protocol = "auto",
+    device: Device = "auto",
+    precision: PrecisionOption = Precision.fp32,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads of each run.")] = 1,
+    weights: Weights = None,
+) -> None:
+    """Carry models between domains by several recipes and seeds, and tabulate how far, how surely, at what cost.
+
+    Finished runs are found again, interrupted ones go on, and one that fails does not stop the others.
+    """
+    from uda_reid.matrix.folder import MATRIX, matrix_of, read_matrix, write_matrix, write_tables
+    from uda_reid.matrix.plan import Plan, every_pair, plan_runs
+    from uda_reid.matrix.tables import show
+    from uda_reid.pipeline import make_folder
+    from uda_reid.training.devices import pick_device
+
+    if bool(domains) == bool(pairs):
+        raise RecipeError("give the domains of the matrix, as --domains plaza,campus, or its --pairs plaza:campus")
+    plan = Plan(
+        pairs=_pairs(pairs) if pairs else every_pair(_names(domains)),
+        recipes=_names(recipes),
+        seeds=_seeds(seeds),
+        data=data,
+        out=out,
+        profile=profile.value if profile else None,
+        settings=tuple(set_ or ()),
+        device=device,
+        precision=precision.value,
+        threads=threads,
+        weights=weights,
+        protocol=protocol,
+        bound=bound,
+        forgetting=True,
+    )
+    reporter = RichReporter(screen)
+    reporter.log("reading the domains; scenes that are not there yet are drawn")
+    planned = plan_runs(plan, reporter)
+    chosen = planned.only(only or [])
+    jobs = jobs or (max(1, (os.cpu_count() or 1) // plan.threads) if pick_device(device) == "cpu" else 1)
+    if dry_run:
+        _print_plan(chosen, out, jobs)
+        return
+    make_folder(out)
+    command = shlex.join(["uda-reid", *_repeatable(sys.argv[1:])])
+    write_matrix(matrix_of(planned, out, command))
+    signal.signal(signal.SIGTERM, _interrupted)
+    with resumable():
+        failed = {event.cell: event.answer.failure for event in _make(chosen, jobs, plan.threads)}
+        write_matrix(matrix_of(planned, out, command, failed=failed))
+        summary, files = write_tables(read_matrix(out))
+    table = output()
+    table.print(show(summary))
+    table.print("\n".join(f"written: {file}" for file in (out / MATRIX, *files)), soft_wrap=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _make(chosen: Planned, jobs: int, threads: int) -> tuple[Ended, ...]:
+    """Make the runs; show how far they are; return those that failed."""
+    from rich.live import Live
+
+    from uda_reid.matrix.board import Board
+    from uda_reid.matrix.workers import make
+
+    board = Board(list(chosen.jobs))
+    screen.print(f"{len(chosen.jobs)} runs, {jobs} at a time", soft_wrap=True)
+    if screen.is_terminal:
+        with Live(board, console=screen, refresh_per_second=2, transient=True):
+            for event in make(chosen.jobs, jobs=jobs, threads=threads):
+                board.take(event)
+    else:
+        for event in make(chosen.jobs, jobs=jobs, threads=threads):
+            line = board.take(event)
+            if line:
+                screen.print(line, markup=False, soft_wrap=True)
+    for event in board.failed:
+        screen.print(f"failed: {event.cell}: {event.answer.failure}", markup=False, soft_wrap=True)
+    return board.failed
+
+
+def _print_plan(chosen: Planned, out: Path, jobs: int) -> None:
+    from uda_reid.matrix.board import duration
+    from uda_reid.matrix.plan import expected_seconds, finished
+
+    table = output()
+    done = 0
+    for cell, folder in chosen.folders.items():
+        record = finished(folder)
+        done += record is not None
+        state = "finished" if record else "begun" if folder.is_dir() else "to do"
+        table.print(f"{state:9s} {cell}: {folder}", markup=False, soft_wrap=True)
+    models = {model for cell in chosen.jobs for model in cell.models}
+    there = sum((out / "sources" / model / "source.safetensors").is_file() for model in models)
+    seconds = expected_seconds(chosen, out, jobs)
+    told = "unknown before the first run has ended" if seconds is None else f"about {duration(seconds)}"
+    table.print(
+        f"profile {chosen.profile}: {len(chosen.jobs)} runs, {done} finished; {len(models)} source models, {there} "
+        f"there; time left with {jobs} at a time: {told}",
+        soft_wrap=True,
+    )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
+
+
+def _pairs(text: str) -> tuple[tuple[str, str], ...]:
+    found = []
+    for pair in _names(text):
+        source, _, target = pair.partition(":")
+        if not (source and target) or ":" in target:
+            raise RecipeError(f"--pairs {text}: {pair!r} is no pair; write source:target, with commas between pairs")
+        found.append((source, target))
+    return tuple(found)
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    if not all(seed.isdecimal() for seed in _names(text)):
+        raise RecipeError(f"--seeds {text}: give whole numbers from 0, with commas between")
+    return tuple(map(int, _names(text)))
+
+
+def _repeatable(words: list[str]) -> list[str]:
+    """Return the command line without what only says which part is made now."""
+    kept, skip = [], False
+    for word in words:
+        if skip or word.startswith("--only="):
+            skip = False
+        elif word == "--only":
+            skip = True
+        else:
+            kept.append(word)
+    return kept
+
+
+def _interrupted(_: int, __: FrameType | None) -> None:
+    """Let a polite `kill` end the work as Ctrl-C does."""
+    raise KeyboardInterrupt

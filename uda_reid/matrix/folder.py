@@ -1,0 +1,163 @@
+"""The folder of a matrix: which runs it is made of, as `matrix.json`, and what is written beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from uda_reid.errors import CheckpointError
+from uda_reid.matrix.plan import Place, Planned, finished
+from uda_reid.matrix.summary import Pair, Summary, summarise
+from uda_reid.matrix.tables import comma_separated, json_lines, latex, markdown
+from uda_reid.ops.bootstrap import RESAMPLES
+from uda_reid.report import Record
+from uda_reid.training.checkpoint import replace_file
+
+MATRIX = "matrix.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run of a matrix: what it is, where it lies, and why it failed when it was last tried, if it did."""
+
+    recipe: str
+    place: Place
+    folder: str
+    command: str
+    failure: str = ""
+
+    def __str__(self) -> str:
+        """Return what the run is called."""
+        return f"{self.place.source} -> {self.place.target}, {self.recipe}, seed {self.place.seed}"
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A matrix on disk.
+
+    Args:
+        root: its folder.
+        command: the command line that makes it.
+        profile: of all its runs.
+        entries: its runs, in their order.
+    """
+
+    root: Path
+    command: str
+    profile: str
+    entries: tuple[Entry, ...]
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """The pairs, in their order."""
+        return tuple(dict.fromkeys(entry.place.pair for entry in self.entries))
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds, in their order."""
+        return tuple(dict.fromkeys(entry.place.seed for entry in self.entries))
+
+
+def matrix_of(planned: Planned, root: Path, command: str, *, failed: Mapping[Any, str] | None = None) -> Matrix:
+    """Return the matrix of a plan, with what went wrong, by cell."""
+    entries = (
+        Entry(cell.recipe, cell.place, planned.folders[cell].name, job.command, (failed or {}).get(cell, ""))
+        for cell, job in planned.jobs.items()
+    )
+    return Matrix(root, command, planned.profile, tuple(entries))
+
+
+def write_matrix(matrix: Matrix) -> None:
+    """Write `matrix.json`, whole or not at all."""
+    entries = [
+        {
+            "source": entry.place.source, "target": entry.place.target, "recipe": entry.recipe,
+            "seed": entry.place.seed, "folder": entry.folder, "command": entry.command, "failure": entry.failure,
+        }
+        for entry in matrix.entries
+    ]  # fmt: skip
+    data = {"format": FORMAT, "command": matrix.command, "profile": matrix.profile, "runs": entries}
+    replace_file(matrix.root / MATRIX, (json.dumps(data, indent=1) + "\n").encode())
+
+
+def read_matrix(root: Path) -> Matrix:
+    """Read `matrix.json` of a folder.
+
+    Raises:
+        CheckpointError: it is missing, or is not one of this version.
+    """
+    path = root / MATRIX
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["format"] != FORMAT or not data["runs"]:
+            raise ValueError("another format, or no run")
+        entries = tuple(
+            Entry(
+                str(each["recipe"]), Place(str(each["source"]), str(each["target"]), int(each["seed"])),
+                Path(each["folder"]).name, str(each["command"]), str(each["failure"]),
+            )
+            for each in data["runs"]
+        )  # fmt: skip
+        return Matrix(root, str(data["command"]), str(data["profile"]), entries)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path}: is not the list of a matrix of this version of uda_reid ({error}); run `uda-reid matrix` again"
+        ) from error
+
+
+def collect(matrix: Matrix) -> tuple[dict[str, dict[Place, Record]], tuple[str, ...]]:
+    """Return the finished runs by recipe and place, and what is missing, one line each."""
+    runs: dict[str, dict[Place, Record]] = {}
+    missing = []
+    for entry in matrix.entries:
+        record = finished(matrix.root / entry.folder)
+        if record is None:
+            missing.append(f"{entry} ({entry.failure or 'not made yet'})")
+        else:
+            runs.setdefault(entry.recipe, {})[entry.place] = record
+    return runs, tuple(missing)
+
+
+def write_tables(matrix: Matrix, *, resamples: int = RESAMPLES) -> tuple[Summary, list[Path]]:
+    """Write what the finished runs say together beside them; return the summary and the files.
+
+    Raises:
+        CheckpointError: no run has finished.
+    """
+    runs, missing = collect(matrix)
+    if not runs:
+        raise CheckpointError(f"{matrix.root}: none of its {len(matrix.entries)} runs has finished; {missing[0]}")
+    summary = summarise(runs, matrix.pairs, matrix.seeds, missing=missing, resamples=resamples)
+    made = origin(matrix, [record for places in runs.values() for record in places.values()])
+    texts = {
+        "matrix.md": markdown(summary, [f"```sh\n{matrix.command}\n```", made]),
+        "matrix.csv": comma_separated(summary),
+        "matrix.tex": latex(summary, [matrix.command, made]),
+        "records.jsonl": json_lines(runs),
+    }
+    for name, text in texts.items():
+        replace_file(matrix.root / name, text.encode())
+    return summary, [matrix.root / name for name in texts]
+
+
+def origin(matrix: Matrix, records: Sequence[Record]) -> str:
+    """Return everything that the numbers depend on, in a sentence."""
+    surroundings = sorted(
+        {
+            f"torch {each.environment['torch']}, {each.environment['device']}, {each.environment['processor']}, "
+            f"{each.environment['threads']} threads"
+            for each in records
+        }
+    )
+    protocols = ", ".join(sorted({record.adapted.scored.protocol for record in records}))
+    versions = ", ".join(sorted({record.version for record in records}))
+    counts = {record.target: record.adapted.scored.counted for record in records}
+    queries = ", ".join(f"{count} on {target}" for target, count in counts.items())
+    return (
+        f"uda_reid {versions}, profile {matrix.profile}, seeds {', '.join(map(str, matrix.seeds))}, "
+        f"protocol {protocols}, checkpoint last; counted queries: {queries}; {'; '.join(surroundings)}."
+    )

@@ -1,0 +1,289 @@
+"""What the runs of a matrix say together: per pair and method a mean, its spread over seeds, and how sure it is."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from uda_reid.matrix.plan import Place
+from uda_reid.ops.bootstrap import RESAMPLES, Estimate, Interval, estimate, interval, resampled_means
+from uda_reid.report import BOUND, SOURCE_ONLY, Record, gap_closed
+from uda_reid.types import Scores
+
+Pair = tuple[str, str]
+Runs = Mapping[str, Mapping[Place, Record]]
+"""Recipe -> place -> the finished run; a run that failed or has not been made is missing."""
+METRICS = ("mAP", "mAP step", "rank-1", "rank-5", "rank-10", "mINP")
+
+
+def metrics(scores: Scores) -> dict[str, float]:
+    """Return the numbers of a table, in percent; NaN where the protocol has none."""
+    ranks = {f"rank-{rank}": scores.cmc[rank] for rank in (1, 5, 10)}
+    found = {"mAP": scores.mean_ap, "mAP step": scores.mean_ap_step, **ranks, "mINP": scores.mean_inp}
+    return {name: 100 * value for name, value in found.items()}
+
+
+class Spread(NamedTuple):
+    """A mean over seeds and its sample standard deviation, NaN with one seed; of no seed, both are NaN."""
+
+    mean: float
+    deviation: float
+    seeds: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Return the spread of one number for every seed.
+
+        >>> Spread.of([1.0, 3.0]), Spread.of([2.0])
+        (Spread(mean=2.0, deviation=1.4142135623730951, seeds=2), Spread(mean=2.0, deviation=nan, seeds=1))
+        """
+        deviation = statistics.stdev(values) if len(values) > 1 else math.nan
+        return cls(statistics.fmean(values) if values else math.nan, deviation, len(values))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method on one pair.
+
+    Args:
+        pair: source and target.
+        seeds: whose runs have finished.
+        values: metric -> one number in percent for every seed.
+        level: mAP, a fraction, and how sure it is; None where queries have no AP or no names.
+        gain: of the same seed's source-only model, query by query; None for source-only itself.
+        gains: mAP beyond source-only in points, for every seed; empty for source-only.
+        shares: share of the gap closed for every seed, None where the rule gives none; empty where there is no bound.
+        forgotten: mAP on the source's own test images, after - before, in points, for every seed; empty if not scored.
+    """
+
+    pair: Pair
+    seeds: tuple[int, ...]
+    values: Mapping[str, tuple[float, ...]]
+    level: Estimate | None
+    gain: Estimate | None = None
+    gains: tuple[float, ...] = ()
+    shares: tuple[float | None, ...] = ()
+    forgotten: tuple[float, ...] = ()
+
+    def spread(self, metric: str) -> Spread:
+        """Return mean and deviation of a metric."""
+        return Spread.of(self.values[metric])
+
+    @property
+    def negative(self) -> bool:
+        """Whether the method is worse than source-only, and surely: all of the interval is below zero."""
+        return self.gain is not None and self.gain.below_zero
+
+
+@dataclass(frozen=True)
+class Method:
+    """One line of the matrix.
+
+    Args:
+        name: `source-only`, a recipe, or `supervised`.
+        start: number of the source model that it starts from: recipes that were pretrained alike have the same.
+        cells: by pair; a pair without any finished run is missing.
+        average: mAP in percent over the pairs, for every seed that has all of them.
+        average_gain: points of mAP beyond source-only over the pairs, for every seed that has all of them.
+        interval: of the average gain, a fraction; None where a pair has none.
+        rank: mean place among the methods that start alike, 1 for the best, over pairs and seeds; NaN outside.
+    """
+
+    name: str
+    start: int
+    cells: Mapping[Pair, Cell]
+    average: tuple[float, ...]
+    average_gain: tuple[float, ...] = ()
+    interval: Interval | None = None
+    rank: float = math.nan
+
+    @property
+    def adapts(self) -> bool:
+        """Whether this is a recipe, and neither of the two rows that frame them."""
+        return self.name not in (SOURCE_ONLY, BOUND)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The whole matrix.
+
+    Args:
+        pairs: in their order.
+        seeds: that were asked for.
+        methods: per source model source-only, its recipes, and the bound.
+        missing: runs that are not there, one line each.
+    """
+
+    pairs: tuple[Pair, ...]
+    seeds: tuple[int, ...]
+    methods: tuple[Method, ...]
+    missing: tuple[str, ...] = ()
+
+    @property
+    def starts(self) -> int:
+        """How many different source models the recipes start from."""
+        return len({method.start for method in self.methods})
+
+
+def summarise(
+    runs: Runs, pairs: Sequence[Pair], seeds: Sequence[int], *, missing: Sequence[str] = (), resamples: int = RESAMPLES
+) -> Summary:
+    """Return what the runs say together.
+
+    Args:
+        runs: the finished runs.
+        pairs: the matrix's pairs.
+        seeds: the matrix's seeds.
+        missing: what is not there, in words.
+        resamples: draws of every interval.
+    """
+    methods: list[Method] = []
+    for start, recipes in enumerate(groups(runs)):
+        # Any recipe's runs will do for the two rows that frame them: the models are the same ones.
+        shared = {place: record for recipe in recipes for place, record in runs[recipe].items()}
+        own = {name: records for name in recipes if (records := runs[name]) and not _direct(records)}
+        lines = [_method(SOURCE_ONLY, start, shared, pairs, seeds, resamples)]
+        lines += [_method(name, start, records, pairs, seeds, resamples) for name, records in own.items()]
+        bounded = {place: record for place, record in shared.items() if record.row(BOUND)}
+        lines += [_method(BOUND, start, bounded, pairs, seeds, resamples)] if bounded else []
+        methods += _ranked(lines)
+    return Summary(tuple(pairs), tuple(seeds), tuple(methods), tuple(missing))
+
+
+def groups(runs: Runs) -> list[list[str]]:
+    """Return the recipes by source model: those whose encoder and pretraining are the same stand together."""
+    found: dict[str, list[str]] = {}
+    for recipe, records in runs.items():
+        kinds = sorted({json.dumps([each.recipe["encoder"], each.recipe["pretrain"]]) for each in records.values()})
+        if kinds:
+            found.setdefault("; ".join(kinds), []).append(recipe)
+    return list(found.values())
+
+
+def _direct(records: Mapping[Place, Record]) -> bool:
+    return all(record.direct for record in records.values())
+
+
+def _scores(record: Record, name: str) -> Scores:
+    """Return the scores of the row called `name`; a recipe's row is the adapted one."""
+    return (record.row(name) or record.adapted).scored
+
+
+def _method(
+    name: str, start: int, records: Mapping[Place, Record], pairs: Sequence[Pair], seeds: Sequence[int], resamples: int
+) -> Method:
+    cells = {}
+    for pair in pairs:
+        found = [record for seed in seeds if (record := records.get(Place(*pair, seed)))]
+        if found:
+            cells[pair] = _cell(name, pair, found, resamples)
+    whole = len(cells) == len(pairs)
+    complete = [seed for seed in seeds if whole and all(seed in cell.seeds for cell in cells.values())]
+    parts = [(cell, [cell.seeds.index(seed) for seed in complete]) for cell in cells.values()]
+    return Method(
+        name=name,
+        start=start,
+        cells=cells,
+        average=_means([[cell.values["mAP"][place] for place in places] for cell, places in parts]),
+        average_gain=_means([[cell.gains[place] for place in places] for cell, places in parts if cell.gains]),
+        interval=_average_gain(name, records, list(cells.values()), pairs, resamples),
+    )
+
+
+def _means(columns: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    """Return the mean over the pairs for every seed."""
+    return tuple(map(statistics.fmean, zip(*columns, strict=True)))
+
+
+def _cell(name: str, pair: Pair, records: Sequence[Record], resamples: int) -> Cell:
+    each = [metrics(_scores(record, name)) for record in records]
+    beyond = [] if name == SOURCE_ONLY else [100 * _beyond(record, name) for record in records]
+    closed = name not in (SOURCE_ONLY, BOUND) and all(record.row(BOUND) for record in records)
+    scored = [record.on_source for record in records if record.on_source]
+    cost = name not in (SOURCE_ONLY, BOUND) and len(scored) == len(records)
+    return Cell(
+        pair=pair,
+        seeds=tuple(record.seed for record in records),
+        values={metric: tuple(values[metric] for values in each) for metric in METRICS},
+        level=_estimate(records, name, None, resamples),
+        gain=_estimate(records, name, SOURCE_ONLY, resamples) if name != SOURCE_ONLY else None,
+        gains=tuple(beyond),
+        shares=tuple(map(gap_closed, records)) if closed else (),
+        forgotten=tuple(100 * (after.mean_ap - before.mean_ap) for before, after in scored) if cost else (),
+    )
+
+
+def _beyond(record: Record, name: str) -> float:
+    return _scores(record, name).mean_ap - record.start.scored.mean_ap
+
+
+def per_query(
+    records: Sequence[Record], name: str, other: str | None
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]] | None:
+    """Return AP (S, Q) of a row, or its difference to another row, and whom each query shows (Q,).
+
+    None where the seeds were not asked the same queries, or these have no AP or no names.
+    """
+    identities = records[0].identities
+    if not identities or any(record.identities != identities for record in records):
+        return None
+    values = np.stack([_scores(record, name).average_precision for record in records])
+    if other is not None:
+        values = values - np.stack([_scores(record, other).average_precision for record in records])
+    if np.isnan(values).all(1).any():
+        return None
+    return values, np.array(identities)
+
+
+def _estimate(records: Sequence[Record], name: str, other: str | None, resamples: int) -> Estimate | None:
+    found = per_query(records, name, other)
+    if found is None:
+        return None
+    return estimate(*found, resamples=resamples, name=_named(records[0]))
+
+
+def _named(record: Record) -> str:
+    """Name the random numbers by what is drawn from: the same people are drawn for every method on one pair."""
+    return f"{record.source} -> {record.target}"
+
+
+def _average_gain(
+    name: str, records: Mapping[Place, Record], cells: Sequence[Cell], pairs: Sequence[Pair], resamples: int
+) -> Interval | None:
+    if name == SOURCE_ONLY or len(cells) < len(pairs) or len(pairs) < 2:
+        return None
+    drawn = []
+    for cell in cells:
+        own = [records[Place(*cell.pair, seed)] for seed in cell.seeds]
+        found = per_query(own, name, SOURCE_ONLY)
+        if found is None or cell.seeds != cells[0].seeds:
+            return None
+        drawn.append(resampled_means(*found, resamples=resamples, name=_named(own[0])))
+    return interval(np.mean(drawn, axis=0))
+
+
+def _ranked(methods: Sequence[Method]) -> list[Method]:
+    """Return the methods of one start with their mean places; the bound is out of competition."""
+    places: dict[str, list[float]] = {}
+    running = [method for method in methods if method.name != BOUND]
+    for pair in dict.fromkeys(pair for method in running for pair in method.cells):
+        here = {method.name: method.cells[pair] for method in running if pair in method.cells}
+        for seed in {seed for cell in here.values() for seed in cell.seeds}:
+            values = {
+                name: cell.values["mAP"][cell.seeds.index(seed)] for name, cell in here.items() if seed in cell.seeds
+            }
+            if any(map(math.isnan, values.values())):  # the protocol has no mAP
+                continue
+            if len(values) == len(running):  # a method that has failed here would make the others look better
+                for name, value in values.items():
+                    better = sum(other > value for other in values.values())
+                    equal = sum(other == value for other in values.values())
+                    places.setdefault(name, []).append(better + (equal + 1) / 2)
+    return [replace(method, rank=Spread.of(places.get(method.name, [])).mean) for method in methods]

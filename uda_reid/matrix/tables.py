@@ -1,0 +1,306 @@
+"""A matrix as text: for the terminal, Markdown, LaTeX, CSV and JSON lines."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from uda_reid.matrix.plan import Place
+from uda_reid.matrix.summary import METRICS, Cell, Method, Spread, Summary
+from uda_reid.ops.bootstrap import FEW, LEVEL, Interval
+from uda_reid.report import BOUND, Record, to_json
+
+Rows = list[list[str]]
+
+MEANINGS = (
+    "mAP: trapezoid average precision (Market-1501 code), in percent; mean ± sample standard deviation over seeds.",
+    f"In brackets the {LEVEL:.0%} interval of the gain over source-only, paired by query and seed: people are drawn, "
+    "each with all queries, and seeds (percentile bootstrap).",
+    "Share of the gap closed: (adapted - source-only) / (bound - source-only); n/a where that is under 2 points.",
+    "Rank: mean place by mAP among source-only and the recipes, over pairs and seeds.",
+    "Kept on the source: change of mAP on the source's own test images.",
+)
+
+
+def number(value: float, form: str = ".1f") -> str:
+    """Return a number, or n/a.
+
+    >>> number(27.449), number(math.nan), number(-0.04, "+.1f")
+    ('27.4', 'n/a', '0.0')
+    """
+    if not math.isfinite(value):
+        return "n/a"
+    text = f"{value:{form}}"
+    return text.lstrip("+-") if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
+
+
+def spread(values: Sequence[float], *, expected: int, form: str = ".1f") -> str:
+    """Return mean ± sample standard deviation; fewer seeds than expected are told.
+
+    >>> spread([19.0, 21.0], expected=3), spread([20.0], expected=1), spread([], expected=2)
+    ('20.0 ± 1.4 (2 of 3 seeds)', '20.0', '–')
+    """
+    if not values:
+        return "–"
+    found = Spread.of(values)
+    deviation = f" ± {number(found.deviation, form.lstrip('+'))}" if found.seeds > 1 else ""
+    few = f" ({found.seeds} of {expected} seeds)" if found.seeds < expected else ""
+    return f"{number(found.mean, form)}{deviation}{few}"
+
+
+def between(found: Interval | None, form: str = "+.1f") -> str:
+    """Return an interval of fractions in points; nothing where there is none.
+
+    >>> between(Interval(0.021, 0.0456)), between(None)
+    ('[+2.1, +4.6]', '')
+    """
+    return "" if found is None else f"[{number(100 * found.low, form)}, {number(100 * found.high, form)}]"
+
+
+def letter(summary: Summary, method: Method) -> str:
+    """Return which source model a row belongs to, where there are several; recipes are told apart by their names."""
+    return f" ({chr(ord('a') + method.start)})" if summary.starts > 1 else ""
+
+
+def named(summary: Summary, method: Method) -> str:
+    """Return a row's name."""
+    name = f"{BOUND} bound" if method.name == BOUND else method.name
+    return f"{name}{letter(summary, method)}"
+
+
+def head(summary: Summary) -> list[str]:
+    """Return the columns of a table by pair."""
+    average = ["average"] if len(summary.pairs) > 1 else []
+    return ["", *(f"{source} → {target}" for source, target in summary.pairs), *average]
+
+
+def scores(summary: Summary) -> Rows:
+    """Return mAP of every method, and its mean rank."""
+    expected = len(summary.seeds)
+    rows = []
+    for method in summary.methods:
+        cells = [spread(cell.values["mAP"], expected=expected) if cell else "–" for cell in _in_order(summary, method)]
+        average = [spread(method.average, expected=expected)] if len(summary.pairs) > 1 else []
+        rows.append([named(summary, method), *cells, *average, "" if method.name == BOUND else number(method.rank)])
+    return rows
+
+
+def gains(summary: Summary) -> Rows:
+    """Return what every recipe gains over source-only, with its interval."""
+    expected = len(summary.seeds)
+    rows = []
+    for method in summary.methods:
+        if not method.adapts:
+            continue
+        cells = [_gain(cell, expected) for cell in _in_order(summary, method)]
+        if len(summary.pairs) > 1:
+            cells.append(_with_interval(method.average_gain, method.interval, expected))
+        rows.append([named(summary, method), *cells])
+    return rows
+
+
+def _gain(cell: Cell | None, expected: int) -> str:
+    if cell is None:
+        return "–"
+    return _with_interval(cell.gains, cell.gain and cell.gain.by_identity, expected) + " ▼" * cell.negative
+
+
+def _with_interval(values: Sequence[float], found: Interval | None, expected: int) -> str:
+    """Return the mean with its interval, or with its deviation where there is no interval."""
+    if found is None or not values:
+        return spread(values, expected=expected, form="+.1f")
+    few = f" ({len(values)} of {expected} seeds)" if len(values) < expected else ""
+    return f"{number(Spread.of(values).mean, '+.1f')} {between(found)}{few}"
+
+
+def by_cell(summary: Summary, read: Callable[[Cell], Sequence[float | None]], form: str) -> Rows:
+    """Return a table of one number for every seed, of the recipes; nothing where no cell has any."""
+    rows = []
+    for method in summary.methods:
+        if method.adapts:
+            found = [() if cell is None else read(cell) for cell in _in_order(summary, method)]
+            rows.append([named(summary, method), *(_told(values, len(summary.seeds), form) for values in found)])
+    return rows if any(set(row[1:]) != {"–"} for row in rows) else []
+
+
+def _told(values: Sequence[float | None], expected: int, form: str) -> str:
+    known = [value for value in values if value is not None]
+    return "n/a" if len(known) < len(values) else spread(known, expected=expected, form=form)
+
+
+def shares(summary: Summary) -> Rows:
+    """Return which share of the gap every recipe closes, in percent."""
+    return by_cell(summary, lambda cell: [None if share is None else 100 * share for share in cell.shares], ".0f")
+
+
+def forgetting(summary: Summary) -> Rows:
+    """Return what adapting costs on the source's own test images, in points of mAP."""
+    return by_cell(summary, lambda cell: cell.forgotten, "+.1f")
+
+
+def _in_order(summary: Summary, method: Method) -> list[Cell | None]:
+    return [method.cells.get(pair) for pair in summary.pairs]
+
+
+def remarks(summary: Summary) -> list[str]:
+    """Return what a reader must know before believing the numbers, one line each."""
+    found = [f"missing: {line}" for line in summary.missing]
+    cells = [cell for method in summary.methods for cell in method.cells.values()]
+    few = {cell.pair[1]: cell.level.identities for cell in cells if cell.level and not cell.level.reliable}
+    for target, people in few.items():
+        found.append(
+            f"intervals on {target} are unreliable: its queries show {people} people, and under {FEW} a few decide"
+        )
+    if any(cell.level is None for cell in cells):
+        found.append("some intervals are missing: seeds were not asked the same queries, or these have no AP or names")
+    if len(summary.seeds) == 1:
+        found.append("one seed: no interval knows how much another training would change the numbers")
+    for method in summary.methods:
+        worse = [f"{source} → {target}" for (source, target), cell in method.cells.items() if cell.negative]
+        if method.adapts and worse:
+            found.append(f"negative transfer, all of the interval below zero: {method.name} on {', '.join(worse)}")
+    return found
+
+
+def _parts(summary: Summary) -> list[tuple[str, list[str], Rows]]:
+    """Return the tables: title, columns, rows; those without any row are left out."""
+    columns, pairs = head(summary), head(summary)[: len(summary.pairs) + 1]
+    kept = "Kept on the source: change of mAP on its own test images, points"
+    parts = [
+        ("mAP on the target, percent", [*columns, "rank"], scores(summary)),
+        ("Gain over source-only, points of mAP; ▼: worse, surely", columns, gains(summary)),
+        ("Share of the gap to the supervised bound closed, percent", pairs, shares(summary)),
+        (kept, pairs, forgetting(summary)),
+    ]
+    return [part for part in parts if part[2]]
+
+
+def show(summary: Summary) -> RenderableType:
+    """Return the tables for a terminal."""
+    parts: list[RenderableType] = []
+    for title, columns, rows in _parts(summary):
+        table = Table(title=Text(title, style="bold"), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for place, column in enumerate(columns):
+            table.add_column(Text(column), justify="right" if place else "left", no_wrap=not place)
+        for row in rows:
+            table.add_row(*map(Text, row))
+        parts.append(table)
+    parts += [Text(line, style="bold") for line in remarks(summary)]
+    return Group(*parts, Text("\n".join(MEANINGS), style="dim"))
+
+
+def markdown(summary: Summary, origin: Sequence[str]) -> str:
+    """Return the tables as Markdown, with how they were made."""
+    parts = [*origin]
+    for title, columns, rows in _parts(summary):
+        marks = ["---", *["---:"] * (len(columns) - 1)]
+        lines = ["| " + " | ".join(columns).lstrip() + " |", "|" + "|".join(marks) + "|"]
+        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+        parts += [f"**{title}**", "\n".join(lines)]
+    parts += ["\n".join(f"- {line}" for line in remarks(summary))] if remarks(summary) else []
+    return "\n\n".join([*parts, "\n".join(MEANINGS)]) + "\n"
+
+
+SPECIAL = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "→": r"$\rightarrow$", "±": r"$\pm$", "−": "$-$",
+    "▼": r"$\blacktriangledown$", "–": "--",
+}  # fmt: skip
+
+
+def tex(text: str) -> str:
+    r"""Return text with what LaTeX would take for commands escaped.
+
+    >>> tex("daam_v1 → 50 %"), tex("1.0 ± 0.2")
+    ('daam\\_v1 $\\rightarrow$ 50 \\%', '1.0 $\\pm$ 0.2')
+    """
+    return "".join(SPECIAL.get(sign, sign) for sign in text)
+
+
+def latex(summary: Summary, origin: Sequence[str]) -> str:
+    """Return the tables as LaTeX (packages booktabs and amssymb), the best recipe of every column in bold."""
+    lines = ["% needs \\usepackage{booktabs,amssymb}", *(f"% {line}" for text in origin for line in text.splitlines())]
+    best = _best(summary)
+    for title, columns, rows in _parts(summary):
+        first = title.startswith("mAP on")
+        lines += ["\\begin{table}", "\\centering", f"\\caption{{{tex(title)}}}"]
+        lines += [f"\\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}", "\\toprule"]
+        lines += [" & ".join(map(tex, columns)) + r" \\", "\\midrule"]
+        for place, row in enumerate(rows):
+            bold = [first and (place, column) in best for column in range(len(row))]
+            cells = [
+                f"\\textbf{{{tex(cell)}}}" if strong else tex(cell) for cell, strong in zip(row, bold, strict=True)
+            ]
+            lines.append(" & ".join(cells) + r" \\")
+        lines += ["\\bottomrule", "\\end{tabular}", "\\end{table}", ""]
+    return "\n".join([*lines, *(f"% {line}" for line in (*remarks(summary), *MEANINGS))]) + "\n"
+
+
+def _best(summary: Summary) -> set[tuple[int, int]]:
+    """Return (row, column) of the highest mean mAP of every pair, the bound left out."""
+    found = set()
+    for column, pair in enumerate(summary.pairs, start=1):
+        means = {
+            place: method.cells[pair].spread("mAP").mean
+            for place, method in enumerate(summary.methods)
+            if method.name != BOUND and pair in method.cells
+        }
+        known = {place: mean for place, mean in means.items() if math.isfinite(mean)}
+        if known:
+            found.add((max(known, key=lambda place: known[place]), column))
+    return found
+
+
+def comma_separated(summary: Summary) -> str:
+    """Return one line for every method on every pair, as CSV; what does not exist is empty."""
+    names = [name.replace(" ", "_").replace("-", "") for name in METRICS]
+    columns = ["source", "target", "method", "source_model", "seeds"]
+    columns += [f"{name}{part}" for name in names for part in ("", "_sd")]
+    columns += [f"mAP_{end}" for end in ("low", "high")] + ["gain", "gain_sd"]
+    columns += [f"gain_{end}{by}" for by in ("", "_by_query") for end in ("low", "high")]
+    columns += ["query_identities", "interval_reliable", "negative_transfer", "gap_closed", "source_change"]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for method in summary.methods:
+        for pair, cell in method.cells.items():
+            writer.writerow(map(_plain, _line(method, pair, cell)))
+    return text.getvalue()
+
+
+def _line(method: Method, pair: tuple[str, str], cell: Cell) -> Iterable[Any]:
+    yield from (*pair, method.name, chr(ord("a") + method.start), len(cell.seeds))
+    for metric in METRICS:
+        yield from cell.spread(metric)[:2]
+    yield from (None, None) if cell.level is None else (100 * end for end in cell.level.by_identity)
+    yield from Spread.of(cell.gains)[:2]
+    ends = (None,) * 4 if cell.gain is None else (*cell.gain.by_identity, *cell.gain.by_query)
+    yield from (None if end is None else 100 * end for end in ends)
+    yield from (None, None) if cell.level is None else (cell.level.identities, cell.level.reliable)
+    yield cell.negative if cell.gain else None
+    closed = [share for share in cell.shares if share is not None]
+    yield Spread.of(closed).mean if len(closed) == len(cell.shares) else None
+    yield Spread.of(cell.forgotten).mean
+
+
+def _plain(value: Any) -> Any:
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def json_lines(runs: Mapping[str, Mapping[Place, Record]]) -> str:
+    """Return every record of a finished run, one to a line."""
+    records = (record for places in runs.values() for record in places.values())
+    return "".join(f"{json.dumps(json.loads(to_json(record)))}\n" for record in records)
