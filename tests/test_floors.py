@@ -73,6 +73,7 @@ FLOORS = {
     "matrix.summary": 9.2,
     "matrix.board": 9.3,
     "matrix.tables": 9.3,
+    "matrix.page": 9.35,
     "matrix.folder": 9.4,
     "matrix": 9.5,
     "cli.arguments": 10,

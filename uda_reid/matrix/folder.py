@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from uda_reid.errors import CheckpointError
+from uda_reid.matrix.page import render
 from uda_reid.matrix.plan import Place, Planned, finished
 from uda_reid.matrix.summary import Pair, Summary, summarise
 from uda_reid.matrix.tables import comma_separated, json_lines, latex, markdown
@@ -139,8 +140,10 @@ def write_tables(matrix: Matrix, *, resamples: int = RESAMPLES) -> tuple[Summary
         "matrix.tex": latex(summary, [matrix.command, made]),
         "records.jsonl": json_lines(runs),
     }
+    folders = {(entry.recipe, entry.place): entry.folder for entry in matrix.entries}
+    texts["report.html"] = render(summary, runs, folders, command=matrix.command, origin=made)
     for name, text in texts.items():
-        replace_file(matrix.root / name, text.encode())
+        replace_file(matrix.root / name, text.encode("utf-8", "replace"))
     return summary, [matrix.root / name for name in texts]
 
 

@@ -103,7 +103,7 @@ def gains(summary: Summary) -> Rows:
             continue
         cells = [_gain(cell, expected) for cell in _in_order(summary, method)]
         if len(summary.pairs) > 1:
-            cells.append(_with_interval(method.average_gain, method.interval, expected))
+            cells.append(with_interval(method.average_gain, method.interval, expected))
         rows.append([named(summary, method), *cells])
     return rows
 
@@ -111,10 +111,10 @@ def gains(summary: Summary) -> Rows:
 def _gain(cell: Cell | None, expected: int) -> str:
     if cell is None:
         return "–"
-    return _with_interval(cell.gains, cell.gain and cell.gain.by_identity, expected) + " ▼" * cell.negative
+    return with_interval(cell.gains, cell.gain and cell.gain.by_identity, expected) + " ▼" * cell.negative
 
 
-def _with_interval(values: Sequence[float], found: Interval | None, expected: int) -> str:
+def with_interval(values: Sequence[float], found: Interval | None, expected: int) -> str:
     """Return the mean with its interval, or with its deviation where there is no interval."""
     if found is None or not values:
         return spread(values, expected=expected, form="+.1f")
@@ -171,7 +171,7 @@ def remarks(summary: Summary) -> list[str]:
     return found
 
 
-def _parts(summary: Summary) -> list[tuple[str, list[str], Rows]]:
+def sheets(summary: Summary) -> list[tuple[str, list[str], Rows]]:
     """Return the tables: title, columns, rows; those without any row are left out."""
     columns, pairs = head(summary), head(summary)[: len(summary.pairs) + 1]
     kept = "Kept on the source: change of mAP on its own test images, points"
@@ -187,7 +187,7 @@ def _parts(summary: Summary) -> list[tuple[str, list[str], Rows]]:
 def show(summary: Summary) -> RenderableType:
     """Return the tables for a terminal."""
     parts: list[RenderableType] = []
-    for title, columns, rows in _parts(summary):
+    for title, columns, rows in sheets(summary):
         table = Table(title=Text(title, style="bold"), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for place, column in enumerate(columns):
             table.add_column(Text(column), justify="right" if place else "left", no_wrap=not place)
@@ -201,7 +201,7 @@ def show(summary: Summary) -> RenderableType:
 def markdown(summary: Summary, origin: Sequence[str]) -> str:
     """Return the tables as Markdown, with how they were made."""
     parts = [*origin]
-    for title, columns, rows in _parts(summary):
+    for title, columns, rows in sheets(summary):
         marks = ["---", *["---:"] * (len(columns) - 1)]
         lines = ["| " + " | ".join(columns).lstrip() + " |", "|" + "|".join(marks) + "|"]
         lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
@@ -230,7 +230,7 @@ def latex(summary: Summary, origin: Sequence[str]) -> str:
     """Return the tables as LaTeX (packages booktabs and amssymb), the best recipe of every column in bold."""
     lines = ["% needs \\usepackage{booktabs,amssymb}", *(f"% {line}" for text in origin for line in text.splitlines())]
     best = _best(summary)
-    for title, columns, rows in _parts(summary):
+    for title, columns, rows in sheets(summary):
         first = title.startswith("mAP on")
         lines += ["\\begin{table}", "\\centering", f"\\caption{{{tex(title)}}}"]
         lines += [f"\\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}", "\\toprule"]

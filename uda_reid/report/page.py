@@ -75,7 +75,7 @@ def render(
     scatter, no_scatter = sections.queries(record)
     groups, no_lists = sections.groups(lists, record)
     shown = tuple(part for part in (lists if groups else None, maps) if part is not None and pictures)
-    template = _environment().get_template("report.html.jinja")
+    template = templates().get_template("report.html.jinja")
     return template.render(
         record=record,
         remarks=remarks(record),
@@ -117,7 +117,8 @@ def _capitalised(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _environment() -> Environment:
+def templates() -> Environment:
+    """Return the package's templates; what they ask for and is not given is an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.matrix.examples import PAIRS, runs
+from uda_reid.errors import CheckpointError
+from uda_reid.job import Job
+from uda_reid.matrix.folder import (
+    Entry,
+    Matrix,
+    collect,
+    matrix_of,
+    origin,
+    read_matrix,
+    write_matrix,
+    write_tables,
+)
+from uda_reid.matrix.plan import Cell, Place, Planned
+from uda_reid.report import write
+
+FILES = ("matrix.md", "matrix.csv", "matrix.tex", "records.jsonl", "report.html")
+
+
+@pytest.fixture
+def matrix(tmp_path: Path) -> Matrix:
+    """A matrix of two recipes on two pairs, two seeds each; the run of `down` from b to a with seed 1 is missing."""
+    entries = []
+    for recipe, places in runs().items():
+        for place, record in places.items():
+            folder = f"{recipe}-{place.source}-s{place.seed}"
+            entries.append(Entry(recipe, place, folder, "uda-reid adapt"))
+            (tmp_path / folder).mkdir()
+            write(record, tmp_path / folder / "record.json")
+    (tmp_path / "down-b-s1" / "record.json").unlink()
+    return Matrix(tmp_path, "uda-reid matrix --domains a,b", "scenes", tuple(entries))
+
+
+def test_list_of_runs_survives_the_disk(matrix: Matrix) -> None:
+    write_matrix(matrix)
+    assert read_matrix(matrix.root) == matrix
+    assert matrix.pairs == PAIRS and matrix.seeds == (0, 1)
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"format": 9, "runs": [1]}', '{"format": 1, "runs": [{"recipe": "pul"}]}'])
+def test_damaged_list_is_one_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / "matrix.json").write_text(text)
+    message = r"matrix\.json: is not the list of a matrix .* run `uda-reid matrix` again$"
+    with pytest.raises(CheckpointError, match=message):
+        read_matrix(tmp_path)
+
+
+def test_folders_of_a_list_stay_beside_it(matrix: Matrix) -> None:
+    write_matrix(matrix)
+    path = matrix.root / "matrix.json"
+    data = json.loads(path.read_text())
+    data["runs"][0]["folder"] = "/somewhere/else/x"
+    path.write_text(json.dumps(data))
+    assert read_matrix(matrix.root).entries[0].folder == "x"
+
+
+def test_matrix_of_a_plan_has_its_folders_commands_and_failures(tmp_path: Path) -> None:
+    cell = Cell("pul", Place("a", "b", 0))
+    planned = Planned({cell: Job(recipe="pul", source="a", command="x")}, {cell: tmp_path / "pul-a-b"}, "small")
+    (entry,) = matrix_of(planned, tmp_path, "y", failed={cell: "no space left"}).entries
+    assert entry == Entry("pul", cell.place, "pul-a-b", "x", "no space left")
+    assert str(entry) == "a -> b, pul, seed 0"
+
+
+def test_finished_runs_are_found_and_the_others_told(matrix: Matrix) -> None:
+    found, missing = collect(matrix)
+    assert {recipe: len(places) for recipe, places in found.items()} == {"source_only": 4, "up": 4, "down": 3}
+    assert missing == ("b -> a, down, seed 1 (not made yet)",)
+
+
+def test_tables_and_page_are_written_beside_the_runs(matrix: Matrix) -> None:
+    summary, files = write_tables(matrix, resamples=50)
+    assert tuple(file.name for file in files) == FILES and all(file.parent == matrix.root for file in files)
+    assert summary.missing
+    texts = {file.name: file.read_text() for file in files}
+    assert all("down" in text for text in texts.values())
+    for name in ("matrix.md", "matrix.tex", "report.html"):
+        assert "uda-reid matrix --domains a,b" in texts[name]
+        assert "b -> a, down, seed 1 (not made yet)" in texts[name].replace("&gt;", ">")
+    assert 'href="up-a-s0/report.html"' in texts["report.html"]
+    again = write_tables(matrix, resamples=50)[1]
+    assert {file.name: file.read_text() for file in again} == texts
+
+
+def test_origin_says_what_numbers_depend_on(matrix: Matrix) -> None:
+    records = list(runs()["up"].values())
+    assert origin(matrix, records) == (
+        "uda_reid 0, profile scenes, seeds 0, 1, protocol market, checkpoint last; counted queries: 6 on b, 6 on a; "
+        "torch 2, cpu, one, 1 threads."
+    )
+
+
+def test_matrix_without_any_finished_run_is_one_line(tmp_path: Path) -> None:
+    entry = Entry("pul", Place("a", "b", 0), "pul-a-b", "x", "no space left")
+    message = r"none of its 1 runs has finished; a -> b, pul, seed 0 \(no space left\)$"
+    with pytest.raises(CheckpointError, match=message):
+        write_tables(Matrix(tmp_path, "y", "small", (entry,)))

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.matrix.examples import PAIRS, record, runs
+from tests.report.test_page import Page
+from uda_reid.matrix.page import STRONGEST, averages, domains, drills, grid, headline, kept, ledger, render, title
+from uda_reid.matrix.plan import Place
+from uda_reid.matrix.summary import Runs, Summary, summarise
+
+
+def folders(found: Runs) -> dict[tuple[str, Place], str]:
+    cells = [(recipe, place) for recipe, places in found.items() for place in places]
+    return {(recipe, place): f"{recipe}-{place.source}-s{place.seed}" for recipe, place in cells}
+
+
+@pytest.fixture(scope="module")
+def summary() -> Summary:
+    return summarise(runs(), PAIRS, (0, 1), resamples=100)
+
+
+def test_page_is_whole_and_loads_nothing(summary: Summary) -> None:
+    found = runs()
+    text = render(summary, found, folders(found), command="uda-reid matrix --domains a,b", origin="made so.")
+    assert "Average over the pairs" in Page(text).text
+    assert not re.search(r'(?:src|href)="(?:https?:)?//', text)
+    assert "<script" not in text
+    for anchor in re.findall(r'href="#([^"]+)"', text):
+        assert f'id="{anchor}"' in text, anchor
+    assert text.count('<details class="cell">') == 8
+    for part in (
+        "uda-reid matrix --domains a,b",
+        "Made so.",
+        'href="up-a-s1/report.html"',
+        "a note",
+        "Kept on the source",
+    ):
+        assert part in text, part
+
+
+def test_squares_have_number_interval_colour_and_mark(summary: Summary) -> None:
+    start, up, down, _ = summary.methods
+    square = grid(summary, up).squares["a", "b"]
+    assert (square.number, square.below) == ("33.0", ("± 0.7", "+10.0", "[+10.0, +10.0]"))
+    assert square.colour == 1 and f"var(--s0) {STRONGEST}%" in square.style and not square.negative
+    worse = grid(summary, down).squares["a", "b"]
+    assert worse.colour == pytest.approx(-0.55) and "var(--s1) 23%" in worse.style and worse.negative
+    plain = grid(summary, start).squares["a", "b"]
+    assert plain.colour == 0 and plain.style == "" and plain.below[1].startswith("[")
+    assert grid(summary, up).sources == grid(summary, up).targets == ("a", "b")
+
+
+def test_twin_matrix_shows_what_is_kept_on_the_source(summary: Summary) -> None:
+    start, up, down, bound = summary.methods
+    assert kept(summary, down).squares["b", "a"].number == "−5.5" and kept(summary, down).squares["b", "a"].colour < 0
+    assert kept(summary, up).squares["b", "a"].colour == 1
+    assert not kept(summary, start).squares and not kept(summary, bound).squares
+    without = runs(cost=None)
+    part = summarise(without, PAIRS, (0, 1), resamples=10)
+    assert not any(kept(part, method).squares for method in part.methods)
+    assert "Kept on the source</h2>" not in render(part, without, {}, command="", origin="")
+
+
+def test_headline_says_which_gains_most_and_what_is_lost(summary: Summary) -> None:
+    assert headline(summary) == (
+        "The largest gain over source-only on average over 2 pairs is that of up: +10.0 points of mAP [+10.0, +10.0]. "
+        "Of 4 cells of recipes, 2 are surely worse than it."
+    )
+    alone = summarise(runs(), PAIRS[:1], (0, 1), resamples=10)
+    assert headline(alone).startswith(
+        "The largest gain over source-only from a to b is that of up: +10.0 points of mAP ["
+    )
+    direct = {"source_only": runs()["source_only"]}
+    assert headline(summarise(direct, PAIRS, (0, 1), resamples=10)).startswith("Source models as they are")
+    part = runs()
+    for name in ("up", "down"):
+        del part[name][Place("a", "b", 0)], part[name][Place("a", "b", 1)]
+    assert headline(summarise(part, PAIRS, (0, 1), resamples=10)) == "No recipe has all of its runs yet."
+
+
+def test_title_names_the_domains_once(summary: Summary) -> None:
+    assert title(summary) == "a, b" and domains(summary) == ("a", "b")
+    assert title(summarise(runs(), PAIRS[:1], (0, 1), resamples=10)) == "a → b"
+
+
+def test_averages_are_of_all_pairs(summary: Summary) -> None:
+    assert averages(summary)[1] == ("up", "38.0 ± 0.7", "+10.0 [+10.0, +10.0]", "1.0")
+    assert averages(summary)[0][2] == "" and averages(summary)[3] == ("supervised bound", "90.0 ± 0.0", "", "")
+
+
+def test_drill_down_has_every_run_with_its_command_curves_and_warnings(summary: Summary) -> None:
+    found = runs()
+    place = Place("a", "b", 1)
+    found["up"][place] = record(
+        "up", place, [0.1] * 6, [0.2] * 6, facts={"warnings": "epoch 2: the discriminator has won"}
+    )
+    drill = next(each for each in drills(summary, found, folders(found)) if each.title == "a → b, up")
+    assert [(run.seed, run.before, run.after, run.adapt) for run in drill.runs] == [
+        (0, "22.5", "32.5", "12"), (1, "10.0", "20.0", "12"),
+    ]  # fmt: skip
+    assert drill.runs[0].command == "uda-reid adapt" and drill.runs[0].folder == "up-a-s0"
+    assert drill.notes == ("seed 1: epoch 2: the discriminator has won",)
+    assert [chart.name for chart in drill.charts][:2] == ["mAP on the target", "pairs joined that are right"]
+    assert [curve.name for curve in drill.charts[0].curves] == ["seed 0", "seed 1"]
+    assert ("gain, drawn by person", "[+10.0, +10.0]") in drill.facts
+    assert ("people in the queries", "4; too few for the interval") in drill.facts
+    start = next(each for each in drills(summary, found, {}) if each.title == "a → b, source-only")
+    assert not start.charts and start.runs[0].folder == ""
+
+
+def test_ledger_tells_where_runs_of_a_method_differ(summary: Summary) -> None:
+    found = runs()
+    place = Place("a", "b", 1)
+    found["up"][place] = record("up", place, [0.1] * 6, [0.2] * 6, facts={"trained on": "b", "warnings": "one"})
+    names, entries = ledger(summary, found)
+    assert names == ["source-only", "up", "down", "supervised bound"]
+    told = dict(entries)
+    assert told["camera ids used"] == ["no"] * 4
+    assert told["warnings"] == ["-", "2 different, such as: none", "none", "-"]
+    assert told["trained on"][1] == "2 different, such as: -"
