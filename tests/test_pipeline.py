@@ -229,6 +229,18 @@ def test_both_models_are_scored_on_the_source_where_that_is_asked_for(job: Job) 
     assert "on the test images of its own source (alpha)" in (folder / "report.html").read_text()
 
 
+def test_snapshots_are_measured_by_proxies_where_that_is_asked_for(job: Job, data: Path) -> None:
+    assert not any("density" in entry for entry in one(job)[0].curve)
+    record, _, _ = one(replace(job, selection=True, seed=1))
+    names = {"silhouette", "density", "agreement", "source mAP", "mean_ap", "nmi"}
+    assert len(record.curve) == 2 and all(names <= entry.keys() for entry in record.curve)
+    assert record.curve[-1]["source mAP"] != record.validation["mean_ap"]  # of the snapshot, and of the source model
+    table = data / "beta" / "manifest.csv"
+    table.write_text("\n".join(line for line in table.read_text().splitlines() if not line.endswith("query")))
+    record, _, _ = one(replace(job, selection=True, seed=1))  # also where nothing can be scored
+    assert all("density" in entry and "mean_ap" not in entry for entry in record.curve)
+
+
 def test_record_names_whom_every_query_shows(job: Job) -> None:
     record, folder, _ = one(job)
     query = open_domain("beta", job.data).query

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from uda_reid.data.images import target_order
+from uda_reid.data.images import target_order, unlabelled
 from uda_reid.errors import DataError
 from uda_reid.evaluation import Evaluator
 from uda_reid.ops.quality import audit
 from uda_reid.run import Run
+from uda_reid.selection import proxies
 from uda_reid.training.checkpoint import CheckpointFolder
-from uda_reid.types import Domain, Encoder, Scores
+from uda_reid.types import Domain, Encoder, Scores, Source
 
 Numbers = tuple[Mapping[str, float], ...]
 """What was measured, step by step."""
@@ -37,8 +38,15 @@ def snapshots(folder: Path) -> Callable[[nn.Module, int, Tensor | None], None]:
 
 
 def audit_snapshots(
-    folder: Path, adapted: Encoder, scores: Scores | None, target: Domain, evaluator: Evaluator | None, *, run: Run
-) -> Numbers:
+    folder: Path,
+    adapted: Encoder,
+    scores: Scores | None,
+    target: Domain,
+    evaluator: Evaluator | None,
+    *,
+    source: Source | None = None,
+    run: Run,
+) -> Numbers:  # fmt: skip
     """Compare the snapshots of the probe with the target's labels, now that adaptation is over.
 
     What has been scored is saved, so that an interrupted audit goes on.
@@ -49,13 +57,15 @@ def audit_snapshots(
         scores: how it scored, for the snapshot that is equal to it.
         target: the target; its training identities are what pseudo-labels are compared with.
         evaluator: scores the others; None where the target has nothing to score on.
+        source: also measure the proxies of `selection`, with this source; None leaves them out.
         run: the surroundings.
 
     Returns:
-        Per snapshot its step, `mean_ap` and `rank1` (NaN where its embeddings are not finite), and what
+        Per snapshot its step, `mean_ap` and `rank1` (NaN where its embeddings are not finite), the proxies, and what
         `ops.quality.audit` says of its pseudo-labels.
     """
     encoder, store = copy.deepcopy(adapted), CheckpointFolder(folder)
+    unlabelled_target = unlabelled(target)
     order = target_order(len(target.train)).numpy()
     pids, cams = target.train.pids[order], None if target.train.cams is None else target.train.cams[order]
     curve: list[Mapping[str, float]] = (run.restore("audit") or {"curve": []})["curve"]
@@ -68,6 +78,9 @@ def audit_snapshots(
             encoder.load_state_dict(state["encoder"])
             known = scores if same_weights(encoder, adapted) else None
             entry |= _scored(encoder, known, evaluator, run)
+        if source is not None:
+            encoder.load_state_dict(state["encoder"])
+            entry |= proxies(encoder, unlabelled_target, source, run=run)
         if "pseudo_labels" in state and target.labelled:
             entry |= audit(state["pseudo_labels"].numpy(), pids, cams=cams)
         run.log(f"{target.name} after step {state['step']} (scored afterwards): {_said(entry)}")

@@ -43,6 +43,7 @@ class Job:
         weights: folder with weights files, looked into before the usual places.
         bound: also train and score the supervised bound.
         forgetting: also score the source model and the adapted one on the source's own test images.
+        selection: also measure, of every snapshot, what could be chosen by without labels (`selection.proxies`).
         protocol: evaluation protocol (`evaluation.Evaluator`).
         pictures: show the target's images in the report.
         command: the command line, for the record.
@@ -62,6 +63,7 @@ class Job:
     weights: Path | None = None
     bound: bool = False
     forgetting: bool = False
+    selection: bool = False
     protocol: str = "auto"
     pictures: bool = True
     command: str = ""

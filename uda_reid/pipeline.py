@@ -96,7 +96,7 @@ def _work(prepared: Prepared, folder: Path, run: Run, evaluator: Evaluator | Non
     """Train, adapt and score; without an evaluator nothing is scored."""
     recipe, target = prepared.recipe, prepared.target
     _announce(prepared, folder, run)
-    clock, audited = Clock(), evaluator is not None or target.labelled
+    clock, audited = Clock(), evaluator is not None or target.labelled or prepared.job.selection
     check_images(prepared, evaluator)
     clock.lap("images")
     source = train_source(prepared, prepared.source, run.reporter)
@@ -116,7 +116,10 @@ def _work(prepared: Prepared, folder: Path, run: Run, evaluator: Evaluator | Non
     after = Row(recipe.name, evaluator.score(adapted) if evaluator and adapted else None, known)
     origin = {"recipe": recipe.name, "adapted to": target.name, "profile": recipe.profile, "seed": prepared.job.seed}
     save_encoder(folder / ADAPTED, result.encoder, facts={**after.facts, **origin})
-    curve = audit_snapshots(folder / "probes", result.encoder, after.scores, target, evaluator, run=run)
+    curve = audit_snapshots(
+        folder / "probes", result.encoder, after.scores, target, evaluator,
+        source=source if prepared.job.selection else None, run=run,
+    )  # fmt: skip
     record = _record(prepared, (before, after), history=history, curve=curve, validation=validation)
     if evaluator and found and adapted:
         lists = collect(record, evaluator, found, adapted, photographs=not is_drawn(target))

@@ -63,6 +63,9 @@ def matrix(
     bound: Annotated[
         bool, typer.Option("--bound/--no-bound", help="Make the supervised bound of targets that have labels.")
     ] = True,
+    selection: Annotated[
+        bool, typer.Option("--selection/--no-selection", help="Measure what could be chosen by without target labels.")
+    ] = True,
     only: Annotated[
         list[str] | None,
         typer.Option("--only", help="Only these now: source:target:recipe:seed, or the first of these; * for any."),
@@ -106,6 +109,7 @@ def matrix(
         protocol=protocol,
         bound=bound,
         forgetting=True,
+        selection=selection,
     )
     reporter = RichReporter(screen)
     reporter.log("reading the domains; scenes that are not there yet are drawn")

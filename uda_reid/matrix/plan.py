@@ -73,6 +73,7 @@ class Plan:
         protocol: as of `Job`.
         bound: whether the supervised bound is made, of targets that have labels.
         forgetting: whether models are also scored on the source's own test images.
+        selection: whether snapshots are also measured by what could be chosen by without labels.
     """
 
     pairs: tuple[tuple[str, str], ...]
@@ -89,6 +90,7 @@ class Plan:
     protocol: str = "auto"
     bound: bool = True
     forgetting: bool = False
+    selection: bool = False
 
 
 class Planned(NamedTuple):
@@ -162,7 +164,7 @@ def plan_runs(plan: Plan, reporter: Reporter | None = None) -> Planned:
                     recipe=recipe, source=source, target=target, data=plan.data, out=plan.out, seed=seed,
                     profile=plan.profile, settings=plan.settings, device=plan.device, precision=plan.precision,
                     threads=plan.threads, weights=plan.weights, protocol=plan.protocol, pictures=False,
-                    bound=plan.bound and domains[target].labelled, forgetting=plan.forgetting,
+                    bound=plan.bound and domains[target].labelled, forgetting=plan.forgetting, selection=plan.selection,
                 )  # fmt: skip
                 prepared = Prepared(job, Silent())
                 profiles.add(prepared.recipe.profile)

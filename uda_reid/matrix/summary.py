@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from uda_reid.matrix.plan import Place
+from uda_reid.matrix.selected import Selected, selected
 from uda_reid.ops.bootstrap import RESAMPLES, Estimate, Interval, estimate, interval, resampled_means
 from uda_reid.report import BOUND, SOURCE_ONLY, Record, gap_closed
 from uda_reid.types import Scores
@@ -119,12 +120,14 @@ class Summary:
         seeds: that were asked for.
         methods: per source model source-only, its recipes, and the bound.
         missing: runs that are not there, one line each.
+        selected: what other rules than the last checkpoint would have chosen, by recipe.
     """
 
     pairs: tuple[Pair, ...]
     seeds: tuple[int, ...]
     methods: tuple[Method, ...]
     missing: tuple[str, ...] = ()
+    selected: tuple[Selected, ...] = ()
 
     @property
     def starts(self) -> int:
@@ -154,7 +157,7 @@ def summarise(
         bounded = {place: record for place, record in shared.items() if record.row(BOUND)}
         lines += [_method(BOUND, start, bounded, pairs, seeds, resamples)] if bounded else []
         methods += _ranked(lines)
-    return Summary(tuple(pairs), tuple(seeds), tuple(methods), tuple(missing))
+    return Summary(tuple(pairs), tuple(seeds), tuple(methods), tuple(missing), selected(runs))
 
 
 def groups(runs: Runs) -> list[list[str]]:

@@ -15,9 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from uda_reid.matrix.plan import Place
+from uda_reid.matrix.selected import RULES
 from uda_reid.matrix.summary import METRICS, Cell, Method, Spread, Summary
 from uda_reid.ops.bootstrap import FEW, LEVEL, Interval
 from uda_reid.report import BOUND, Record, to_json
+from uda_reid.selection import LABEL_FREE, SOURCE
 
 Rows = list[list[str]]
 
@@ -28,6 +30,7 @@ MEANINGS = (
     "Share of the gap closed: (adapted - source-only) / (bound - source-only); n/a where that is under 2 points.",
     "Rank: mean place by mAP among source-only and the recipes, over pairs and seeds.",
     "Kept on the source: change of mAP on the source's own test images.",
+    "Selection: all other tables use the last checkpoint. The oracle looks at the target's test labels: nobody can.",
 )
 
 
@@ -147,6 +150,23 @@ def forgetting(summary: Summary) -> Rows:
     return by_cell(summary, lambda cell: cell.forgotten, "+.1f")
 
 
+def selection(summary: Summary) -> Rows:
+    """Return the mean mAP of what every rule chooses, and what the best snapshot has beyond it."""
+    return [
+        [
+            f"{each.recipe} ({each.runs} runs)",
+            *(f"{number(each.mean_ap[rule])} ({number(each.regret[rule])})" for rule in RULES),
+        ]
+        for each in summary.selected
+    ]
+
+
+def correlations(summary: Summary) -> Rows:
+    """Return the mean rank correlation of every proxy with mAP on the target, over the snapshots of a run."""
+    proxies = (*LABEL_FREE, SOURCE)
+    return [[each.recipe, *(number(each.correlation[proxy], "+.2f") for proxy in proxies)] for each in summary.selected]
+
+
 def _in_order(summary: Summary, method: Method) -> list[Cell | None]:
     return [method.cells.get(pair) for pair in summary.pairs]
 
@@ -180,6 +200,12 @@ def sheets(summary: Summary) -> list[tuple[str, list[str], Rows]]:
         ("Gain over source-only, points of mAP; ▼: worse, surely", columns, gains(summary)),
         ("Share of the gap to the supervised bound closed, percent", pairs, shares(summary)),
         (kept, pairs, forgetting(summary)),
+        ("Selection: mean mAP of the chosen checkpoint (regret against the oracle)", ["", *RULES], selection(summary)),
+        (
+            "Rank correlation of a proxy with mAP on the target, over a run's snapshots",
+            ["", *LABEL_FREE, SOURCE],
+            correlations(summary),
+        ),
     ]
     return [part for part in parts if part[2]]
 

@@ -18,15 +18,17 @@ def extract(
     images: Images,
     *,
     rows: Tensor | None = None,
+    augmentation: str = "none",
     run: Run = QUIET,
     description: str = "features",
 ) -> Tensor:
-    """Return the test embeddings of `images`, computed in evaluation mode without augmentation.
+    """Return the test embeddings of `images`, computed in evaluation mode.
 
     Args:
         encoder: the encoder; its training flags are as before when this returns.
         images: where pictures come from; read at the size that `encoder.spec` names.
         rows: (M,) int64 rows to embed (default: all, in order).
+        augmentation: a name from `data.images.AUGMENTATIONS`; the random numbers are the same for every encoder.
         run: the surroundings.
         description: what the progress bar says.
 
@@ -44,7 +46,7 @@ def extract(
         with torch.inference_mode(), run.autocast():
             blocks = torch.split(rows, BATCH)
             for block in run.progress(blocks, description, len(blocks)):
-                pictures = augment(images.read(block, *size).to(run.device), "none", generator)
+                pictures = augment(images.read(block, *size).to(run.device), augmentation, generator)
                 found.append(run.gather(encoder(pictures)).float().cpu())
     finally:
         for module in training:
