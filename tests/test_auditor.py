@@ -12,7 +12,7 @@ import torch
 from uda_reid.auditor import audit_snapshots, same_weights, snapshots
 from uda_reid.data.images import target_order
 from uda_reid.evaluation import Evaluator
-from uda_reid.ops.quality import camera_purity
+from uda_reid.ops.quality import camera_purity, churn
 from uda_reid.run import QUIET, Run
 from uda_reid.testing import tiny_domain, tiny_source
 from uda_reid.training.checkpoint import CheckpointFolder
@@ -69,7 +69,30 @@ def test_diverged_snapshot_is_a_missing_point_that_survives_the_disk(
 def test_without_labels_and_queries_a_snapshot_is_a_step(domain: Domain, source: Source, tmp_path: Path) -> None:
     blind = replace(domain, train=replace(domain.train, pids=np.full(len(domain.train), UNKNOWN)))
     snapshots(tmp_path)(source.encoder, 1, torch.zeros(len(domain.train), dtype=torch.int64))
-    assert audit_snapshots(tmp_path, source.encoder, None, blind, None, run=QUIET) == ({"step": 1.0},)
+    (entry,) = audit_snapshots(tmp_path, source.encoder, None, blind, None, run=QUIET)
+    assert entry == {"step": 1.0, "used": 1.0, "clusters": 1.0, "camera_purity": 0.5}
+    snapshots(tmp_path)(source.encoder, 2, torch.where(torch.arange(24) < 6, -1, torch.arange(24) % 2))
+    blind = replace(blind, train=replace(blind.train, cams=None))
+    entry = audit_snapshots(tmp_path, source.encoder, None, blind, None, run=QUIET)[1]
+    assert entry.keys() == {"step", "used", "clusters", "churn"} and (entry["used"], entry["clusters"]) == (0.75, 2)
+
+
+def test_churn_is_since_the_snapshot_before_also_after_an_interruption(
+    domain: Domain, source: Source, tmp_path: Path
+) -> None:
+    rounds = [torch.arange(24) % 4, torch.arange(24) % 6, None, torch.arange(24) % 3, torch.arange(24) % 2]
+    probe = snapshots(tmp_path / "probes")
+    for step, labels in enumerate(rounds[:4], 1):
+        probe(source.encoder, step, labels)
+    run = Run(store=CheckpointFolder(tmp_path / "state"))
+    arguments = (tmp_path / "probes", source.encoder, None, domain, None)
+    curve = audit_snapshots(*arguments, run=run)
+    assert ["churn" in entry for entry in curve] == [False, True, False, False]
+    first, second, _, fourth, fifth = rounds
+    assert first is not None and second is not None and fourth is not None and fifth is not None
+    assert curve[1]["churn"] == churn(first, second)
+    probe(source.encoder, 5, fifth)
+    assert audit_snapshots(*arguments, run=run)[4]["churn"] == churn(fourth, fifth)
 
 
 def test_same_weights_compares_parameters_and_buffers(source: Source) -> None:

@@ -8,13 +8,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from uda_reid.data.images import target_order, unlabelled
 from uda_reid.errors import DataError
 from uda_reid.evaluation import Evaluator
-from uda_reid.ops.quality import audit
+from uda_reid.ops.quality import audit, camera_purity, churn
 from uda_reid.run import Run
 from uda_reid.selection import proxies
 from uda_reid.training.checkpoint import CheckpointFolder
@@ -62,14 +64,18 @@ def audit_snapshots(
 
     Returns:
         Per snapshot its step, `mean_ap` and `rank1` (NaN where its embeddings are not finite), the proxies, and what
-        `ops.quality.audit` says of its pseudo-labels.
+        `ops.quality.audit` says of its pseudo-labels (of a target without labels only their number, the share of
+        images used and camera purity), with `churn` from the second one on.
     """
     encoder, store = copy.deepcopy(adapted), CheckpointFolder(folder)
     unlabelled_target = unlabelled(target)
     order = target_order(len(target.train)).numpy()
     pids, cams = target.train.pids[order], None if target.train.cams is None else target.train.cams[order]
     curve: list[Mapping[str, float]] = (run.restore("audit") or {"curve": []})["curve"]
-    for file in sorted(folder.glob("step-*.safetensors"))[len(curve) :]:
+    files = sorted(folder.glob("step-*.safetensors"))
+    earlier = store.restore(files[len(curve) - 1].stem) if 0 < len(curve) <= len(files) else None
+    before = None if earlier is None else earlier.get("pseudo_labels")
+    for file in files[len(curve) :]:
         state = store.restore(file.stem)
         if state is None:
             continue
@@ -81,8 +87,11 @@ def audit_snapshots(
         if source is not None:
             encoder.load_state_dict(state["encoder"])
             entry |= proxies(encoder, unlabelled_target, source, run=run)
-        if "pseudo_labels" in state and target.labelled:
-            entry |= audit(state["pseudo_labels"].numpy(), pids, cams=cams)
+        labels = state.get("pseudo_labels")
+        if labels is not None:
+            entry |= audit(labels.numpy(), pids, cams=cams) if target.labelled else _unlabelled(labels, cams)
+            entry |= {} if before is None else {"churn": churn(before, labels)}
+        before = labels
         run.log(f"{target.name} after step {state['step']} (scored afterwards): {_said(entry)}")
         curve.append(entry)
         run.save("audit", {"curve": curve})
@@ -104,6 +113,13 @@ def _scored(encoder: Encoder, known: Scores | None, evaluator: Evaluator, run: R
     return {"mean_ap": scores.mean_ap, "rank1": scores.cmc[1]}
 
 
+def _unlabelled(labels: Tensor, cams: npt.NDArray[np.int64] | None) -> dict[str, float]:
+    """Return what can be said of pseudo-labels without the identities."""
+    used = labels >= 0
+    found = {"used": float(used.float().mean()), "clusters": float(len(torch.unique(labels[used])))}
+    return found if cams is None else found | {"camera_purity": camera_purity(labels, cams)}
+
+
 def _said(entry: Mapping[str, float]) -> str:
     """Return one point of the learning curve in words."""
     words = [
@@ -111,7 +127,7 @@ def _said(entry: Mapping[str, float]) -> str:
         for key, name in (("mean_ap", "mAP"), ("rank1", "rank-1"))
         if math.isfinite(entry.get(key, math.nan))
     ]
-    if "clusters" in entry:
+    if "pair_precision" in entry:
         right = (
             f"{entry['pair_precision']:.0%} of the pairs they join are right, "
             f"{entry['pair_recall']:.0%} of the true pairs are joined"

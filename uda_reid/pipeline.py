@@ -174,6 +174,7 @@ def _record(
         unscored=why_unscored(prepared.target),
         pretraining=tuple(trained["history"] if trained else ()),
         identities=tuple(prepared.target.query.pids.tolist()),
+        images=len(prepared.target.train),
     )
 
 

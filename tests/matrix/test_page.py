@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -102,6 +103,9 @@ def test_drill_down_has_every_run_with_its_command_curves_and_warnings(summary: 
     ]  # fmt: skip
     assert drill.runs[0].command == "uda-reid adapt" and drill.runs[0].folder == "up-a-s0"
     assert drill.notes == ("seed 1: epoch 2: the discriminator has won",)
+    found["up"][place] = replace(found["up"][place], images=6)
+    drill = next(each for each in drills(summary, found, folders(found)) if each.title == "a → b, up")
+    assert drill.notes[1] == "seed 1: pseudo-labels: explosion at step 1: 5 clusters of 3 images"
     assert [chart.name for chart in drill.charts][:2] == ["mAP on the target", "pairs joined that are right"]
     assert [curve.name for curve in drill.charts[0].curves] == ["seed 0", "seed 1"]
     assert ("gain, drawn by person", "[+10.0, +10.0]") in drill.facts

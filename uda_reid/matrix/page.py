@@ -9,6 +9,7 @@ from typing import NamedTuple
 from uda_reid.matrix import tables
 from uda_reid.matrix.plan import Place
 from uda_reid.matrix.summary import Cell, Method, Pair, Runs, Spread, Summary
+from uda_reid.ops.quality import alarms
 from uda_reid.report import BOUND, SOURCE_ONLY, Record
 from uda_reid.report.figures import Chart, line_chart
 from uda_reid.report.page import templates
@@ -22,6 +23,7 @@ CURVES = {
     "used": "images in clusters",
     "clusters": "clusters",
     "camera_purity": "camera purity",
+    "churn": "churn since the round before",
     "nmi": "NMI with the identities",
 }
 COUNTS = ("clusters",)
@@ -282,6 +284,8 @@ def _alarms(record: Record) -> Iterable[str]:
     told = str(record.adapted.facts.get("warnings", "none"))
     if told != "none":
         yield f"seed {record.seed}: {told}"
+    for alarm in alarms(record.curve, record.images) if record.images else ():
+        yield f"seed {record.seed}: pseudo-labels: {alarm}"
 
 
 def _anchor(method: Method, pair: Pair) -> str:

@@ -79,6 +79,7 @@ class Record:
         unscored: why nothing was scored, in one line; empty where the rows have scores.
         pretraining: losses of the source training, per epoch.
         identities: (Q,) whom each query of the target shows, in the order of `Scores.average_precision`.
+        images: training images of the target; 0 in records from before it was kept.
         on_source: scores on the source's own test images, before and after adaptation; empty where nobody asked.
     """
 
@@ -99,6 +100,7 @@ class Record:
     unscored: str = ""
     pretraining: tuple[Numbers, ...] = ()
     identities: tuple[int, ...] = ()
+    images: int = 0
     on_source: tuple[Scores, ...] = ()
 
     def row(self, name: str) -> Row | None:

@@ -35,6 +35,7 @@ MEANINGS = {
     "ari": "ARI",
     "purity": "purity",
     "camera_purity": "camera purity",
+    "churn": "churn",
     "used": "images used",
     "clusters": "clusters",
 }
@@ -54,6 +55,9 @@ AUDITS: Mapping[str, Mapping[str, str]] = {
         "camera_purity": "over images in clusters of two or more, the share of the commonest camera of their cluster; "
         "high where clusters are cameras instead of persons",
     },
+    "Change between rounds": {
+        "churn": "how much of the company of an image in its cluster is another one than a round before, on average"
+    },
     "Images used": {"used": "the share of the target's training images that got a pseudo-label"},
     "Clusters": {"clusters": "how many different pseudo-labels were used"},
 }
@@ -67,6 +71,7 @@ PERCENT = {
     "ari",
     "purity",
     "camera_purity",
+    "churn",
     "used",
     "accuracy",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from uda_reid.ops.quality.alarms import alarms
 from uda_reid.ops.quality.change import churn, neighbour_overlap, stability
 from uda_reid.ops.quality.labels import (
     PairScores,
@@ -17,6 +18,7 @@ __all__ = [
     "Estimate",
     "PairScores",
     "adjusted_rand_index",
+    "alarms",
     "audit",
     "camera_purity",
     "churn",
