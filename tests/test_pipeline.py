@@ -19,6 +19,7 @@ from filelock import FileLock
 
 from uda_reid.errors import CheckpointError, DataError
 from uda_reid.evaluation import Evaluator, Features
+from uda_reid.gap import MEASURES
 from uda_reid.job import Job, open_domain
 from uda_reid.pipeline import one, score_checkpoint, source_model
 from uda_reid.report import BOUND, LABELLED, SOURCE_ONLY, gap_closed, read
@@ -239,6 +240,18 @@ def test_snapshots_are_measured_by_proxies_where_that_is_asked_for(job: Job, dat
     table.write_text("\n".join(line for line in table.read_text().splitlines() if not line.endswith("query")))
     record, _, _ = one(replace(job, selection=True, seed=1))  # also where nothing can be scored
     assert all("density" in entry and "mean_ap" not in entry for entry in record.curve)
+
+
+def test_gap_is_measured_once_for_all_recipes_with_one_source_model(job: Job, data: Path) -> None:
+    record, folder, _ = one(replace(job, gap=True))
+    assert set(MEASURES) <= record.gap.keys() and read(folder / "record.json").gap == record.gap
+    (kept,) = source_model(job)[0].parent.glob("gap-beta-*")
+    written = kept.stat().st_mtime_ns
+    (data / "other.yaml").write_text((data / "tiny.yaml").read_text().replace("rounds: 2", "rounds: 1"))
+    other, _, _ = one(replace(job, recipe=str(data / "other.yaml"), gap=True))
+    assert other.gap == record.gap and kept.stat().st_mtime_ns == written
+    assert one(replace(job, seed=1))[0].gap == {}
+    assert one(replace(job, seed=1, gap=True))[0].gap  # added to a finished run
 
 
 def test_record_names_whom_every_query_shows(job: Job) -> None:

@@ -43,6 +43,7 @@ class Job:
         weights: folder with weights files, looked into before the usual places.
         bound: also train and score the supervised bound.
         forgetting: also score the source model and the adapted one on the source's own test images.
+        gap: also measure how far apart the domains are before any adaptation (`gap.domain_gap`).
         selection: also measure, of every snapshot, what could be chosen by without labels (`selection.proxies`).
         protocol: evaluation protocol (`evaluation.Evaluator`).
         pictures: show the target's images in the report.
@@ -63,6 +64,7 @@ class Job:
     weights: Path | None = None
     bound: bool = False
     forgetting: bool = False
+    gap: bool = False
     selection: bool = False
     protocol: str = "auto"
     pictures: bool = True
@@ -196,6 +198,10 @@ class Prepared:
     def _listing(self, domain: Domain) -> str:
         listings = [self.listings[part.root, part.name] for part in self.parts(domain)]
         return listings[0] if len(listings) == 1 else digest_of(listings)
+
+    def name_of(self, domain: Domain) -> str:
+        """Return a domain's name with the digest of its listing."""
+        return f"{domain.name}-{digest_of(self._listing(domain))[:10]}"
 
     def parts(self, domain: Domain) -> tuple[Domain, ...]:
         """Return what a domain was joined from: the sources for the source, and any other domain itself."""

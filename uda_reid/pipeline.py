@@ -17,6 +17,7 @@ from uda_reid.auditor import Numbers, audit_snapshots, same_weights, snapshots
 from uda_reid.data.images import Photographs, unlabelled
 from uda_reid.errors import CheckpointError, DataError, RecipeError, UdaReidError
 from uda_reid.evaluation import Evaluator, check_protocol, why_unscored
+from uda_reid.gap import domain_gap
 from uda_reid.job import Job, Prepared, is_drawn, open_domain
 from uda_reid.pretraining import pretrain, validate
 from uda_reid.recipe import resolved, to_yaml
@@ -85,6 +86,9 @@ def one(job: Job, *, reporter: Reporter | None = None) -> tuple[Record, Path, bo
             write(record, found)
         if job.forgetting and not record.on_source and not why_unscored(prepared.source):
             record = replace(record, on_source=_on_source(prepared, folder, run), command=job.command)
+            write(record, found)
+        if job.gap and not record.gap:
+            record = replace(record, gap=_gap(prepared, run), command=job.command)
             write(record, found)
         rebuild(folder, pictures=job.pictures)  # always: it is quick, and follows the record and --no-pictures
         for leftover in ("state", "probes"):
@@ -261,6 +265,19 @@ def _on_source(prepared: Prepared, folder: Path, run: Run) -> tuple[Scores, Scor
     after = load_encoder(folder / ADAPTED)
     known = evaluator.score(before)
     return known, known if same_weights(before, after) else evaluator.score(after)
+
+
+def _gap(prepared: Prepared, run: Run) -> Mapping[str, float]:
+    """Measure the gap between source and target; the same for every recipe with this source model, so it is kept."""
+    source, target = train_source(prepared, prepared.source, run.reporter), unlabelled(prepared.target)
+    kept = prepared.run(prepared.source_folder(prepared.source), run.reporter)
+    name = f"gap-{prepared.name_of(prepared.target)}"
+    found = kept.restore(name)
+    if found is None:
+        found = {"gap": domain_gap(source, target, run=kept)}
+        kept.save(name, found)
+    gap: Mapping[str, float] = found["gap"]
+    return gap
 
 
 def check_images(prepared: Prepared, evaluator: Evaluator | None) -> None:

@@ -109,6 +109,7 @@ def matrix(
         protocol=protocol,
         bound=bound,
         forgetting=True,
+        gap=True,
         selection=selection,
     )
     reporter = RichReporter(screen)

@@ -64,6 +64,9 @@ def adapt(
     forgetting: Annotated[
         bool, typer.Option("--forgetting", help="Also score both models on the source's own test images.")
     ] = False,
+    gap: Annotated[
+        bool, typer.Option("--gap", help="Also measure how far apart the domains are before any adaptation.")
+    ] = False,
     selection: Annotated[
         bool, typer.Option("--selection", help="Also measure what snapshots could be chosen by without target labels.")
     ] = False,
@@ -84,8 +87,8 @@ def adapt(
 
     job = _job(
         recipe=recipe, source=src, target=tgt, data=data, out=out, seed=seed, profile=profile, settings=set_,
-        bound=bound, forgetting=forgetting, selection=selection, protocol=protocol, device=device, precision=precision,
-        threads=threads, weights=weights, pictures=pictures,
+        bound=bound, forgetting=forgetting, gap=gap, selection=selection, protocol=protocol, device=device,
+        precision=precision, threads=threads, weights=weights, pictures=pictures,
     )  # fmt: skip
     with resumable():
         record, folder, finished = one(job, reporter=RichReporter(screen))

@@ -101,6 +101,7 @@ def render(summary: Summary, runs: Runs, folders: Mapping[tuple[str, Place], str
             kept=[each for method in summary.methods if (each := kept(summary, method)).squares],
             averages=averages(summary) if average else [],
             parts=tables.sheets(summary),
+            layers=layers(summary),
             drills=drills(summary, runs, folders),
             ledger=ledger(summary, runs),
             recipes=recipes(runs),
@@ -208,6 +209,17 @@ def averages(summary: Summary) -> list[tuple[str, str, str, str]]:
         )
         for method in summary.methods
     ]
+
+
+def layers(summary: Summary) -> Chart | None:
+    """Return how far apart the pairs are in every batch-norm layer; None where that was not measured."""
+    if summary.gaps is None:
+        return None
+    curves = {
+        "{} → {}".format(*pair): [(float(number), value) for number, value in enumerate(values, 1)]
+        for pair, values in summary.gaps.layers.items()
+    }
+    return line_chart("divergence of batch norm, nats", curves, x_label="layer, first to last", unit="number")
 
 
 def drills(summary: Summary, runs: Runs, folders: Mapping[tuple[str, Place], str]) -> list[Drill]:

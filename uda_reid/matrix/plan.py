@@ -73,6 +73,7 @@ class Plan:
         protocol: as of `Job`.
         bound: whether the supervised bound is made, of targets that have labels.
         forgetting: whether models are also scored on the source's own test images.
+        gap: whether it is measured how far apart domains are.
         selection: whether snapshots are also measured by what could be chosen by without labels.
     """
 
@@ -90,6 +91,7 @@ class Plan:
     protocol: str = "auto"
     bound: bool = True
     forgetting: bool = False
+    gap: bool = False
     selection: bool = False
 
 
@@ -164,7 +166,8 @@ def plan_runs(plan: Plan, reporter: Reporter | None = None) -> Planned:
                     recipe=recipe, source=source, target=target, data=plan.data, out=plan.out, seed=seed,
                     profile=plan.profile, settings=plan.settings, device=plan.device, precision=plan.precision,
                     threads=plan.threads, weights=plan.weights, protocol=plan.protocol, pictures=False,
-                    bound=plan.bound and domains[target].labelled, forgetting=plan.forgetting, selection=plan.selection,
+                    bound=plan.bound and domains[target].labelled,
+                    forgetting=plan.forgetting, selection=plan.selection, gap=plan.gap,
                 )  # fmt: skip
                 prepared = Prepared(job, Silent())
                 profiles.add(prepared.recipe.profile)
@@ -189,7 +192,7 @@ def alone(job: Job) -> str:
     for option in ("data", "profile", "precision", "weights", "protocol"):
         value = getattr(job, option)
         words += [f"--{option}", str(value)] if value != getattr(usual, option) else []
-    words += ["--bound"] * job.bound + ["--forgetting"] * job.forgetting
+    words += [f"--{option}" for option in ("bound", "forgetting", "gap", "selection") if getattr(job, option)]
     words += ["--no-pictures"] * (not job.pictures)
     return shlex.join([*words, *(word for setting in job.settings for word in ("--set", setting))])
 

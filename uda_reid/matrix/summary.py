@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from uda_reid.matrix.gaps import Gaps, gaps
 from uda_reid.matrix.plan import Place
 from uda_reid.matrix.selected import Selected, selected
 from uda_reid.ops.bootstrap import RESAMPLES, Estimate, Interval, estimate, interval, resampled_means
@@ -120,6 +121,7 @@ class Summary:
         seeds: that were asked for.
         methods: per source model source-only, its recipes, and the bound.
         missing: runs that are not there, one line each.
+        gaps: how far apart the pairs were, by the first source model; None where that was not measured.
         selected: what other rules than the last checkpoint would have chosen, by recipe.
     """
 
@@ -128,6 +130,7 @@ class Summary:
     methods: tuple[Method, ...]
     missing: tuple[str, ...] = ()
     selected: tuple[Selected, ...] = ()
+    gaps: Gaps | None = None
 
     @property
     def starts(self) -> int:
@@ -148,16 +151,19 @@ def summarise(
         resamples: draws of every interval.
     """
     methods: list[Method] = []
+    apart: Gaps | None = None
     for start, recipes in enumerate(groups(runs)):
         # Any recipe's runs will do for the two rows that frame them: the models are the same ones.
         shared = {place: record for recipe in recipes for place, record in runs[recipe].items()}
+        found = gaps(shared, pairs)
+        apart = apart or (found if found.runs else None)
         own = {name: records for name in recipes if (records := runs[name]) and not _direct(records)}
         lines = [_method(SOURCE_ONLY, start, shared, pairs, seeds, resamples)]
         lines += [_method(name, start, records, pairs, seeds, resamples) for name, records in own.items()]
         bounded = {place: record for place, record in shared.items() if record.row(BOUND)}
         lines += [_method(BOUND, start, bounded, pairs, seeds, resamples)] if bounded else []
         methods += _ranked(lines)
-    return Summary(tuple(pairs), tuple(seeds), tuple(methods), tuple(missing), selected(runs))
+    return Summary(tuple(pairs), tuple(seeds), tuple(methods), tuple(missing), selected(runs), apart)
 
 
 def groups(runs: Runs) -> list[list[str]]:

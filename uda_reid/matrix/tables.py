@@ -14,6 +14,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from uda_reid.gap import MEASURES
 from uda_reid.matrix.plan import Place
 from uda_reid.matrix.selected import RULES
 from uda_reid.matrix.summary import METRICS, Cell, Method, Spread, Summary
@@ -30,6 +31,7 @@ MEANINGS = (
     "Share of the gap closed: (adapted - source-only) / (bound - source-only); n/a where that is under 2 points.",
     "Rank: mean place by mAP among source-only and the recipes, over pairs and seeds.",
     "Kept on the source: change of mAP on the source's own test images.",
+    "How far apart: larger is further; no label is used. A rank correlation near -1 foretells the source-only mAP.",
     "Selection: all other tables use the last checkpoint. The oracle looks at the target's test labels: nobody can.",
 )
 
@@ -167,6 +169,20 @@ def correlations(summary: Summary) -> Rows:
     return [[each.recipe, *(number(each.correlation[proxy], "+.2f") for proxy in proxies)] for each in summary.selected]
 
 
+def gap(summary: Summary) -> Rows:
+    """Return how far apart every pair is, its source-only mAP, and how well the one tells the other."""
+    if summary.gaps is None:
+        return []
+    start = summary.methods[0]
+    rows = []
+    for pair, measured in summary.gaps.measured.items():
+        values = [Spread.of(measured[name]).mean if name in measured else math.nan for name in MEASURES]
+        level = start.cells[pair].spread("mAP").mean if pair in start.cells else math.nan
+        rows.append(["{} → {}".format(*pair), *(number(value, ".3f") for value in values), number(level)])
+    told = [number(summary.gaps.correlation[name], "+.2f") for name in MEASURES]
+    return [*rows, [f"rank correlation with it, {summary.gaps.runs} pairs and seeds", *told, ""]]
+
+
 def _in_order(summary: Summary, method: Method) -> list[Cell | None]:
     return [method.cells.get(pair) for pair in summary.pairs]
 
@@ -207,6 +223,9 @@ def sheets(summary: Summary) -> list[tuple[str, list[str], Rows]]:
             correlations(summary),
         ),
     ]
+    parts.append(
+        ("How far apart the pairs are before any adaptation", ["", *MEASURES, "source-only mAP"], gap(summary))
+    )
     return [part for part in parts if part[2]]
 
 

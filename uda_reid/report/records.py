@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,7 @@ class Record:
         pretraining: losses of the source training, per epoch.
         identities: (Q,) whom each query of the target shows, in the order of `Scores.average_precision`.
         images: training images of the target; 0 in records from before it was kept.
+        gap: how far apart source and target were before any adaptation, by measure; empty where nobody asked.
         on_source: scores on the source's own test images, before and after adaptation; empty where nobody asked.
     """
 
@@ -101,6 +102,7 @@ class Record:
     pretraining: tuple[Numbers, ...] = ()
     identities: tuple[int, ...] = ()
     images: int = 0
+    gap: Numbers = field(default_factory=dict)
     on_source: tuple[Scores, ...] = ()
 
     def row(self, name: str) -> Row | None:
@@ -206,7 +208,7 @@ def read(path: Path) -> Record:
         values = {
             field.name: data[field.name]
             for field in fields(Record)
-            if field.name != "rows" and (field.name in data or field.default is MISSING)
+            if field.name != "rows" and (field.name in data or field.default is field.default_factory is MISSING)
         }
         if len(rows) < 2 or not data["recipe"]["name"]:
             raise ValueError("rows are missing")
@@ -215,6 +217,7 @@ def read(path: Path) -> Record:
         for name in ("history", "curve", "pretraining"):
             values[name] = tuple(map(_numbers, values.get(name, ())))
         values["validation"] = _numbers(values["validation"])
+        values["gap"] = _numbers(values.get("gap", {}))
         values["identities"] = tuple(values.get("identities", ()))
         on_source = map(_scores, values.get("on_source", ()))
         values["on_source"] = tuple(scores for scores in on_source if scores is not None)
