@@ -140,6 +140,9 @@ def pretrain(
 def report(
     run: Annotated[Path, typer.Argument(parser=path, help="The folder of a finished run, or of a matrix.")],
     pictures: Pictures = True,
+    published: Annotated[
+        bool, typer.Option("--published", help="Of a matrix: put numbers that others have published beside it.")
+    ] = False,
 ) -> None:
     """Write a finished run's report.html anew, with or without photographs; of a matrix, its tables."""
     from uda_reid.matrix.folder import MATRIX, read_matrix, write_tables
@@ -148,7 +151,7 @@ def report(
 
     if (run / MATRIX).is_file():
         with told(interrupted="the files are as they were"):
-            summary, files = write_tables(read_matrix(run))
+            summary, files = write_tables(read_matrix(run), published=published)
         output().print(show_matrix(summary))
         output().print("\n".join(f"written: {file}" for file in files), soft_wrap=True)
         return

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from uda_reid.errors import CheckpointError
 from uda_reid.matrix.page import render
 from uda_reid.matrix.plan import Place, Planned, finished
+from uda_reid.matrix.published import for_pairs
 from uda_reid.matrix.summary import Pair, Summary, summarise
 from uda_reid.matrix.tables import comma_separated, json_lines, latex, markdown
 from uda_reid.ops.bootstrap import RESAMPLES
@@ -123,8 +124,13 @@ def collect(matrix: Matrix) -> tuple[dict[str, dict[Place, Record]], tuple[str, 
     return runs, tuple(missing)
 
 
-def write_tables(matrix: Matrix, *, resamples: int = RESAMPLES) -> tuple[Summary, list[Path]]:
+def write_tables(matrix: Matrix, *, published: bool = False, resamples: int = RESAMPLES) -> tuple[Summary, list[Path]]:
     """Write what the finished runs say together beside them; return the summary and the files.
+
+    Args:
+        matrix: the matrix.
+        published: put what others have published for its pairs beside it.
+        resamples: draws of every interval.
 
     Raises:
         CheckpointError: no run has finished.
@@ -133,6 +139,8 @@ def write_tables(matrix: Matrix, *, resamples: int = RESAMPLES) -> tuple[Summary
     if not runs:
         raise CheckpointError(f"{matrix.root}: none of its {len(matrix.entries)} runs has finished; {missing[0]}")
     summary = summarise(runs, matrix.pairs, matrix.seeds, missing=missing, resamples=resamples)
+    if published:
+        summary = replace(summary, published=for_pairs(matrix.pairs))
     made = origin(matrix, [record for places in runs.values() for record in places.values()])
     texts = {
         "matrix.md": markdown(summary, [f"```sh\n{matrix.command}\n```", made]),

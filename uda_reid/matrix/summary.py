@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from uda_reid.matrix.gaps import Gaps, gaps
 from uda_reid.matrix.plan import Place
+from uda_reid.matrix.published import Published
 from uda_reid.matrix.selected import Selected, selected
 from uda_reid.ops.bootstrap import RESAMPLES, Estimate, Interval, estimate, interval, resampled_means
 from uda_reid.report import BOUND, SOURCE_ONLY, Record, gap_closed
@@ -122,6 +123,7 @@ class Summary:
         methods: per source model source-only, its recipes, and the bound.
         missing: runs that are not there, one line each.
         gaps: how far apart the pairs were, by the first source model; None where that was not measured.
+        published: what others have published for these pairs.
         selected: what other rules than the last checkpoint would have chosen, by recipe.
     """
 
@@ -131,6 +133,7 @@ class Summary:
     missing: tuple[str, ...] = ()
     selected: tuple[Selected, ...] = ()
     gaps: Gaps | None = None
+    published: tuple[Published, ...] = ()
 
     @property
     def starts(self) -> int:

@@ -183,6 +183,17 @@ def gap(summary: Summary) -> Rows:
     return [*rows, [f"rank correlation with it, {summary.gaps.runs} pairs and seeds", *told, ""]]
 
 
+def literature(summary: Summary) -> Rows:
+    """Return what others have published for these pairs."""
+    return [
+        [
+            f"{row.method}, published", f"{row.source} → {row.target}", number(row.mean_ap),
+            number(row.rank1).replace("n/a", "not given"), row.average_precision, row.backbone, row.remark, row.cite,
+        ]
+        for row in summary.published
+    ]  # fmt: skip
+
+
 def _in_order(summary: Summary, method: Method) -> list[Cell | None]:
     return [method.cells.get(pair) for pair in summary.pairs]
 
@@ -226,6 +237,8 @@ def sheets(summary: Summary) -> list[tuple[str, list[str], Rows]]:
     parts.append(
         ("How far apart the pairs are before any adaptation", ["", *MEASURES, "source-only mAP"], gap(summary))
     )
+    columns = ["", "pair", "mAP", "rank-1", "AP", "backbone", "remark", "where"]
+    parts.append(("Published by others, in no average with ours", columns, literature(summary)))
     return [part for part in parts if part[2]]
 
 
