@@ -24,7 +24,7 @@ from benchmarks.results_page import Made, page, put
 from uda_reid.errors import RecipeError, UdaReidError
 from uda_reid.matrix.board import Board
 from uda_reid.matrix.plan import Cell, Place, Plan, Planned, plan_runs
-from uda_reid.matrix.workers import Answer, make
+from uda_reid.matrix.workers import Answer, Processes, make
 from uda_reid.report import Record
 
 PAIRS = "plaza:campus,campus:plaza,plaza:station,station:plaza,campus:station,station:campus"
@@ -112,7 +112,7 @@ def interrupted(_: int, __: FrameType | None) -> None:
 def made_of(planned: Planned, options: argparse.Namespace) -> dict[Cell, Answer]:
     """Make all runs and tell of each as it ends."""
     board = Board(list(planned.jobs))
-    for event in make(planned.jobs, jobs=options.jobs, threads=options.threads):
+    for event in make(planned.jobs, Processes(min(options.jobs, len(planned.jobs)), options.threads)):
         line = board.take(event)
         if line:
             say(line)

@@ -77,6 +77,8 @@ FLOORS = {
     "matrix.gaps": 9.15,
     "matrix.selected": 9.15,
     "matrix.summary": 9.2,
+    "matrix.ray_pool": 9.3,
+    "matrix.slurm": 9.3,
     "matrix.board": 9.3,
     "matrix.tables": 9.3,
     "matrix.page": 9.35,
@@ -101,6 +103,8 @@ DOORS = {
     "faiss": {"ops.clustering", "ops.neighbours"},
     "yaml": {"recipe", "matrix.published"},
     "typer": {"cli"},
+    "ray": {"matrix.ray_pool"},
+    "submitit": {"matrix.slurm"},
     "jinja2": {"report.page"},
     "h5py": {"data.layouts.cuhk03_mat"},
 }

@@ -66,6 +66,20 @@ def test_matrix_is_made_found_and_reported(
     assert code == 0 and "mAP on the target" in out and (root / "report.html").read_text() == before
 
 
+def test_array_of_slurm_is_told_and_refused_where_there_is_none(
+    base: list[str], data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("submitit")
+    words = [*base, "--executor", "slurm", "--slurm", "partition=gpu"]
+    code, out, _ = run(monkeypatch, capsys, *words, "--dry-run")
+    assert code == 0 and "array of 4 tasks: timeout_min=720" in out and "slurm_partition=gpu" in out
+    monkeypatch.setenv("PATH", str(data))
+    code, _, err = run(monkeypatch, capsys, *words)
+    assert code == 2 and "the array cannot be submitted" in err
+    code, _, err = run(monkeypatch, capsys, *base, "--executor", "slurm", "--slurm", "gpu")
+    assert code == 2 and "--slurm gpu: write a name and a value" in err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

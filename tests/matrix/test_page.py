@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -124,3 +127,38 @@ def test_ledger_tells_where_runs_of_a_method_differ(summary: Summary) -> None:
     assert told["camera ids used"] == ["no"] * 4
     assert told["warnings"] == ["-", "2 different, such as: none", "none", "-"]
     assert told["trained on"][1] == "2 different, such as: -"
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("dark", 390)])
+def test_every_cell_opens_in_a_browser_that_asks_nobody_and_complains_of_nothing(
+    scheme: Any, width: int, summary: Summary, tmp_path: Path
+) -> None:
+    browsers = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = runs()
+    path = tmp_path / "report.html"
+    path.write_text(render(summary, found, folders(found), command="uda-reid matrix", origin="made so."))
+    said: list[str] = []
+    asked: list[str] = []
+    with browsers.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(path.as_uri())
+        dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 22, 27)"
+        assert dark == (scheme == "dark")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page is wider than the screen"
+        links = page.locator(".heat a")
+        assert links.count() == 12  # 4 methods and 2 twins on 2 pairs
+        for number in range(links.count()):
+            links.nth(number).click()
+            anchor = links.nth(number).get_attribute("href")
+            page.locator(f"details[open] > div[id='{anchor[1:]}']").wait_for(state="visible", timeout=5000)
+        assert page.locator("details[open]").count() == 8
+        browser.close()
+    assert said == [] and {url.split("#")[0] for url in asked} == {path.as_uri()}

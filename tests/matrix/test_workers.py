@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Mapping, Sequence
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
+from tests.report.examples import RECORD
 from uda_reid.job import Job
 from uda_reid.matrix import workers
 from uda_reid.matrix.plan import Cell, Place, Plan, plan_runs
-from uda_reid.matrix.workers import Answer, Began, Ended, Worker, answer_to, make
+from uda_reid.matrix.workers import Answer, Began, Ended, Processes, Worker, answer_in, answer_to, make
 from uda_reid.pipeline import Busy
 
 
@@ -53,38 +56,67 @@ def test_what_goes_wrong_in_a_run_is_told_in_one_line(monkeypatch: pytest.Monkey
 
 
 class Scripted:
-    """A worker that answers at once what the script says, job by job."""
+    """A pool that answers at once what the script says, recipe by recipe."""
 
-    script: dict[str, list[Answer]] = {}  # noqa: RUF012 - the test's own
-    begun: list[str] = []  # noqa: RUF012
+    def __init__(self, script: Mapping[str, list[Answer]], size: int = 1) -> None:
+        self.script, self.size, self.begun = script, size, list[str]()
+        self.ready: dict[int, Answer] = {}
+        self.closed = 0
 
-    def __init__(self) -> None:
-        self.here, self.pipe = get_context("spawn").Pipe()
-        self.process = get_context("spawn").Process(target=os._exit, args=(0,))
-        self.process.terminate = lambda: None  # type: ignore[method-assign]
-        self.process.is_alive = lambda: True  # type: ignore[method-assign]
-        self.began = 0.0
-
-    def begin(self, job: Job) -> None:
+    def begin(self, slot: int, job: Job) -> None:
+        assert slot not in self.ready and 1 <= slot <= self.size
         self.begun.append(job.recipe)
-        self.here.send(self.script[job.recipe].pop(0))
+        self.ready[slot] = self.script[job.recipe].pop(0)
 
-    def answer(self) -> Answer:
-        found: Answer = self.pipe.recv()
-        return found
+    def wait(self, slots: Sequence[int], seconds: float | None) -> list[int]:
+        if not slots:
+            assert seconds is not None, "nobody would ever wake it"
+            time.sleep(seconds)
+        return list(slots)[:1]
+
+    def answer(self, slot: int) -> Answer:
+        return self.ready.pop(slot)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def jobs_of(*names: str) -> dict[Cell, Job]:
+    return {Cell(name, Place("x", "y", 0)): Job(recipe=name, source="x", target="y") for name in names}
+
+
+FAILED = Answer(None, failure="no space left")
 
 
 def test_a_run_that_another_command_makes_is_asked_for_again_after_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "Worker", Scripted)
     monkeypatch.setattr(workers, "PATIENCE", 0.05)
-    busy, failed = Answer(None, failure="busy", busy=True), Answer(None, failure="no space left")
-    monkeypatch.setattr(Scripted, "script", {"a": [busy, busy, failed], "b": [failed], "c": [failed]})
-    monkeypatch.setattr(Scripted, "begun", [])
-    jobs = {Cell(name, Place("x", "y", 0)): Job(recipe=name, source="x", target="y") for name in ("a", "b", "c")}
-    events = list(make(jobs, jobs=1, threads=1))
-    assert Scripted.begun == ["a", "b", "c", "a", "a"]
+    busy = Answer(None, failure="busy", busy=True)
+    pool = Scripted({"a": [busy, busy, FAILED], "b": [FAILED], "c": [FAILED]})
+    events = list(make(jobs_of("a", "b", "c"), pool))
+    assert pool.begun == ["a", "b", "c", "a", "a"] and pool.closed == 1
     assert [event.cell.recipe for event in events if isinstance(event, Ended)] == ["b", "c", "a"]
     assert [event.worker for event in events if isinstance(event, Began)] == [1] * 5
+
+
+def test_slots_are_filled_and_refilled_and_the_time_left_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    done = Answer(RECORD)
+    pool = Scripted({name: [done] for name in "abc"}, size=2)
+    events = list(make(jobs_of("a", "b", "c"), pool))
+    kinds = [(type(event).__name__, event.cell.recipe) for event in events]
+    assert kinds[:3] == [("Began", "a"), ("Began", "b"), ("Ended", "a")] and kinds[3] == ("Began", "c")
+    ended = [event for event in events if isinstance(event, Ended)]
+    assert ended[0].seconds > 0 and ended[0].left == ended[0].seconds  # two more, two at a time
+    assert ended[-1].left == 0
+
+
+def test_pool_is_closed_when_nobody_listens_any_more() -> None:
+    pool = Scripted({"a": [FAILED], "b": [FAILED]})
+    events = make(jobs_of("a", "b"), pool)
+    next(events)
+    events.close()  # type: ignore[attr-defined]
+    assert pool.closed == 1
 
 
 def test_all_runs_are_made_and_found_again(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,9 +127,18 @@ def test_all_runs_are_made_and_found_again(data: Path, monkeypatch: pytest.Monke
     plan = Plan(pairs=(("alpha", "beta"),), recipes=(tiny,), seeds=(0,), data=data, out=data / "runs", profile="paper")
     jobs = plan_runs(plan).jobs
     for found in (False, True):
-        began, ended = make(jobs, jobs=3, threads=1)
+        began, ended = make(jobs, Processes(3, 1))
         assert isinstance(began, Began) and isinstance(ended, Ended)
         assert began.cell == ended.cell and ended.answer.found == found
         record = ended.answer.record
         assert record is not None and record.environment["threads"] == 1
         assert record.row("supervised") is not None
+
+
+def test_paths_of_a_job_begin_in_the_folder_it_is_made_from(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = Job(recipe="tiny.yaml", source="alpha", target="beta", data=Path(), out=Path("runs"), profile="paper")
+    assert answer_in(str(data), job).record is not None
+    assert list((data / "runs").glob("tiny-alpha-beta-s0-*/record.json")) and not (tmp_path / "runs").exists()

@@ -6,9 +6,11 @@ import os
 import shlex
 import signal
 import sys
+from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,9 +33,18 @@ from uda_reid.terminal import RichReporter
 
 if TYPE_CHECKING:
     from uda_reid.matrix.plan import Planned
-    from uda_reid.matrix.workers import Ended
+    from uda_reid.matrix.workers import Ended, Pool
 
 app = typer.Typer()
+
+
+class Executor(StrEnum):
+    """Where runs are made."""
+
+    local = "local"
+    ray = "ray"
+    slurm = "slurm"
+
 
 RECIPES = "source_only,pul,daam,adda,guided_dropout"
 
@@ -43,6 +54,7 @@ RECIPES = "source_only,pul,daam,adda,guided_dropout"
     "`uda-reid matrix --domains plaza,campus,station --recipes source_only,pul,daam --seeds 0,1,2 --out runs/first`\n\n"
     "`uda-reid matrix --domains plaza,campus --dry-run` what would be made, and how long it would take\n\n"
     "`uda-reid matrix --domains market,duke,msmt17 --data ~/datasets --device cuda --out runs/real`\n\n"
+    "`uda-reid matrix --domains market,duke --data /shared/sets --out /shared/one --executor ray --address auto`\n\n"
     "`uda-reid matrix --domains plaza,campus --only '*:*:daam'` of this matrix, the runs of one recipe now"
 )
 def matrix(
@@ -70,8 +82,22 @@ def matrix(
         list[str] | None,
         typer.Option("--only", help="Only these now: source:target:recipe:seed, or the first of these; * for any."),
     ] = None,
+    executor: Annotated[
+        Executor, typer.Option("--executor", help="Processes of this machine, a Ray cluster, or an array of Slurm.")
+    ] = Executor.local,
+    address: Annotated[
+        str, typer.Option("--address", help="Of the Ray cluster; auto: the one this machine belongs to.")
+    ] = "",
+    slurm: Annotated[
+        list[str] | None, typer.Option("--slurm", help="What the array asks for: partition=gpu, timeout_min=240.")
+    ] = None,
     jobs: Annotated[
-        int, typer.Option("--jobs", min=0, help="Runs at a time; 0: one for every core on the CPU, one on a GPU.")
+        int,
+        typer.Option(
+            "--jobs",
+            min=0,
+            help="Runs at a time; 0: one for every core, one on a GPU, or what a cluster takes.",
+        ),
     ] = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and how long it will take, and stop.")
@@ -88,7 +114,10 @@ def matrix(
     """
     from uda_reid.matrix.folder import MATRIX, matrix_of, read_matrix, write_matrix, write_tables
     from uda_reid.matrix.plan import Plan, every_pair, plan_runs
+    from uda_reid.matrix.ray_pool import RayPool
+    from uda_reid.matrix.slurm import options_of
     from uda_reid.matrix.tables import show
+    from uda_reid.matrix.workers import Processes
     from uda_reid.pipeline import make_folder
     from uda_reid.training.devices import pick_device
 
@@ -115,17 +144,31 @@ def matrix(
     reporter = RichReporter(screen)
     reporter.log("reading the domains; scenes that are not there yet are drawn")
     planned = plan_runs(plan, reporter)
-    chosen = planned.only(only or [])
-    jobs = jobs or (max(1, (os.cpu_count() or 1) // plan.threads) if pick_device(device) == "cpu" else 1)
+    chosen, gpus = planned.only(only or []), int(pick_device(device) != "cpu")
+    asked = options_of(slurm or [], jobs=jobs, threads=threads, gpus=gpus)
+    if executor is Executor.local:
+        jobs = jobs or (1 if gpus else max(1, (os.cpu_count() or 1) // threads))
     if dry_run:
         _print_plan(chosen, out, jobs)
+        if executor is Executor.slurm:
+            output().print(
+                f"array of {len(chosen.jobs)} tasks: {', '.join(map('{0[0]}={0[1]}'.format, asked.items()))}"
+            )
         return
     make_folder(out)
     command = shlex.join(["uda-reid", *_repeatable(sys.argv[1:])])
     write_matrix(matrix_of(planned, out, command))
+    if executor is Executor.slurm:
+        _submit(chosen, out, asked)
+        return
+    pool: Pool
+    if executor is Executor.ray:
+        pool = RayPool(jobs, threads, gpus=gpus, address=address)
+    else:
+        pool = Processes(min(jobs, len(chosen.jobs)), threads)
     signal.signal(signal.SIGTERM, _interrupted)
     with resumable():
-        failed = {event.cell: event.answer.failure for event in _make(chosen, jobs, plan.threads)}
+        failed = {event.cell: event.answer.failure for event in _make(chosen, pool)}
         write_matrix(matrix_of(planned, out, command, failed=failed))
         summary, files = write_tables(read_matrix(out))
     table = output()
@@ -135,7 +178,7 @@ def matrix(
         raise typer.Exit(1)
 
 
-def _make(chosen: Planned, jobs: int, threads: int) -> tuple[Ended, ...]:
+def _make(chosen: Planned, pool: Pool) -> tuple[Ended, ...]:
     """Make the runs; show how far they are; return those that failed."""
     from rich.live import Live
 
@@ -143,19 +186,31 @@ def _make(chosen: Planned, jobs: int, threads: int) -> tuple[Ended, ...]:
     from uda_reid.matrix.workers import make
 
     board = Board(list(chosen.jobs))
-    screen.print(f"{len(chosen.jobs)} runs, {jobs} at a time", soft_wrap=True)
+    screen.print(f"{len(chosen.jobs)} runs, {pool.size} at a time", soft_wrap=True)
     if screen.is_terminal:
         with Live(board, console=screen, refresh_per_second=2, transient=True):
-            for event in make(chosen.jobs, jobs=jobs, threads=threads):
+            for event in make(chosen.jobs, pool):
                 board.take(event)
     else:
-        for event in make(chosen.jobs, jobs=jobs, threads=threads):
+        for event in make(chosen.jobs, pool):
             line = board.take(event)
             if line:
                 screen.print(line, markup=False, soft_wrap=True)
     for event in board.failed:
         screen.print(f"failed: {event.cell}: {event.answer.failure}", markup=False, soft_wrap=True)
     return board.failed
+
+
+def _submit(chosen: Planned, out: Path, options: Mapping[str, Any]) -> None:
+    """Submit the runs as an array of Slurm, and say how to go on."""
+    from uda_reid.matrix.slurm import submit
+
+    found = submit(list(chosen.jobs.values()), out.absolute() / "slurm", options)
+    array = str(found[0].job_id).split("_")[0]
+    told = (
+        f"submitted {len(found)} runs as array {array}; logs: {out / 'slurm'}; when it has ended: uda-reid report {out}"
+    )
+    screen.print(f"{told}; a line like this one submits what is missing", soft_wrap=True)
 
 
 def _print_plan(chosen: Planned, out: Path, jobs: int) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from uda_reid.errors import UdaReidError
 from uda_reid.job import Job
@@ -76,6 +76,12 @@ def answer_to(job: Job) -> Answer:
     return Answer(record, found)
 
 
+def answer_in(folder: str, job: Job) -> Answer:
+    """Make one run from a folder, which relative paths of the job begin in."""
+    os.chdir(folder)
+    return answer_to(job)
+
+
 class Worker:
     """A process that makes one run after another; libraries and their threads begin anew in it."""
 
@@ -85,12 +91,6 @@ class Worker:
         self.process = context.Process(target=serve, args=(theirs,), daemon=True)
         self.process.start()
         theirs.close()
-        self.began = time.monotonic()
-
-    def begin(self, job: Job) -> None:
-        """Hand a run over."""
-        self.began = time.monotonic()
-        self.pipe.send(job)
 
     def answer(self) -> Answer:
         """Return what came of the run; a process that was killed has failed."""
@@ -102,37 +102,86 @@ class Worker:
         return found
 
 
-def make(job_of: Mapping[Cell, Job], *, jobs: int, threads: int) -> Iterator[Began | Ended]:
-    """Make all runs, `jobs` at a time, and yield each as it begins and as it ends.
+class Pool(Protocol):
+    """Somewhere to make several runs at a time: slots, numbered from 1, each of which makes one run after another."""
+
+    size: int
+
+    def begin(self, slot: int, job: Job) -> None:
+        """Hand a run to a free slot."""
+
+    def wait(self, slots: Sequence[int], seconds: float | None) -> list[int]:
+        """Return which of these slots, all at work, have ended; after so many seconds, none may have."""
+
+    def answer(self, slot: int) -> Answer:
+        """Return what came of the run that a slot has ended."""
+
+    def close(self) -> None:
+        """End everything; what runs have finished is kept."""
+
+
+class Processes:
+    """Processes of this machine.
+
+    Args:
+        size: how many.
+        threads: CPU threads that the libraries of each may start.
+    """
+
+    def __init__(self, size: int, threads: int) -> None:
+        os.environ.update(dict.fromkeys(POOLS, str(threads)))  # for the processes to come; this one does not count
+        self.size = size
+        self.workers = {slot: Worker() for slot in range(1, size + 1)}
+
+    def begin(self, slot: int, job: Job) -> None:
+        """Hand a run to a process; to a new one, where somebody has killed it."""
+        if not self.workers[slot].process.is_alive():
+            self.workers[slot] = Worker()
+        self.workers[slot].pipe.send(job)
+
+    def wait(self, slots: Sequence[int], seconds: float | None) -> list[int]:
+        """Return which processes have answered, or ended."""
+        ready = wait([self.workers[slot].pipe for slot in slots], seconds)
+        return [slot for slot in slots if self.workers[slot].pipe in ready]
+
+    def answer(self, slot: int) -> Answer:
+        """Return what came of the run."""
+        return self.workers[slot].answer()
+
+    def close(self) -> None:
+        """End the processes."""
+        for worker in self.workers.values():
+            worker.process.terminate()
+
+
+def make(job_of: Mapping[Cell, Job], pool: Pool) -> Iterator[Began | Ended]:
+    """Make all runs, as many at a time as the pool has slots, and yield each as it begins and as it ends.
 
     A run that another command is making is asked for again, after the others, until it is there. Whoever stops
-    listening ends the processes; what they had finished is kept.
+    listening closes the pool; what has finished is kept.
     """
-    os.environ.update(dict.fromkeys(POOLS, str(threads)))  # for the processes to come; this one does not count
     took: dict[str, list[float]] = {}
     trained: set[str] = set()
-    waiting, running, asked = list(job_of), dict[Cell, int](), dict[Cell, float]()
-    workers = {number: Worker() for number in range(1, min(jobs, len(job_of)) + 1)}
+    waiting, running, began = list(job_of), dict[Cell, int](), dict[Cell, float]()
+    asked: dict[Cell, float] = {}
     try:
         while waiting or running:
             now = time.monotonic()
             ready = [cell for cell in waiting if now >= asked.get(cell, 0.0)]
-            idle = [number for number in workers if number not in running.values()]
-            for number in idle[: len(ready)]:
+            idle = [slot for slot in range(1, pool.size + 1) if slot not in running.values()]
+            for slot in idle[: len(ready)]:
                 cell = choose(ready, running, trained)
                 ready.remove(cell)
                 waiting.remove(cell)
-                if not workers[number].process.is_alive():  # somebody has killed it
-                    workers[number] = Worker()
-                running[cell] = number
-                workers[number].begin(job_of[cell])
-                yield Began(cell, number)
-            # With a worker to spare, all that waits is somebody else's run.
-            spare = waiting and len(running) < len(workers)
+                running[cell], began[cell] = slot, time.monotonic()
+                pool.begin(slot, job_of[cell])
+                yield Began(cell, slot)
+            # With a slot to spare, all that waits is somebody else's run.
+            spare = waiting and len(running) < pool.size
             pause = max(0.0, min(asked[cell] for cell in waiting) - time.monotonic()) if spare else None
-            answering = wait([workers[number].pipe for number in running.values()], pause)
-            for cell, number in [pair for pair in running.items() if workers[pair[1]].pipe in answering]:
-                answer, seconds = workers[number].answer(), time.monotonic() - workers[number].began
+            ended = pool.wait(list(running.values()), pause)
+            for cell, slot in [pair for pair in running.items() if pair[1] in ended]:
+                answer, seconds = pool.answer(slot), time.monotonic() - began[cell]
                 del running[cell]
                 if answer.busy:
                     waiting.append(cell)
@@ -142,8 +191,7 @@ def make(job_of: Mapping[Cell, Job], *, jobs: int, threads: int) -> Iterator[Beg
                     trained |= cell.models
                 if answer.record and not answer.found:
                     took.setdefault(cell.recipe, []).append(seconds)
-                left = seconds_left([*waiting, *running], took, jobs) if took else 0.0
+                left = seconds_left([*waiting, *running], took, pool.size) if took else 0.0
                 yield Ended(cell, answer, seconds, left)
     finally:
-        for worker in workers.values():
-            worker.process.terminate()
+        pool.close()

@@ -1,0 +1,71 @@
+"""The runs of a matrix as one array job of a Slurm cluster, through submitit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from uda_reid.errors import RecipeError
+from uda_reid.job import Job
+from uda_reid.matrix.workers import answer_in
+
+USUAL: Mapping[str, Any] = {"timeout_min": 720, "mem_gb": 16}
+"""What an array asks for unless told otherwise."""
+
+
+def options_of(settings: Sequence[str], *, jobs: int, threads: int, gpus: int) -> dict[str, Any]:
+    """Return what an array asks for, by submitit's names.
+
+    Args:
+        settings: `name=value`, over the others: `partition=gpu`, `timeout_min=240`, `mem_gb=32`, `account=me`.
+        jobs: runs at a time; 0 for as many as the cluster lets.
+        threads: processors of each.
+        gpus: graphics processors of each.
+
+    Raises:
+        RecipeError: a setting has no name or no value.
+
+    >>> options_of(["partition=gpu", "timeout_min=30"], jobs=4, threads=2, gpus=1)["slurm_partition"]
+    'gpu'
+    """
+    found = {**USUAL, "cpus_per_task": threads, "gpus_per_node": gpus, "tasks_per_node": 1, "nodes": 1}
+    if jobs:
+        found["slurm_array_parallelism"] = jobs
+    for setting in settings:
+        name, _, text = setting.partition("=")
+        if not (name and text):
+            raise RecipeError(f"--slurm {setting}: write a name and a value, such as --slurm partition=gpu")
+        shared = name in found or name.startswith("slurm_")
+        found[name if shared else f"slurm_{name}"] = int(text) if text.isdecimal() else text
+    return found
+
+
+def submit(
+    jobs: Sequence[Job], folder: Path, options: Mapping[str, Any], *, cluster: str | None = None
+) -> tuple[Any, ...]:
+    """Submit an array with one task for every run, and return submitit's jobs; their logs go to `folder`.
+
+    Args:
+        jobs: the runs.
+        folder: for scripts, pickled arguments and logs; the machines see it under the same path.
+        options: as of `options_of`.
+        cluster: `slurm`; `local` makes the runs in processes of this machine, all at once; None looks for Slurm.
+
+    Raises:
+        RecipeError: submitit is not installed, there is no Slurm here, or it knows an option not.
+    """
+    try:
+        import submitit
+    except ImportError as error:
+        raise RecipeError('--executor slurm needs submitit; install it with: pip install "uda_reid[slurm]"') from error
+    try:
+        executor = submitit.AutoExecutor(folder=folder, cluster=cluster or "slurm")
+        known = options if cluster != "local" else {key: options[key] for key in ("timeout_min", "cpus_per_task")}
+        executor.update_parameters(name="uda-reid", **known)
+        return tuple(executor.map_array(answer_in, [os.getcwd()] * len(jobs), jobs))  # noqa: PTH109
+    except (RuntimeError, NameError, FileNotFoundError) as error:
+        told = " ".join(str(error).split())
+        remedy = "use a machine with sbatch, and options that submitit knows"
+        raise RecipeError(f"--executor slurm: the array cannot be submitted ({told}); {remedy}") from error
