@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from uda_reid import gap
 from uda_reid.data.images import unlabelled
 from uda_reid.gap import LAYER, MEASURES, domain_gap
 from uda_reid.ops.distance import normalise
@@ -60,6 +61,24 @@ def test_gap_is_between_the_training_images_of_either_side(source: Source, targe
     assert set(MEASURES) <= found.keys() and min(layers) > 0
     assert fingerprint(source.encoder) == before
     assert domain_gap(held, target, run=run) == found
+
+
+def test_no_more_images_are_looked_at_than_the_limit(
+    source: Source, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = domain_gap(source, target)
+    monkeypatch.setattr(gap, "SAMPLE", 8)
+    asked: list[int] = []
+    read = type(target.images).read
+
+    def watched(self: Images, rows: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        asked.append(len(rows))
+        found: torch.Tensor = read(self, rows, height, width)
+        return found
+
+    monkeypatch.setattr(type(target.images), "read", watched)
+    assert domain_gap(source, target) != whole
+    assert max(asked) <= 8
 
 
 def test_there_is_no_gap_to_the_source_itself(source: Source) -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from uda_reid.ops.distance import normalise
 from uda_reid.ops.quality import silhouette, soft_neighbourhood_density, stability
 from uda_reid.pretraining import validate
 from uda_reid.run import Run
-from uda_reid.selection import LABEL_FREE, SOURCE, Choice, choices, proxies, rank_correlation
+from uda_reid.selection import SOURCE, Choice, choices, proxies, rank_correlation
 from uda_reid.testing import HEIGHT, WIDTH, tiny_domain, tiny_source
 from uda_reid.types import Source, Target
 
@@ -84,5 +83,6 @@ def test_correlation_is_that_of_ranks() -> None:
     assert math.isnan(rank_correlation(CURVE[:2], "density"))
 
 
-def test_label_free_proxies_are_at_least_three(tmp_path: Path) -> None:
-    assert len(LABEL_FREE) >= 3
+def test_oracle_takes_the_first_of_equals_and_nothing_is_lost_by_that() -> None:
+    curve = [{"step": step, "mean_ap": 0.5} for step in (1.0, 2.0)]
+    assert choices(curve) == {"last": Choice(2.0, 0.5, 0.0), "oracle": Choice(1.0, 0.5, 0.0)}

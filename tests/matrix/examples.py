@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ def record(
 
 
 def runs(seeds: Sequence[int] = (0, 1), **options: Any) -> dict[str, dict[Place, Record]]:
-    """Two recipes on two pairs: `up` gains 0.1 on every query, `down` loses 0.05, more with every seed by 0.01."""
+    """Return two recipes on two pairs: `up` gains 0.1 on every query, `down` loses 0.05 and 0.01 more with a seed."""
     found: dict[str, dict[Place, Record]] = {"source_only": {}, "up": {}, "down": {}}
     for pair in PAIRS:
         for seed in seeds:
@@ -61,3 +62,37 @@ def runs(seeds: Sequence[int] = (0, 1), **options: Any) -> dict[str, dict[Place,
                 after = [value + gain for value in before]
                 found[recipe][place] = record(recipe, place, before, after, **{"cost": cost, **options})
     return found
+
+
+MANY = tuple(permutations("abc", 2))
+
+
+def varied(seeds: Sequence[int] = (0, 1, 2)) -> dict[str, dict[Place, Record]]:
+    """Return runs of three domains whose gains differ by query, person and seed; `wide` has a source model of its own.
+
+    Every target is that of two pairs, with the same 35 people, of one to three queries each.
+    """
+    draws = np.random.default_rng(7)
+    identities = tuple(np.repeat(np.arange(35), draws.integers(1, 4, 35)).tolist())
+    count, people = len(identities), np.array(identities)
+    found: dict[str, dict[Place, Record]] = {"pul": {}, "adda": {}, "wide": {}}
+    for pair in MANY:
+        for seed in seeds:
+            place = Place(*pair, seed)
+            before = draws.uniform(0.1, 0.5, count)
+            for recipe, shift, options in (("pul", 0.05, {}), ("adda", -0.04, {}), ("wide", 0.0, WIDE)):
+                start = before + (0.2 if recipe == "wide" else 0.0)
+                of_person = draws.normal(0, 0.05, 35)[people]
+                after = start + shift + of_person + draws.normal(0, 0.02, count) + draws.normal(0, 0.01)
+                made = record(
+                    recipe, place, start.tolist(), after.tolist(), 0.9 if recipe == "wide" else 0.8, options=options
+                )
+                gap = {"MMD": 1 - float(start.mean()), "proxy-A": float(draws.random()), "batch norm": 0.3}
+                found[recipe][place] = replace(
+                    made, identities=identities, command=f"{recipe} {place.source} {place.target} {seed}",
+                    gap={**gap, "batch norm, layer 01": 0.1, "batch norm, layer 02": 0.5},
+                )  # fmt: skip
+    return found
+
+
+WIDE = {"encoder": {"hidden": 256}}

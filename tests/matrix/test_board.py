@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import math
 import re
 import time
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from tests.report.examples import RECORD
-from uda_reid.matrix.board import Board, outcome, until
+from uda_reid.matrix.board import Board, change, outcome, until
 from uda_reid.matrix.plan import Cell, Place
-from uda_reid.matrix.workers import Answer, Began, Ended
+from uda_reid.matrix.workers import Answer, Began, Ended, Postponed
 
 CELLS = [Cell(recipe, Place("a", "b", seed)) for recipe in ("pul", "adda") for seed in (0, 1)]
 
@@ -57,3 +59,23 @@ def test_board_that_is_higher_than_the_screen_shows_what_runs() -> None:
     found = drawn(board, height=20)
     assert "recipe07" in found and "recipe08" not in found and "29 rows without a running one are not shown" in found
     assert "recipe29" in drawn(board, height=60)
+
+
+def test_run_that_another_command_makes_is_shown_and_told_once() -> None:
+    board = Board(CELLS)
+    first, second, *_ = CELLS
+    board.take(Began(first, 1))
+    assert "another command is making it" in board.take(Postponed(first))
+    board.take(Began(second, 1))
+    found = drawn(board)
+    assert "made elsewhere" in found and "1 running" in found and found.count("process 1") == 1
+    board.take(Began(first, 1))
+    assert board.take(Postponed(first)) == ""
+
+
+def test_protocol_without_map_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = tuple(replace(row, scores=replace(row.scored, mean_ap=math.nan)) for row in RECORD.rows)
+    assert change(replace(RECORD, rows=rows)) == "n/a -> n/a"
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    monkeypatch.setattr(time, "localtime", time.gmtime)
+    assert until(90_000.0) == "; end at about Fri 01:00"

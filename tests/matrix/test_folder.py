@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from uda_reid.matrix.folder import (
     Entry,
     Matrix,
     collect,
+    known_failures,
     matrix_of,
     origin,
     read_matrix,
@@ -65,7 +67,7 @@ def test_matrix_of_a_plan_has_its_folders_commands_and_failures(tmp_path: Path) 
     cell = Cell("pul", Place("a", "b", 0))
     planned = Planned({cell: Job(recipe="pul", source="a", command="x")}, {cell: tmp_path / "pul-a-b"}, "small")
     (entry,) = matrix_of(planned, tmp_path, "y", failed={cell: "no space left"}).entries
-    assert entry == Entry("pul", cell.place, "pul-a-b", "x", "no space left")
+    assert entry == Entry("pul", cell.place, "pul-a-b", "x", (), "no space left")
     assert str(entry) == "a -> b, pul, seed 0"
 
 
@@ -98,7 +100,29 @@ def test_origin_says_what_numbers_depend_on(matrix: Matrix) -> None:
 
 
 def test_matrix_without_any_finished_run_is_one_line(tmp_path: Path) -> None:
-    entry = Entry("pul", Place("a", "b", 0), "pul-a-b", "x", "no space left")
+    entry = Entry("pul", Place("a", "b", 0), "pul-a-b", "x", failure="no space left")
     message = r"none of its 1 runs has finished; a -> b, pul, seed 0 \(no space left\)$"
     with pytest.raises(CheckpointError, match=message):
         write_tables(Matrix(tmp_path, "y", "small", (entry,)))
+
+
+def test_runs_that_lack_a_part_or_failed_behind_their_scores_are_told(matrix: Matrix) -> None:
+    wanted = ("bound", "gap")
+    entries = [replace(entry, wanted=wanted if entry.recipe == "up" else ()) for entry in matrix.entries]
+    entries[0] = replace(entries[0], failure="no space left")
+    found, missing = collect(replace(matrix, entries=tuple(entries)))
+    assert len(found["up"]) == 4
+    assert missing[0] == "of a -> b, source_only, seed 0: it is whole, from an earlier start (no space left)"
+    assert next(line for line in missing if "up" in line) == "of a -> b, up, seed 0: it has no gap"
+
+
+def test_failures_of_an_earlier_command_are_known(matrix: Matrix, tmp_path: Path) -> None:
+    cell, other = Cell("up", Place("a", "b", 0)), Cell("new", Place("a", "b", 0))
+    job = Job(recipe="up", source="a")
+    planned = Planned({cell: job, other: job}, {cell: tmp_path / "x", other: tmp_path / "y"}, "small")
+    assert known_failures(tmp_path, planned) == {}
+    entries = [replace(entry, failure="no space left" if entry.recipe == "up" else "") for entry in matrix.entries]
+    write_matrix(replace(matrix, entries=tuple(entries)))
+    assert known_failures(tmp_path, planned) == {cell: "no space left"}
+    (tmp_path / "matrix.json").write_text("{")
+    assert known_failures(tmp_path, planned) == {}

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.matrix.examples import PAIRS, record, runs
+from tests.matrix.examples import MANY, PAIRS, record, runs, varied
 from tests.report.test_page import Page
+from uda_reid.matrix import tables
 from uda_reid.matrix.page import STRONGEST, averages, domains, drills, grid, headline, kept, ledger, render, title
 from uda_reid.matrix.plan import Place
 from uda_reid.matrix.summary import Runs, Summary, summarise
@@ -48,9 +49,9 @@ def test_squares_have_number_interval_colour_and_mark(summary: Summary) -> None:
     start, up, down, _ = summary.methods
     square = grid(summary, up).squares["a", "b"]
     assert (square.number, square.below) == ("33.0", ("± 0.7", "+10.0", "[+10.0, +10.0]"))
-    assert square.colour == 1 and f"var(--s0) {STRONGEST}%" in square.style and not square.negative
+    assert square.colour == 1 and f"var(--s0) {STRONGEST}%" in square.style and not square.mark
     worse = grid(summary, down).squares["a", "b"]
-    assert worse.colour == pytest.approx(-0.55) and "var(--s1) 23%" in worse.style and worse.negative
+    assert worse.colour == pytest.approx(-0.55) and "var(--s1) 23%" in worse.style and worse.mark == "▼?"
     plain = grid(summary, start).squares["a", "b"]
     assert plain.colour == 0 and plain.style == "" and plain.below[1].startswith("[")
     assert grid(summary, up).sources == grid(summary, up).targets == ("a", "b")
@@ -70,18 +71,19 @@ def test_twin_matrix_shows_what_is_kept_on_the_source(summary: Summary) -> None:
 def test_headline_says_which_gains_most_and_what_is_lost(summary: Summary) -> None:
     assert headline(summary) == (
         "The largest gain over source-only on average over 2 pairs is that of up: +10.0 points of mAP [+10.0, +10.0]. "
-        "Of 4 cells of recipes, 2 are surely worse than it."
+        "All of the interval is below zero, worse than source-only, in none of the 4 cells of recipes."
     )
     alone = summarise(runs(), PAIRS[:1], (0, 1), resamples=10)
-    assert headline(alone).startswith(
-        "The largest gain over source-only from a to b is that of up: +10.0 points of mAP ["
-    )
+    assert headline(alone).startswith("The largest gain over source-only on a → b is that of up: +10.0 points of mAP [")
     direct = {"source_only": runs()["source_only"]}
     assert headline(summarise(direct, PAIRS, (0, 1), resamples=10)).startswith("Source models as they are")
     part = runs()
     for name in ("up", "down"):
         del part[name][Place("a", "b", 0)], part[name][Place("a", "b", 1)]
-    assert headline(summarise(part, PAIRS, (0, 1), resamples=10)) == "No recipe has all of its runs yet."
+    assert (
+        headline(summarise(part, PAIRS, (0, 1), resamples=10))
+        == "No recipe has all of its runs and a number for mAP yet."
+    )
 
 
 def test_title_names_the_domains_once(summary: Summary) -> None:
@@ -127,6 +129,54 @@ def test_ledger_tells_where_runs_of_a_method_differ(summary: Summary) -> None:
     assert told["camera ids used"] == ["no"] * 4
     assert told["warnings"] == ["-", "2 different, such as: none", "none", "-"]
     assert told["trained on"][1] == "2 different, such as: -"
+
+
+def test_rows_of_the_drill_down_and_the_ledger_are_of_the_right_source_model() -> None:
+    found = varied()
+    for place, each in found["wide"].items():
+        rows = tuple(replace(row, facts={**row.facts, "encoder": "wide"}) for row in each.rows)
+        found["wide"][place] = replace(each, rows=rows)
+    summary = summarise(found, MANY, (0, 1, 2), resamples=300)
+    for drill in drills(summary, found, folders(found)):
+        if drill.title.startswith("a → b, ") and drill.title.endswith("(b)"):
+            assert {run.folder for run in drill.runs} == {"wide-a-s0", "wide-a-s1", "wide-a-s2"}, drill.title
+            assert all(run.command.startswith("wide a b") for run in drill.runs)
+            level = dict(drill.facts)["mAP"].split(" ")[0]
+            means = [float(run.before if "source-only" in drill.title else run.after) for run in drill.runs]
+            assert sum(means) / 3 == pytest.approx(float(level), abs=0.11)
+    names, entries = ledger(summary, found)
+    assert dict(entries)["encoder"] == ["-"] * 4 + ["wide"] * 3 and names[4] == "source-only (b)"
+
+
+def test_intervals_by_person_and_by_query_are_not_mixed_up() -> None:
+    summary = summarise(varied(), MANY, (0, 1, 2), resamples=300)
+    pul = summary.methods[1]
+    drill = next(each for each in drills(summary, varied(), {}) if each.title == "a → b, pul (a)")
+    gain = pul.cells["a", "b"].gain
+    assert gain is not None
+    facts = dict(drill.facts)
+    assert facts["gain, drawn by person"] == tables.between(gain.by_identity)
+    assert facts["gain, drawn by query"] == tables.between(gain.by_query) != tables.between(gain.by_identity)
+    assert facts["people in the queries"] == "35"
+
+
+def test_headline_counts_losses_whose_interval_means_what_it_says() -> None:
+    summary = summarise(varied(), MANY, (0, 1, 2), resamples=300)
+    lost = sum(cell.negative for method in summary.methods for cell in method.cells.values())
+    assert lost > 0 and f"worse than source-only, in {lost} of 18 cells of recipes." in headline(summary)
+    found = varied()
+    del found["pul"][Place("a", "b", 2)]
+    assert "1 of 3 recipes lack runs and are left out of that" in headline(
+        summarise(found, MANY, (0, 1, 2), resamples=10)
+    )
+
+
+def test_ids_are_never_twice_whatever_domains_are_called() -> None:
+    pairs = (("x", "y-z"), ("x-y", "z"), ("a b", "<b>"), ("a_b", "<b>"))
+    found = {"up": {Place(*pair, 0): record("up", Place(*pair, 0), [0.1] * 6, [0.2] * 6) for pair in pairs}}
+    text = render(summarise(found, pairs, (0,), resamples=10), found, {}, command="", origin="")
+    ids = re.findall(r' id="([^"]+)"', text)
+    assert len(ids) == len(set(ids)) and "<b></th>" not in text and "&lt;b&gt;" in text
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

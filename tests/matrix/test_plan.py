@@ -23,9 +23,12 @@ from uda_reid.matrix.plan import (
     every_pair,
     expected_seconds,
     finished,
+    lacks,
     plan_runs,
+    record_in,
 )
-from uda_reid.report import write
+from uda_reid.report import BOUND, Row, write
+from uda_reid.selection import LABEL_FREE
 
 
 @pytest.fixture
@@ -72,6 +75,7 @@ def test_a_target_without_labels_has_no_bound_and_the_other_has(data: Path, plan
     [
         ({"recipes": ("pull",)}, r"recipe 'pull' .*did you mean 'pul'"),
         ({"recipes": ()}, r"^--recipes : none is named$"),
+        ({"recipes": ("pul", "")}, r"^--recipes pul,: a name is missing beside a comma$"),
         ({"recipes": ("pul", "adabn", "pul")}, r"^--recipes pul,adabn,pul: two are called pul; copy one to a file"),
         ({"settings": ("adapt.passes=-1",)}, r"adapt.passes"),
         ({"pairs": (("alpha", "nowhere"),)}, r"nowhere"),
@@ -105,7 +109,8 @@ def test_runs_of_two_profiles_are_no_table(data: Path, plan: Plan) -> None:
     [
         (["a"], "--domains a: a matrix needs at least two names"),
         (["a", "b", "a"], "--domains a,b,a: a is there twice"),
-        (["a", ""], "--domains a,: a matrix needs at least two names"),
+        (["a", ""], "--domains a,: a name is missing beside a comma"),
+        (["a", "b", ""], "--domains a,b,: a name is missing beside a comma"),
     ],
 )
 def test_domains_of_which_no_pairs_can_be_made_are_refused(names: list[str], message: str) -> None:
@@ -176,12 +181,52 @@ def test_expected_time_is_that_of_runs_that_are_there(plan: Plan) -> None:
         folder = planned.folders[cell]
         folder.mkdir(parents=True)
         took = {**seconds, "pretrain": 60.0 * (1 - number)}  # the second one found its model
-        write(replace(RECORD, profile="scenes", recipe=recipe, seconds=took), folder / "record.json")
+        made = replace(RECORD, profile="scenes", recipe=recipe, seconds=took)
+        write(made.with_row(Row(BOUND, made.start.scores, {}), command=""), folder / "record.json")
+        (folder / "adapted.safetensors").touch()
     model = sorted(cells[0].models)[0]
     (plan.out / "sources" / model).mkdir(parents=True)
     (plan.out / "sources" / model / "source.safetensors").touch()
     assert expected_seconds(planned, plan.out, 1) == 6 * 40.0 + 3 * 60.0  # of adabn nothing is known but that
-    assert finished(planned.folders[cells[0]]) is not None
-    (planned.folders[cells[0]] / "record.json").write_text("{}")
-    assert finished(planned.folders[cells[0]]) is None
     assert expected_seconds(planned.only(["beta:alpha:pul:0"]), plan.out, 1) == 0.0
+    other = replace(RECORD, profile="small", recipe={**RECORD.recipe, "name": "adabn"}, seconds={"adapt": 9999.0})
+    (plan.out / "other").mkdir()
+    write(other, plan.out / "other" / "record.json")  # of another profile, and no measure for these
+    assert expected_seconds(planned, plan.out, 1) == 6 * 40.0 + 3 * 60.0
+    (planned.folders[cells[0]] / "record.json").write_text("{}")
+    assert record_in(planned.folders[cells[0]]) is None
+
+
+def test_run_is_finished_when_it_has_its_model_and_all_that_is_wanted(tmp_path: Path) -> None:
+    job, folder = Job(recipe="pul", source="a", target="b"), tmp_path
+    assert not finished(folder, job)
+    write(RECORD, folder / "record.json")
+    assert not finished(folder, job)  # its model is missing
+    (folder / "adapted.safetensors").touch()
+    assert finished(folder, job)
+    for wanting in (replace(job, bound=True), replace(job, forgetting=True), replace(job, gap=True)):
+        assert not finished(folder, wanting)
+    assert finished(folder, replace(job, selection=True))  # too late for that
+    whole = replace(RECORD, gap={"MMD": 1.0}, on_source=(RECORD.start.scored,) * 2)
+    whole = whole.with_row(Row(BOUND, RECORD.start.scores, {}), command="")
+    assert lacks(whole, ("bound", "forgetting", "gap", "selection")) == ("selection",)
+    measured = replace(whole, curve=tuple({**entry, **dict.fromkeys(LABEL_FREE, 0.0)} for entry in RECORD.curve))
+    assert lacks(measured, ("selection",)) == () == lacks(RECORD, ())
+    write(whole, folder / "record.json")
+    assert finished(folder, replace(job, bound=True, forgetting=True, gap=True))
+
+
+def test_parts_that_are_wanted_reach_the_job_and_its_command(plan: Plan) -> None:
+    jobs = plan_runs(replace(plan, forgetting=True, gap=True, selection=True, bound=False)).jobs
+    for job in jobs.values():
+        assert (job.bound, job.forgetting, job.gap, job.selection) == (False, True, True, True)
+        assert "--forgetting --gap --selection --no-pictures" in job.command and f"--out {plan.out}" in job.command
+
+
+def test_one_data_set_under_two_names_is_refused(data: Path, plan: Plan) -> None:
+    with pytest.raises(RecipeError, match=r"are the same run under two names; name every data set once"):
+        plan_runs(replace(plan, pairs=(("alpha", "beta"), ("alpha", str(data / "beta")))))
+    with pytest.raises(RecipeError, match=r"^alpha:alpha carries a model to its own data set"):
+        plan_runs(replace(plan, pairs=(("alpha", "alpha"),)))
+    with pytest.raises(RecipeError, match=r"^a matrix needs at least one pair and one seed$"):
+        plan_runs(replace(plan, pairs=()))

@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.matrix.examples import IDENTITIES, PAIRS, record, runs, scores
+from tests.matrix.examples import IDENTITIES, MANY, PAIRS, record, runs, scores, varied
+from uda_reid.errors import DataError
 from uda_reid.matrix.plan import Place
-from uda_reid.matrix.summary import Spread, groups, metrics, per_query, summarise
+from uda_reid.matrix.summary import Spread, groups, metrics, per_query, scores_of, summarise
 from uda_reid.ops.bootstrap import estimate, interval, resampled_means
 from uda_reid.report import BOUND, SOURCE_ONLY, Row
 
@@ -44,14 +45,14 @@ def test_intervals_are_those_of_the_bootstrap_on_the_differences() -> None:
     values = np.stack([each.adapted.scored.average_precision for each in records])
     before = np.stack([each.start.scored.average_precision for each in records])
     people = np.array(IDENTITIES)
-    assert down.cells["a", "b"].level == estimate(values, people, resamples=200, name="a -> b")
-    assert down.cells["a", "b"].gain == estimate(values - before, people, resamples=200, name="a -> b")
+    assert down.cells["a", "b"].level == estimate(values, people, resamples=200, name="b")
+    assert down.cells["a", "b"].gain == estimate(values - before, people, resamples=200, name="b")
     assert down.cells["a", "b"].negative and not summary.methods[1].cells["a", "b"].negative
     drawn = []
     for source, target in PAIRS:
         own = [found["down"][Place(source, target, seed)] for seed in (0, 1)]
         gains = np.stack([each.adapted.scored.average_precision - each.start.scored.average_precision for each in own])
-        drawn.append(resampled_means(gains, people, resamples=200, name=f"{source} -> {target}"))
+        drawn.append(resampled_means(gains, people, resamples=200, name=target))
     assert down.interval == interval((drawn[0] + drawn[1]) / 2)
 
 
@@ -115,3 +116,61 @@ def test_seeds_that_were_asked_other_queries_have_no_interval() -> None:
 def test_spread_of_no_seed_is_no_number() -> None:
     found = Spread.of([])
     assert math.isnan(found.mean) and math.isnan(found.deviation) and found.seeds == 0
+
+
+def test_pairs_with_one_target_draw_the_same_people() -> None:
+    found = varied()
+    summary = summarise(found, MANY, (0, 1, 2), resamples=300)
+    pul = next(method for method in summary.methods if method.name == "pul")
+    drawn = []
+    for source, target in MANY:
+        own = [found["pul"][Place(source, target, seed)] for seed in (0, 1, 2)]
+        values = np.stack([each.adapted.scored.average_precision - each.start.scored.average_precision for each in own])
+        drawn.append(resampled_means(values, np.array(own[0].identities), resamples=300, name=target))
+    assert pul.interval == interval(np.mean(drawn, axis=0))
+    assert pul.interval is not None and pul.interval.low < np.mean(pul.average_gain) / 100 < pul.interval.high
+
+
+def test_rows_that_recipes_share_come_from_the_run_that_has_them() -> None:
+    found = varied()
+    place = Place("a", "b", 1)
+    for recipe in ("pul", "adda"):  # neither the first nor the last one's loss is everybody's
+        broken = {**found, recipe: dict(found[recipe])}
+        broken[recipe][place] = replace(found[recipe][place], rows=found[recipe][place].rows[:2], gap={})
+        summary = summarise(broken, MANY, (0, 1, 2), resamples=10)
+        bound = next(method for method in summary.methods if method.name == BOUND and method.start == 0)
+        assert bound.cells["a", "b"].seeds == (0, 1, 2)
+        assert len(summary.gaps[0].measured["a", "b"]["MMD"]) == 3
+        assert next(method for method in summary.methods if method.name == recipe).cells["a", "b"].shares == ()
+
+
+def test_every_source_model_has_its_own_rows_and_gaps() -> None:
+    summary = summarise(varied(), MANY, (0, 1, 2), resamples=10)
+    assert [(method.name, method.start, method.recipes) for method in summary.methods] == [
+        *((name, 0, ("pul", "adda")) for name in (SOURCE_ONLY, "pul", "adda", BOUND)),
+        *((name, 1, ("wide",)) for name in (SOURCE_ONLY, "wide", BOUND)),
+    ]  # fmt: skip
+    assert [each.start for each in summary.gaps] == [0, 1]
+    assert summary.methods[6].cells["a", "b"].values["mAP"] == pytest.approx((90, 90, 90))
+    levels = [each.levels["a", "b"] for each in summary.gaps]
+    assert levels[1] - levels[0] == pytest.approx(0.2)
+    assert 100 * levels[1] == pytest.approx(summary.methods[4].cells["a", "b"].spread("mAP").mean)
+
+
+def test_what_adapting_cost_is_told_where_all_seeds_have_it() -> None:
+    found = runs()
+    place = Place("a", "b", 1)
+    found["up"][place] = replace(found["up"][place], on_source=())
+    up = summarise(found, PAIRS, (0, 1), resamples=10).methods[1]
+    assert up.cells["a", "b"].forgotten == () and len(up.cells["b", "a"].forgotten) == 2
+
+
+def test_run_without_a_row_is_no_other_row() -> None:
+    place = Place("a", "b", 0)
+    with pytest.raises(DataError, match="the run of up has no row supervised"):
+        scores_of(record("up", place, [0.1] * 6, [0.2] * 6, bound=None), BOUND)
+
+
+def test_spread_of_numbers_that_do_not_exist_is_none() -> None:
+    found = Spread.of([math.nan, math.nan])
+    assert math.isnan(found.mean) and math.isnan(found.deviation) and found.seeds == 2

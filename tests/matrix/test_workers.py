@@ -12,7 +12,7 @@ from tests.report.examples import RECORD
 from uda_reid.job import Job
 from uda_reid.matrix import workers
 from uda_reid.matrix.plan import Cell, Place, Plan, plan_runs
-from uda_reid.matrix.workers import Answer, Began, Ended, Processes, Worker, answer_in, answer_to, make
+from uda_reid.matrix.workers import Answer, Began, Ended, Postponed, Processes, Worker, answer_in, answer_to, make
 from uda_reid.pipeline import Busy
 
 
@@ -61,7 +61,7 @@ class Scripted:
     def __init__(self, script: Mapping[str, list[Answer]], size: int = 1) -> None:
         self.script, self.size, self.begun = script, size, list[str]()
         self.ready: dict[int, Answer] = {}
-        self.closed = 0
+        self.closed, self.slept = 0, 0.0
 
     def begin(self, slot: int, job: Job) -> None:
         assert slot not in self.ready and 1 <= slot <= self.size
@@ -71,6 +71,7 @@ class Scripted:
     def wait(self, slots: Sequence[int], seconds: float | None) -> list[int]:
         if not slots:
             assert seconds is not None, "nobody would ever wake it"
+            self.slept += seconds
             time.sleep(seconds)
         return list(slots)[:1]
 
@@ -96,6 +97,62 @@ def test_a_run_that_another_command_makes_is_asked_for_again_after_the_others(mo
     assert pool.begun == ["a", "b", "c", "a", "a"] and pool.closed == 1
     assert [event.cell.recipe for event in events if isinstance(event, Ended)] == ["b", "c", "a"]
     assert [event.worker for event in events if isinstance(event, Began)] == [1] * 5
+    assert [event.cell.recipe for event in events if isinstance(event, Postponed)] == ["a", "a"]
+    assert pool.slept > 0.04  # once nothing else is left, it does not ask without a pause
+
+
+def test_run_whose_source_model_is_being_trained_waits_for_others() -> None:
+    def cell(name: str, *models: str) -> Cell:
+        return Cell(name, Place("x", "y", 0), frozenset(models))
+
+    first, second, third = cell("a", "m"), cell("b", "m"), cell("c", "n")
+    jobs = {each: Job(recipe=each.recipe, source="x", target="y") for each in (first, second, third)}
+    pool = Scripted({"a": [Answer(RECORD)], "b": [FAILED], "c": [FAILED]}, size=2)
+    list(make(jobs, pool))
+    assert pool.begun == ["a", "c", "b"]
+    trained = Scripted({"a": [Answer(RECORD)], "b": [FAILED], "d": [FAILED], "c": [FAILED]})
+    jobs = {each: Job(recipe=each.recipe, source="x", target="y") for each in (first, cell("d", "m"), second, third)}
+    list(make(jobs, trained))
+    assert trained.begun == ["a", "d", "b", "c"]  # in their order, once the model is there
+
+
+def test_time_of_runs_that_were_found_is_no_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Scripted({"a": [Answer(RECORD, found=True)], "b": [FAILED]})
+    ended = [event for event in make(jobs_of("a", "b"), pool) if isinstance(event, Ended)]
+    assert [event.left for event in ended] == [0.0, 0.0]
+
+
+def test_process_that_was_killed_is_replaced(data: Path) -> None:
+    pool = Processes(1, 1)
+    try:
+        pool.workers[1].process.kill()
+        pool.workers[1].process.join()
+        pool.begin(1, Job(recipe="nobody", source="alpha", target="beta", data=data))
+        assert pool.wait([1], 60) == [1] and "nobody" in pool.answer(1).failure
+        processes = [worker.process for worker in pool.workers.values()]
+    finally:
+        pool.close()
+    for process in processes:
+        process.join(10)
+        assert not process.is_alive()
+
+
+def test_what_nobody_expected_is_written_down_for_those_who_mend_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def broken(_: Job) -> None:
+        raise ValueError("odd")
+
+    monkeypatch.setattr(workers, "one", broken)
+    answer_to(Job(recipe="pul", source="a", target="b", out=tmp_path, command="uda-reid adapt"))
+    text = (tmp_path / "failures.log").read_text()
+    assert "uda-reid adapt" in text and "Traceback" in text and "ValueError: odd" in text
+
+
+def test_environment_of_the_caller_stays_as_it_is() -> None:
+    before = dict(os.environ)
+    Processes(1, 3).close()
+    assert dict(os.environ) == before
 
 
 def test_slots_are_filled_and_refilled_and_the_time_left_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

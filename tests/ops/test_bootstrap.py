@@ -170,3 +170,21 @@ def test_what_cannot_be_drawn_from_is_refused(change: dict[str, Any], error: typ
 def test_level_out_of_range_is_refused(level: float) -> None:
     with pytest.raises(RecipeError, match="is not between 0 and 1"):
         interval(np.zeros(3), level)
+
+
+def test_ends_of_an_interval_are_the_quantiles_of_its_level() -> None:
+    drawn = np.random.default_rng(0).permutation(np.arange(10_001.0))
+    assert list(interval(drawn, 0.95)) == pytest.approx([250, 9750])
+
+
+def test_interval_over_queries_is_of_all_seeds() -> None:
+    values, identities = study()
+    found = estimate(values, identities, resamples=2000)
+    drawn = resampled_means(values, np.arange(values.shape[1]), resamples=2000)
+    assert found.by_query == interval(drawn)
+    assert found.by_query != estimate(values[:1], identities, resamples=2000).by_query
+
+
+def test_people_count_if_any_of_their_queries_counts_for_any_seed() -> None:
+    values = np.array([[0.1, math.nan, math.nan, 0.4], [math.nan, math.nan, 0.3, 0.4]])
+    assert estimate(values, np.array([1, 2, 3, 4]), resamples=10).identities == 3

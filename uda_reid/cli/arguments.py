@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -30,6 +30,16 @@ def path(text: str) -> Path:
     if not text:
         raise typer.BadParameter("is empty; give a path, `.` for the current folder")
     return Path(text).expanduser()
+
+
+def data_folder(words: Sequence[str]) -> list[str]:
+    """Return the words that name the data folder, where a command line left that to the environment.
+
+    A line that stands in a record has to make its run elsewhere too.
+    """
+    given = any(word == "--data" or word.startswith("--data=") for word in words)
+    folder = os.environ.get("UDA_REID_DATA")
+    return ["--data", folder] if folder and not given else []
 
 
 class Profile(StrEnum):

@@ -23,6 +23,7 @@ from uda_reid.cli.arguments import (
     Protocol,
     Settings,
     Weights,
+    data_folder,
     output,
     path,
     resumable,
@@ -75,6 +76,10 @@ def matrix(
     bound: Annotated[
         bool, typer.Option("--bound/--no-bound", help="Make the supervised bound of targets that have labels.")
     ] = True,
+    forgetting: Annotated[
+        bool, typer.Option("--forgetting/--no-forgetting", help="Score models on their source's test images too.")
+    ] = True,
+    gap: Annotated[bool, typer.Option("--gap/--no-gap", help="Measure how far apart the domains are.")] = True,
     selection: Annotated[
         bool, typer.Option("--selection/--no-selection", help="Measure what could be chosen by without target labels.")
     ] = True,
@@ -112,7 +117,7 @@ def matrix(
 
     Finished runs are found again, interrupted ones go on, and one that fails does not stop the others.
     """
-    from uda_reid.matrix.folder import MATRIX, matrix_of, read_matrix, write_matrix, write_tables
+    from uda_reid.matrix.folder import MATRIX, known_failures, matrix_of, write_matrix, write_tables
     from uda_reid.matrix.plan import Plan, every_pair, plan_runs
     from uda_reid.matrix.ray_pool import RayPool
     from uda_reid.matrix.slurm import options_of
@@ -137,8 +142,8 @@ def matrix(
         weights=weights,
         protocol=protocol,
         bound=bound,
-        forgetting=True,
-        gap=True,
+        forgetting=forgetting,
+        gap=gap,
         selection=selection,
     )
     reporter = RichReporter(screen)
@@ -147,7 +152,8 @@ def matrix(
     chosen, gpus = planned.only(only or []), int(pick_device(device) != "cpu")
     asked = options_of(slurm or [], jobs=jobs, threads=threads, gpus=gpus)
     if executor is Executor.local:
-        jobs = jobs or (1 if gpus else max(1, (os.cpu_count() or 1) // threads))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        jobs = jobs or (1 if gpus else max(1, cores // threads))
     if dry_run:
         _print_plan(chosen, out, jobs)
         if executor is Executor.slurm:
@@ -156,8 +162,10 @@ def matrix(
             )
         return
     make_folder(out)
-    command = shlex.join(["uda-reid", *_repeatable(sys.argv[1:])])
-    write_matrix(matrix_of(planned, out, command))
+    words = _repeatable(sys.argv[1:])
+    command = shlex.join(["uda-reid", *words, *data_folder(words)])
+    earlier = known_failures(out, planned)
+    write_matrix(matrix_of(planned, out, command, failed=earlier))
     if executor is Executor.slurm:
         _submit(chosen, out, asked)
         return
@@ -169,8 +177,10 @@ def matrix(
     signal.signal(signal.SIGTERM, _interrupted)
     with resumable():
         failed = {event.cell: event.answer.failure for event in _make(chosen, pool)}
-        write_matrix(matrix_of(planned, out, command, failed=failed))
-        summary, files = write_tables(read_matrix(out))
+        others = {cell: failure for cell, failure in earlier.items() if cell not in chosen.jobs}
+        made = matrix_of(planned, out, command, failed={**others, **failed})
+        write_matrix(made)
+        summary, files = write_tables(made)
     table = output()
     table.print(show(summary))
     table.print("\n".join(f"written: {file}" for file in (out / MATRIX, *files)), soft_wrap=True)
@@ -220,9 +230,9 @@ def _print_plan(chosen: Planned, out: Path, jobs: int) -> None:
     table = output()
     done = 0
     for cell, folder in chosen.folders.items():
-        record = finished(folder)
-        done += record is not None
-        state = "finished" if record else "begun" if folder.is_dir() else "to do"
+        whole = finished(folder, chosen.jobs[cell])
+        done += whole
+        state = "finished" if whole else "begun" if folder.is_dir() else "to do"
         table.print(f"{state:9s} {cell}: {folder}", markup=False, soft_wrap=True)
     models = {model for cell in chosen.jobs for model in cell.models}
     there = sum((out / "sources" / model / "source.safetensors").is_file() for model in models)

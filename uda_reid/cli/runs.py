@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from enum import StrEnum
@@ -28,6 +27,7 @@ from uda_reid.cli.arguments import (
     TargetName,
     Threads,
     Weights,
+    data_folder,
     output,
     path,
     resumable,
@@ -165,8 +165,7 @@ def _job(**values: Any) -> Job:
     values = {key: value.value if isinstance(value, StrEnum) else value for key, value in values.items()}
     values["settings"] = tuple(values["settings"] or ())
     words = ["uda-reid", *sys.argv[1:]]
-    if os.environ.get("UDA_REID_DATA") and not any(word == "--data" or word.startswith("--data=") for word in words):
-        words += ["--data", os.environ["UDA_REID_DATA"]]  # the line has to make this run elsewhere too
+    words += data_folder(words)
     if not values.get("threads"):  # torch's choice is another one on another machine, and so are the last bits
         from uda_reid.training.devices import threads_in_use
 

@@ -11,7 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from uda_reid.matrix.plan import Cell
-from uda_reid.matrix.workers import Answer, Began, Ended
+from uda_reid.matrix.workers import Answer, Began, Ended, Postponed
+from uda_reid.report import Record
+from uda_reid.report.tables import percent
 
 AROUND = 8
 """Lines of a screen that are not rows of the table."""
@@ -21,13 +23,18 @@ def outcome(answer: Answer, seconds: float) -> str:
     """Return what came of a run, for a line on progress."""
     if answer.record is None:
         return f"FAILED: {answer.failure}"
-    before, after = (100 * row.scored.mean_ap for row in (answer.record.start, answer.record.adapted))
-    return f"mAP {before:.1f} -> {after:.1f}, {'found' if answer.found else f'{seconds:.0f} s'}"
+    return f"mAP {change(answer.record)}, {'found' if answer.found else f'{seconds:.0f} s'}"
+
+
+def change(record: Record) -> str:
+    """Return mAP before and after, in percent, n/a where the protocol has none."""
+    return " -> ".join(percent(row.scored.mean_ap) for row in (record.start, record.adapted))
 
 
 def until(left: float) -> str:
     """Return when the end is to be expected, some seconds from now; nothing where that is not known."""
-    return f"; end at about {time.strftime('%H:%M', time.localtime(time.time() + left))}" if left else ""
+    form = "%H:%M" if left < 20 * 3600 else "%a %H:%M"
+    return f"; end at about {time.strftime(form, time.localtime(time.time() + left))}" if left else ""
 
 
 def duration(seconds: float) -> str:
@@ -53,13 +60,20 @@ class Board:
         self.cells = tuple(cells)
         self.running: dict[Cell, tuple[int, float]] = {}
         self.ended: dict[Cell, Ended] = {}
+        self.postponed: set[Cell] = set()
         self.end = 0.0
 
-    def take(self, event: Began | Ended) -> str:
+    def take(self, event: Began | Postponed | Ended) -> str:
         """Note what has happened; return it as a line where it is worth one."""
         if isinstance(event, Began):
             self.running[event.cell] = (event.worker, time.monotonic())
             return ""
+        if isinstance(event, Postponed):
+            self.running.pop(event.cell, None)
+            if event.cell in self.postponed:
+                return ""
+            self.postponed.add(event.cell)
+            return f"{event.cell}: another command is making it; the others come first"
         self.running.pop(event.cell, None)
         self.ended[event.cell] = event
         self.end = time.time() + event.left
@@ -103,9 +117,8 @@ class Board:
             worker, began = self.running[cell]
             return Text(f"{duration(time.monotonic() - began)}, process {worker}", style="bold")
         if cell not in self.ended:
-            return Text(".", style="dim")
+            return Text("made elsewhere" if cell in self.postponed else ".", style="dim")
         record = self.ended[cell].answer.record
         if record is None:
             return Text("failed", style="red")
-        before, after = (100 * row.scored.mean_ap for row in (record.start, record.adapted))
-        return Text(f"{before:.1f} -> {after:.1f}")
+        return Text(change(record))

@@ -6,30 +6,32 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from uda_reid.errors import CheckpointError
 from uda_reid.matrix.page import render
-from uda_reid.matrix.plan import Place, Planned, finished
+from uda_reid.matrix.plan import Cell, Pair, Place, Planned, lacks, record_in, wanted_by
 from uda_reid.matrix.published import for_pairs
-from uda_reid.matrix.summary import Pair, Summary, summarise
+from uda_reid.matrix.summary import Summary, summarise
 from uda_reid.matrix.tables import comma_separated, json_lines, latex, markdown
 from uda_reid.ops.bootstrap import RESAMPLES
 from uda_reid.report import Record
 from uda_reid.training.checkpoint import replace_file
 
 MATRIX = "matrix.json"
+PARTS = {"bound": "bound", "forgetting": "scores on its source", "gap": "gap", "selection": "proxies"}
+"""What the parts of a record are called, by the options of `job.Job`."""
 FORMAT = 1
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One run of a matrix: what it is, where it lies, and why it failed when it was last tried, if it did."""
+    """One run of a matrix: what it is, where it lies, which parts are wanted, and why it failed, if it did."""
 
     recipe: str
     place: Place
     folder: str
     command: str
+    wanted: tuple[str, ...] = ()
     failure: str = ""
 
     def __str__(self) -> str:
@@ -64,10 +66,17 @@ class Matrix:
         return tuple(dict.fromkeys(entry.place.seed for entry in self.entries))
 
 
-def matrix_of(planned: Planned, root: Path, command: str, *, failed: Mapping[Any, str] | None = None) -> Matrix:
+def matrix_of(planned: Planned, root: Path, command: str, *, failed: Mapping[Cell, str] | None = None) -> Matrix:
     """Return the matrix of a plan, with what went wrong, by cell."""
     entries = (
-        Entry(cell.recipe, cell.place, planned.folders[cell].name, job.command, (failed or {}).get(cell, ""))
+        Entry(
+            recipe=cell.recipe,
+            place=cell.place,
+            folder=planned.folders[cell].name,
+            command=job.command,
+            wanted=wanted_by(job),
+            failure=(failed or {}).get(cell, ""),
+        )
         for cell, job in planned.jobs.items()
     )
     return Matrix(root, command, planned.profile, tuple(entries))
@@ -78,7 +87,8 @@ def write_matrix(matrix: Matrix) -> None:
     entries = [
         {
             "source": entry.place.source, "target": entry.place.target, "recipe": entry.recipe,
-            "seed": entry.place.seed, "folder": entry.folder, "command": entry.command, "failure": entry.failure,
+            "seed": entry.place.seed, "folder": entry.folder, "command": entry.command,
+            "wanted": list(entry.wanted), "failure": entry.failure,
         }
         for entry in matrix.entries
     ]  # fmt: skip
@@ -100,7 +110,8 @@ def read_matrix(root: Path) -> Matrix:
         entries = tuple(
             Entry(
                 str(each["recipe"]), Place(str(each["source"]), str(each["target"]), int(each["seed"])),
-                Path(each["folder"]).name, str(each["command"]), str(each["failure"]),
+                Path(each["folder"]).name, str(each["command"]),
+                tuple(map(str, each["wanted"])), str(each["failure"]),
             )
             for each in data["runs"]
         )  # fmt: skip
@@ -111,16 +122,33 @@ def read_matrix(root: Path) -> Matrix:
         ) from error
 
 
+def known_failures(root: Path, planned: Planned) -> dict[Cell, str]:
+    """Return why runs of a plan failed when an earlier command in this folder tried them, by cell."""
+    if not (root / MATRIX).is_file():
+        return {}
+    try:
+        before = {(entry.recipe, entry.place): entry.failure for entry in read_matrix(root).entries}
+    except CheckpointError:
+        return {}
+    found = {cell: before.get((cell.recipe, cell.place), "") for cell in planned.jobs}
+    return {cell: failure for cell, failure in found.items() if failure}
+
+
 def collect(matrix: Matrix) -> tuple[dict[str, dict[Place, Record]], tuple[str, ...]]:
     """Return the finished runs by recipe and place, and what is missing, one line each."""
     runs: dict[str, dict[Place, Record]] = {}
     missing = []
     for entry in matrix.entries:
-        record = finished(matrix.root / entry.folder)
+        record = record_in(matrix.root / entry.folder)
+        lacking = lacks(record, entry.wanted) if record else ()
+        if record is not None:
+            runs.setdefault(entry.recipe, {})[entry.place] = record
         if record is None:
             missing.append(f"{entry} ({entry.failure or 'not made yet'})")
-        else:
-            runs.setdefault(entry.recipe, {})[entry.place] = record
+        elif lacking or entry.failure:
+            parts = ", ".join(PARTS[name] for name in lacking)
+            told = f"has no {parts}" if lacking else "is whole, from an earlier start"
+            missing.append(f"of {entry}: it {told}{f' ({entry.failure})' if entry.failure else ''}")
     return runs, tuple(missing)
 
 

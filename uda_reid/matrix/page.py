@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from uda_reid.matrix import tables
-from uda_reid.matrix.plan import Place
-from uda_reid.matrix.summary import Cell, Method, Pair, Runs, Spread, Summary
+from uda_reid.matrix.gaps import Gaps
+from uda_reid.matrix.plan import Pair, Place
+from uda_reid.matrix.summary import Method, Result, Runs, Spread, Summary, scores_of
 from uda_reid.ops.quality import alarms
-from uda_reid.report import BOUND, SOURCE_ONLY, Record
+from uda_reid.report import BOUND, Record
 from uda_reid.report.figures import Chart, line_chart
 from uda_reid.report.page import templates
 from uda_reid.report.tables import fact
@@ -30,13 +31,13 @@ COUNTS = ("clusters",)
 
 
 class Square(NamedTuple):
-    """One cell of a heat map: its number, the lines below, its colour from -1 to 1, and where its runs are told of."""
+    """One cell of a heat map: its number, the lines below, its colour from -1 to 1, a link to its runs, and a mark."""
 
     number: str
     below: tuple[str, ...]
     colour: float
     anchor: str
-    negative: bool = False
+    mark: str = ""
 
     @property
     def style(self) -> str:
@@ -101,7 +102,7 @@ def render(summary: Summary, runs: Runs, folders: Mapping[tuple[str, Place], str
             kept=[each for method in summary.methods if (each := kept(summary, method)).squares],
             averages=averages(summary) if average else [],
             parts=tables.sheets(summary),
-            layers=layers(summary),
+            layers=[drawn for each in summary.gaps if (drawn := layers(summary, each))],
             drills=drills(summary, runs, folders),
             ledger=ledger(summary, runs),
             recipes=recipes(runs),
@@ -118,33 +119,35 @@ def headline(summary: Summary) -> str:
     adapting = [method for method in summary.methods if method.adapts]
     if not adapting:
         return "Source models as they are: nothing was adapted."
-    if len(summary.pairs) > 1:
-        complete = {method.name: Spread.of(method.average_gain).mean for method in adapting if method.average_gain}
-        where = f"on average over {len(summary.pairs)} pairs"
-    else:
-        complete = {method.name: Spread.of(each.gains).mean for method in adapting for each in method.cells.values()}
-        where = "from {} to {}".format(*summary.pairs[0])
-    finite = {name: gain for name, gain in complete.items() if math.isfinite(gain)}
+    several, wanted = len(summary.pairs) > 1, len(summary.seeds)
+    alone = {method.name: next(iter(method.cells.values())) for method in adapting if len(method.cells) == 1}
+    gained = {
+        method.name: method.average_gain if several else alone[method.name].gains if method.name in alone else ()
+        for method in adapting
+    }
+    whole = {name: Spread.of(gains).mean for name, gains in gained.items() if len(gains) == wanted}
+    finite = {name: gain for name, gain in whole.items() if math.isfinite(gain)}
     if not finite:
-        return "No recipe has all of its runs yet."
+        return "No recipe has all of its runs and a number for mAP yet."
     best = max(finite, key=lambda name: finite[name])
     method = next(each for each in adapting if each.name == best)
-    (alone, *_) = method.cells.values()
-    found = method.interval if len(summary.pairs) > 1 else alone.gain and alone.gain.by_identity
-    between = tables.between(found)
-    gained = f"{tables.number(finite[best], '+.1f')} points of mAP {between}".strip()
-    text = f"The largest gain over source-only {where} is that of {best}: {gained}"
-    lost = sum(cell.negative for each in adapting for cell in each.cells.values())
-    total = sum(len(each.cells) for each in adapting)
-    return f"{text}. Of {total} cells of recipes, {lost or 'none'} {'are' if lost > 1 else 'is'} surely worse than it."
+    gain = None if several else alone[best].gain
+    found = method.interval if several else gain.by_identity if gain else None
+    where = f"on average over {len(summary.pairs)} pairs" if several else f"on {tables.named_pair(summary.pairs[0])}"
+    told = f"{tables.number(finite[best], '+.1f')} points of mAP {tables.between(found)}".strip()
+    text = f"The largest gain over source-only {where} is that of {best}: {told}."
+    if len(finite) < len(adapting):
+        text += f" {len(adapting) - len(finite)} of {len(adapting)} recipes lack runs and are left out of that."
+    cells = [cell for each in adapting for cell in each.cells.values()]
+    lost = sum(cell.negative and not cell.unsure for cell in cells)
+    share = f"{lost} of {len(cells)} cells of recipes" if lost else f"none of the {len(cells)} cells of recipes"
+    return f"{text} All of the interval is below zero, worse than source-only, in {share}."
 
 
 def grid(summary: Summary, method: Method) -> Grid:
     """Return a method's heat map of mAP, coloured by the gain over source-only where it is a recipe."""
-    largest = max(
-        (abs(Spread.of(cell.gains).mean) for each in summary.methods if each.adapts for cell in each.cells.values()),
-        default=1.0,
-    )
+    gains = [Spread.of(cell.gains).mean for each in summary.methods if each.adapts for cell in each.cells.values()]
+    largest = max((abs(gain) for gain in gains if math.isfinite(gain)), default=1.0)
     squares = {}
     for pair, cell in method.cells.items():
         gain = Spread.of(cell.gains).mean if method.adapts else 0.0
@@ -158,7 +161,8 @@ def grid(summary: Summary, method: Method) -> Grid:
         elif cell.level is not None:
             below.append(tables.between(cell.level.by_identity, ".1f"))
         colour = gain / largest if math.isfinite(gain) and largest else 0.0
-        squares[pair] = Square(tables.number(found.mean), tuple(below), colour, _anchor(method, pair), cell.negative)
+        anchor, mark = _anchor(summary, method, pair), tables.mark(cell).strip()
+        squares[pair] = Square(tables.number(found.mean), tuple(below), colour, anchor, mark)
     return _grid(summary, method, squares)
 
 
@@ -172,7 +176,7 @@ def kept(summary: Summary, method: Method) -> Grid:
         found = Spread.of(cell.forgotten)
         colour = found.mean / largest if math.isfinite(found.mean) and largest else 0.0
         deviation = f"± {tables.number(found.deviation)}" if found.seeds > 1 else "one seed"
-        squares[pair] = Square(tables.number(found.mean, "+.1f"), (deviation,), colour, _anchor(method, pair))
+        squares[pair] = Square(tables.number(found.mean, "+.1f"), (deviation,), colour, _anchor(summary, method, pair))
     return _grid(summary, method, squares)
 
 
@@ -211,15 +215,14 @@ def averages(summary: Summary) -> list[tuple[str, str, str, str]]:
     ]
 
 
-def layers(summary: Summary) -> Chart | None:
-    """Return how far apart the pairs are in every batch-norm layer; None where that was not measured."""
-    if summary.gaps is None:
-        return None
+def layers(summary: Summary, each: Gaps) -> Chart | None:
+    """Return how far apart the pairs are in every batch-norm layer of a source model; None where it has none."""
     curves = {
-        "{} → {}".format(*pair): [(float(number), value) for number, value in enumerate(values, 1)]
-        for pair, values in summary.gaps.layers.items()
+        tables.named_pair(pair): [(float(number), value) for number, value in enumerate(values, 1)]
+        for pair, values in each.layers.items()
     }
-    return line_chart("divergence of batch norm, nats", curves, x_label="layer, first to last", unit="number")
+    name = "divergence of batch norm, nats" + (f" ({chr(ord('a') + each.start)})" if summary.starts > 1 else "")
+    return line_chart(name, curves, x_label="layer, first to last", unit="number")
 
 
 def drills(summary: Summary, runs: Runs, folders: Mapping[tuple[str, Place], str]) -> list[Drill]:
@@ -232,7 +235,9 @@ def drills(summary: Summary, runs: Runs, folders: Mapping[tuple[str, Place], str
     ]
 
 
-def _drill(summary: Summary, method: Method, cell: Cell, runs: Runs, folders: Mapping[tuple[str, Place], str]) -> Drill:
+def _drill(
+    summary: Summary, method: Method, cell: Result, runs: Runs, folders: Mapping[tuple[str, Place], str]
+) -> Drill:
     found = [(seed, *_record(method, Place(*cell.pair, seed), runs)) for seed in cell.seeds]
     records = {seed: record for seed, _, record in found}
     expected = len(summary.seeds)
@@ -249,8 +254,8 @@ def _drill(summary: Summary, method: Method, cell: Cell, runs: Runs, folders: Ma
         Made(
             seed,
             tables.number(100 * record.start.scored.mean_ap),
-            tables.number(100 * (record.row(method.name) or record.adapted).scored.mean_ap),
-            tables.number(100 * (record.row(method.name) or record.adapted).scored.cmc[1]),
+            tables.number(100 * scores_of(record, method.name).mean_ap),
+            tables.number(100 * scores_of(record, method.name).cmc[1]),
             tables.number(record.seconds.get("adapt", math.nan), ".0f") if method.adapts else "",
             folders.get((recipe, Place(*cell.pair, seed)), ""),
             record.command,
@@ -260,20 +265,18 @@ def _drill(summary: Summary, method: Method, cell: Cell, runs: Runs, folders: Ma
     notes = (
         tuple(dict.fromkeys(note for record in records.values() for note in _alarms(record))) if method.adapts else ()
     )
-    title = "{} → {}, {}".format(*cell.pair, tables.named(summary, method))
+    title = f"{tables.named_pair(cell.pair)}, {tables.named(summary, method)}"
     charts = tuple(_charts(records)) if method.adapts else ()
-    return Drill(_anchor(method, cell.pair), title, tuple(facts), tuple(lines), charts, tuple(notes))
+    return Drill(_anchor(summary, method, cell.pair), title, tuple(facts), tuple(lines), charts, tuple(notes))
 
 
 def _record(method: Method, place: Place, runs: Runs) -> tuple[str, Record]:
-    """Return a run that holds the method's row, and its recipe."""
-    own = runs.get(method.name, {})
-    if place in own and method.adapts:
-        return method.name, own[place]
+    """Return a run that holds the method's row, of those with its source model, and its recipe."""
+    recipes = [method.name] if method.adapts else method.recipes
     return next(
-        (recipe, records[place])
-        for recipe, records in runs.items()
-        if place in records and (method.name == SOURCE_ONLY or records[place].row(method.name))
+        (recipe, runs[recipe][place])
+        for recipe in recipes
+        if place in runs.get(recipe, {}) and runs[recipe][place].row(method.name)
     )
 
 
@@ -300,8 +303,9 @@ def _alarms(record: Record) -> Iterable[str]:
         yield f"seed {record.seed}: pseudo-labels: {alarm}"
 
 
-def _anchor(method: Method, pair: Pair) -> str:
-    return "-".join(part.replace(" ", "_") for part in ("cell", *pair, method.name, str(method.start)))
+def _anchor(summary: Summary, method: Method, pair: Pair) -> str:
+    """Return the id of a cell: by numbers, since names may be alike once they are put together."""
+    return f"cell-{summary.methods.index(method) + 1}-{summary.pairs.index(pair) + 1}"
 
 
 def ledger(summary: Summary, runs: Runs) -> tuple[list[str], list[tuple[str, list[str]]]]:
@@ -312,9 +316,10 @@ def ledger(summary: Summary, runs: Runs) -> tuple[list[str], list[tuple[str, lis
         for cell in method.cells.values():
             for seed in cell.seeds:
                 _, record = _record(method, Place(*cell.pair, seed), runs)
-                row = record.row(method.name) or record.adapted
+                row = record.row(method.name)
                 general = {record.source: "the source", record.target: "the target"}
-                facts.append({key: general.get(str(value), fact(value)) for key, value in row.facts.items()})
+                known = row.facts if row else {}
+                facts.append({key: general.get(str(value), fact(value)) for key, value in known.items()})
         names.append(tables.named(summary, method))
         columns.append(facts)
     keys = dict.fromkeys(key for facts in columns for each in facts for key in each)

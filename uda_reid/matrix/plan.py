@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import permutations
@@ -14,11 +14,17 @@ from typing import Literal, NamedTuple
 from uda_reid.errors import CheckpointError, RecipeError
 from uda_reid.evaluation import why_unscored
 from uda_reid.job import Job, Prepared, open_domain
+from uda_reid.pipeline import ADAPTED
 from uda_reid.recipe import load
-from uda_reid.report import RECORD, Record, read
+from uda_reid.report import BOUND, RECORD, Record, read
 from uda_reid.run import Reporter, Silent
+from uda_reid.selection import LABEL_FREE
 from uda_reid.training.devices import use_threads
 
+Pair = tuple[str, str]
+"""Source and target."""
+WANTED = ("bound", "forgetting", "gap", "selection")
+"""Parts of a record that are made only where they are wanted, by the names of options of `job.Job`."""
 SCENES_CELL = 75.0
 """Seconds that a run of profile `scenes` is made to take at most, on one core; its source model is as much again."""
 
@@ -132,6 +138,7 @@ def every_pair(domains: Sequence[str]) -> tuple[tuple[str, str], ...]:
     twice = next((name for name in domains if domains.count(name) > 1), None)
     if len(domains) < 2 or twice is not None or not all(domains):
         wrong = f"{twice} is there twice" if twice else "a matrix needs at least two names, with a comma between them"
+        wrong = wrong if all(domains) else "a name is missing beside a comma"
         raise RecipeError(f"--domains {','.join(domains)}: {wrong}")
     return tuple(permutations(domains, 2))
 
@@ -143,6 +150,8 @@ def plan_runs(plan: Plan, reporter: Reporter | None = None) -> Planned:
         UdaReidError: a domain, a recipe or a setting is wrong, or the runs have different profiles.
     """
     use_threads(plan.threads)  # a part of what runs and source models are called by
+    if plan.recipes and not all(plan.recipes):
+        raise RecipeError(f"--recipes {','.join(plan.recipes)}: a name is missing beside a comma")
     names = [load(recipe, settings=plan.settings).name for recipe in plan.recipes]
     twice = next((name for name in names if names.count(name) > 1), "")
     if twice or not names:
@@ -151,6 +160,8 @@ def plan_runs(plan: Plan, reporter: Reporter | None = None) -> Planned:
     doubled = next((each for each in (*plan.pairs, *plan.seeds) if (*plan.pairs, *plan.seeds).count(each) > 1), None)
     if doubled is not None:
         raise RecipeError(f"{doubled} is in the plan twice; name every pair and every seed once")
+    if not (plan.pairs and plan.seeds):
+        raise RecipeError("a matrix needs at least one pair and one seed")
     domains = {
         name: open_domain(name, plan.data, reporter=reporter)
         for name in dict.fromkeys(name for pair in plan.pairs for name in pair)
@@ -158,6 +169,9 @@ def plan_runs(plan: Plan, reporter: Reporter | None = None) -> Planned:
     for name in dict.fromkeys(target for _, target in plan.pairs):
         if why_unscored(domains[name]):
             raise RecipeError(f"{name} cannot be a target of a matrix: {why_unscored(domains[name])}")
+    for source, target in plan.pairs:
+        if domains[source].root == domains[target].root and domains[source].name == domains[target].name:
+            raise RecipeError(f"{source}:{target} carries a model to its own data set; a pair has two different ones")
     jobs, folders, profiles = {}, {}, set()
     for seed in plan.seeds:
         for source, target in plan.pairs:
@@ -167,7 +181,8 @@ def plan_runs(plan: Plan, reporter: Reporter | None = None) -> Planned:
                     profile=plan.profile, settings=plan.settings, device=plan.device, precision=plan.precision,
                     threads=plan.threads, weights=plan.weights, protocol=plan.protocol, pictures=False,
                     bound=plan.bound and domains[target].labelled,
-                    forgetting=plan.forgetting, selection=plan.selection, gap=plan.gap,
+                    forgetting=plan.forgetting and not why_unscored(domains[source]),
+                    selection=plan.selection, gap=plan.gap,
                 )  # fmt: skip
                 prepared = Prepared(job, Silent())
                 profiles.add(prepared.recipe.profile)
@@ -175,6 +190,11 @@ def plan_runs(plan: Plan, reporter: Reporter | None = None) -> Planned:
                 models = frozenset(prepared.source_folder(domain).name for domain in trained)
                 cell = Cell(prepared.recipe.name, Place(source, target, seed), models)
                 jobs[cell], folders[cell] = replace(job, command=alone(job)), prepared.run_folder()
+    seen: dict[Path, Cell] = {}
+    for cell, folder in folders.items():
+        if folder in seen:
+            raise RecipeError(f"{seen[folder]} and {cell} are the same run under two names; name every data set once")
+        seen[folder] = cell
     if len(profiles) > 1:
         raise RecipeError(f"the runs have profiles {', '.join(sorted(profiles))}: give --profile, or a table for each")
     return Planned(jobs, folders, profiles.pop())
@@ -189,10 +209,10 @@ def alone(job: Job) -> str:
     words = ["uda-reid", "adapt", "--recipe", job.recipe, "--src", job.source, "--tgt", str(job.target)]
     words += ["--seed", str(job.seed), "--threads", str(job.threads), "--device", job.device]
     usual = Job(recipe="", source="")
-    for option in ("data", "profile", "precision", "weights", "protocol"):
+    for option in ("data", "out", "profile", "precision", "weights", "protocol"):
         value = getattr(job, option)
         words += [f"--{option}", str(value)] if value != getattr(usual, option) else []
-    words += [f"--{option}" for option in ("bound", "forgetting", "gap", "selection") if getattr(job, option)]
+    words += [f"--{option}" for option in wanted_by(job)]
     words += ["--no-pictures"] * (not job.pictures)
     return shlex.join([*words, *(word for setting in job.settings for word in ("--set", setting))])
 
@@ -234,17 +254,50 @@ def seconds_left(todo: Iterable[Cell], took: Mapping[str, Sequence[float]], jobs
     30.0
     """
     usual = statistics.mean(second for seconds in took.values() for second in seconds)
-    return sum(statistics.mean(took[cell.recipe]) if cell.recipe in took else usual for cell in todo) / jobs
+    each = [statistics.mean(took[cell.recipe]) if cell.recipe in took else usual for cell in todo]
+    return sum(each) / max(1, min(jobs, len(each)))
 
 
-def finished(folder: Path) -> Record | None:
-    """Return the record of a finished run in `folder`; None where there is none, or it cannot be read."""
+def lacks(record: Record, wanted: Collection[str]) -> tuple[str, ...]:
+    """Return which of the parts that were `wanted`, by the names of options of `Job`, a record does not have.
+
+    >>> from uda_reid.matrix.plan import WANTED
+    >>> WANTED
+    ('bound', 'forgetting', 'gap', 'selection')
+    """
+    missing = {
+        "bound": record.row(BOUND) is None,
+        "forgetting": not record.on_source,
+        "gap": not record.gap,
+        "selection": not all(set(LABEL_FREE) <= entry.keys() for entry in record.curve),
+    }
+    return tuple(name for name in WANTED if name in wanted and missing[name])
+
+
+def wanted_by(job: Job) -> tuple[str, ...]:
+    """Return the names of the parts that a job wants beside the scores."""
+    return tuple(name for name in WANTED if getattr(job, name))
+
+
+def record_in(folder: Path) -> Record | None:
+    """Return the record in a run's folder; None where there is none, or it cannot be read."""
     if not (folder / RECORD).is_file():
         return None
     try:
         return read(folder / RECORD)
     except CheckpointError:
         return None
+
+
+def finished(folder: Path, job: Job) -> bool:
+    """Return whether a run has its model and all that is wanted of it, so that `pipeline.one` has nothing to do.
+
+    Proxies that are missing do not count: snapshots are gone once a run has ended, and nothing can be measured on them.
+    """
+    record = record_in(folder)
+    if record is None or not (folder / ADAPTED).is_file():
+        return False
+    return set(lacks(record, wanted_by(job))) <= {"selection"}
 
 
 def expected_seconds(planned: Planned, out: Path, jobs: int) -> float | None:
@@ -255,7 +308,7 @@ def expected_seconds(planned: Planned, out: Path, jobs: int) -> float | None:
     took: dict[str, list[float]] = {}
     pretraining: list[float] = []
     for path in sorted(out.glob(f"*/{RECORD}")):
-        record = finished(path.parent)
+        record = record_in(path.parent)
         if record is None or record.profile != planned.profile:
             continue
         seconds = dict(record.seconds)
@@ -263,7 +316,7 @@ def expected_seconds(planned: Planned, out: Path, jobs: int) -> float | None:
         took.setdefault(str(record.recipe["name"]), []).append(sum(seconds.values()))
     if planned.profile == "scenes":
         took, pretraining = took or {"": [SCENES_CELL]}, pretraining or [SCENES_CELL]
-    todo = [cell for cell in planned.jobs if finished(planned.folders[cell]) is None]
+    todo = [cell for cell in planned.jobs if not finished(planned.folders[cell], planned.jobs[cell])]
     if not todo:
         return 0.0
     if not took:

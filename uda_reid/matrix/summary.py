@@ -12,15 +12,15 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from uda_reid.errors import DataError
 from uda_reid.matrix.gaps import Gaps, gaps
-from uda_reid.matrix.plan import Place
+from uda_reid.matrix.plan import Pair, Place
 from uda_reid.matrix.published import Published
 from uda_reid.matrix.selected import Selected, selected
 from uda_reid.ops.bootstrap import RESAMPLES, Estimate, Interval, estimate, interval, resampled_means
 from uda_reid.report import BOUND, SOURCE_ONLY, Record, gap_closed
 from uda_reid.types import Scores
 
-Pair = tuple[str, str]
 Runs = Mapping[str, Mapping[Place, Record]]
 """Recipe -> place -> the finished run; a run that failed or has not been made is missing."""
 METRICS = ("mAP", "mAP step", "rank-1", "rank-5", "rank-10", "mINP")
@@ -47,12 +47,13 @@ class Spread(NamedTuple):
         >>> Spread.of([1.0, 3.0]), Spread.of([2.0])
         (Spread(mean=2.0, deviation=1.4142135623730951, seeds=2), Spread(mean=2.0, deviation=nan, seeds=1))
         """
-        deviation = statistics.stdev(values) if len(values) > 1 else math.nan
-        return cls(statistics.fmean(values) if values else math.nan, deviation, len(values))
+        numbers = np.array(values, dtype=np.float64)  # NaN where the protocol has no such number
+        deviation = float(numbers.std(ddof=1)) if len(numbers) > 1 else math.nan
+        return cls(float(numbers.mean()) if len(numbers) else math.nan, deviation, len(numbers))
 
 
 @dataclass(frozen=True)
-class Cell:
+class Result:
     """One method on one pair.
 
     Args:
@@ -81,8 +82,13 @@ class Cell:
 
     @property
     def negative(self) -> bool:
-        """Whether the method is worse than source-only, and surely: all of the interval is below zero."""
+        """Whether all of the interval of the gain is below zero: negative transfer."""
         return self.gain is not None and self.gain.below_zero
+
+    @property
+    def unsure(self) -> bool:
+        """Whether the interval does not mean what it says: too few people, or one seed."""
+        return self.gain is not None and not (self.gain.reliable and self.gain.seeds > 1)
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,7 @@ class Method:
     Args:
         name: `source-only`, a recipe, or `supervised`.
         start: number of the source model that it starts from: recipes that were pretrained alike have the same.
+        recipes: the recipes that were pretrained so.
         cells: by pair; a pair without any finished run is missing.
         average: mAP in percent over the pairs, for every seed that has all of them.
         average_gain: points of mAP beyond source-only over the pairs, for every seed that has all of them.
@@ -101,7 +108,8 @@ class Method:
 
     name: str
     start: int
-    cells: Mapping[Pair, Cell]
+    recipes: tuple[str, ...]
+    cells: Mapping[Pair, Result]
     average: tuple[float, ...]
     average_gain: tuple[float, ...] = ()
     interval: Interval | None = None
@@ -122,7 +130,7 @@ class Summary:
         seeds: that were asked for.
         methods: per source model source-only, its recipes, and the bound.
         missing: runs that are not there, one line each.
-        gaps: how far apart the pairs were, by the first source model; None where that was not measured.
+        gaps: how far apart the pairs were, by every source model of which that was measured.
         published: what others have published for these pairs.
         selected: what other rules than the last checkpoint would have chosen, by recipe.
     """
@@ -132,7 +140,7 @@ class Summary:
     methods: tuple[Method, ...]
     missing: tuple[str, ...] = ()
     selected: tuple[Selected, ...] = ()
-    gaps: Gaps | None = None
+    gaps: tuple[Gaps, ...] = ()
     published: tuple[Published, ...] = ()
 
     @property
@@ -154,19 +162,19 @@ def summarise(
         resamples: draws of every interval.
     """
     methods: list[Method] = []
-    apart: Gaps | None = None
+    apart: list[Gaps] = []
     for start, recipes in enumerate(groups(runs)):
-        # Any recipe's runs will do for the two rows that frame them: the models are the same ones.
-        shared = {place: record for recipe in recipes for place, record in runs[recipe].items()}
-        found = gaps(shared, pairs)
-        apart = apart or (found if found.runs else None)
-        own = {name: records for name in recipes if (records := runs[name]) and not _direct(records)}
-        lines = [_method(SOURCE_ONLY, start, shared, pairs, seeds, resamples)]
-        lines += [_method(name, start, records, pairs, seeds, resamples) for name, records in own.items()]
-        bounded = {place: record for place, record in shared.items() if record.row(BOUND)}
-        lines += [_method(BOUND, start, bounded, pairs, seeds, resamples)] if bounded else []
+        every = [(place, record) for recipe in recipes for place, record in runs[recipe].items()]
+        # Any recipe's runs will do for what they share, the models being the same ones; one may lack what another has.
+        shared = dict(reversed(every))
+        bounded = {place: record for place, record in reversed(every) if record.row(BOUND)}
+        measured = gaps({place: record for place, record in reversed(every) if record.gap}, pairs, start)
+        apart += [measured] if measured.measured else []
+        own = {name: records for name in recipes if not _direct(records := runs[name])}
+        rows = {SOURCE_ONLY: shared, **own, **({BOUND: bounded} if bounded else {})}
+        lines = [_method(name, start, recipes, rows[name], pairs, seeds, resamples) for name in rows]
         methods += _ranked(lines)
-    return Summary(tuple(pairs), tuple(seeds), tuple(methods), tuple(missing), selected(runs), apart)
+    return Summary(tuple(pairs), tuple(seeds), tuple(methods), tuple(missing), selected(runs), tuple(apart))
 
 
 def groups(runs: Runs) -> list[list[str]]:
@@ -183,14 +191,22 @@ def _direct(records: Mapping[Place, Record]) -> bool:
     return all(record.direct for record in records.values())
 
 
-def _scores(record: Record, name: str) -> Scores:
-    """Return the scores of the row called `name`; a recipe's row is the adapted one."""
-    return (record.row(name) or record.adapted).scored
+def scores_of(record: Record, name: str) -> Scores:
+    """Return the scores of the row called `name`.
+
+    Raises:
+        DataError: the run has no such row.
+    """
+    row = record.row(name)
+    if row is None:
+        raise DataError(f"the run of {record.recipe['name']} has no row {name}")
+    return row.scored
 
 
 def _method(
-    name: str, start: int, records: Mapping[Place, Record], pairs: Sequence[Pair], seeds: Sequence[int], resamples: int
-) -> Method:
+    name: str, start: int, recipes: Sequence[str], records: Mapping[Place, Record], pairs: Sequence[Pair],
+    seeds: Sequence[int], resamples: int,
+) -> Method:  # fmt: skip
     cells = {}
     for pair in pairs:
         found = [record for seed in seeds if (record := records.get(Place(*pair, seed)))]
@@ -202,6 +218,7 @@ def _method(
     return Method(
         name=name,
         start=start,
+        recipes=tuple(recipes),
         cells=cells,
         average=_means([[cell.values["mAP"][place] for place in places] for cell, places in parts]),
         average_gain=_means([[cell.gains[place] for place in places] for cell, places in parts if cell.gains]),
@@ -214,13 +231,13 @@ def _means(columns: Sequence[Sequence[float]]) -> tuple[float, ...]:
     return tuple(map(statistics.fmean, zip(*columns, strict=True)))
 
 
-def _cell(name: str, pair: Pair, records: Sequence[Record], resamples: int) -> Cell:
-    each = [metrics(_scores(record, name)) for record in records]
+def _cell(name: str, pair: Pair, records: Sequence[Record], resamples: int) -> Result:
+    each = [metrics(scores_of(record, name)) for record in records]
     beyond = [] if name == SOURCE_ONLY else [100 * _beyond(record, name) for record in records]
     closed = name not in (SOURCE_ONLY, BOUND) and all(record.row(BOUND) for record in records)
     scored = [record.on_source for record in records if record.on_source]
     cost = name not in (SOURCE_ONLY, BOUND) and len(scored) == len(records)
-    return Cell(
+    return Result(
         pair=pair,
         seeds=tuple(record.seed for record in records),
         values={metric: tuple(values[metric] for values in each) for metric in METRICS},
@@ -233,7 +250,7 @@ def _cell(name: str, pair: Pair, records: Sequence[Record], resamples: int) -> C
 
 
 def _beyond(record: Record, name: str) -> float:
-    return _scores(record, name).mean_ap - record.start.scored.mean_ap
+    return scores_of(record, name).mean_ap - record.start.scored.mean_ap
 
 
 def per_query(
@@ -246,9 +263,9 @@ def per_query(
     identities = records[0].identities
     if not identities or any(record.identities != identities for record in records):
         return None
-    values = np.stack([_scores(record, name).average_precision for record in records])
+    values = np.stack([scores_of(record, name).average_precision for record in records])
     if other is not None:
-        values = values - np.stack([_scores(record, other).average_precision for record in records])
+        values = values - np.stack([scores_of(record, other).average_precision for record in records])
     if np.isnan(values).all(1).any():
         return None
     return values, np.array(identities)
@@ -262,12 +279,12 @@ def _estimate(records: Sequence[Record], name: str, other: str | None, resamples
 
 
 def _named(record: Record) -> str:
-    """Name the random numbers by what is drawn from: the same people are drawn for every method on one pair."""
-    return f"{record.source} -> {record.target}"
+    """Name the random numbers by whose people are drawn: the same ones for every method and from every source."""
+    return record.target
 
 
 def _average_gain(
-    name: str, records: Mapping[Place, Record], cells: Sequence[Cell], pairs: Sequence[Pair], resamples: int
+    name: str, records: Mapping[Place, Record], cells: Sequence[Result], pairs: Sequence[Pair], resamples: int
 ) -> Interval | None:
     if name == SOURCE_ONLY or len(cells) < len(pairs) or len(pairs) < 2:
         return None

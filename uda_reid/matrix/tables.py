@@ -16,22 +16,25 @@ from rich.text import Text
 
 from uda_reid.gap import MEASURES
 from uda_reid.matrix.plan import Place
-from uda_reid.matrix.selected import RULES
-from uda_reid.matrix.summary import METRICS, Cell, Method, Spread, Summary
+from uda_reid.matrix.selected import PROXIES, RULES
+from uda_reid.matrix.summary import METRICS, Method, Result, Spread, Summary
 from uda_reid.ops.bootstrap import FEW, LEVEL, Interval
 from uda_reid.report import BOUND, Record, to_json
-from uda_reid.selection import LABEL_FREE, SOURCE
 
 Rows = list[list[str]]
+
+ENOUGH = 5
+"""Seeds below which the spread of training is hardly known: an interval of draws ends at the extremes of a few."""
 
 MEANINGS = (
     "mAP: trapezoid average precision (Market-1501 code), in percent; mean ± sample standard deviation over seeds.",
     f"In brackets the {LEVEL:.0%} interval of the gain over source-only, paired by query and seed: people are drawn, "
     "each with all queries, and seeds (percentile bootstrap).",
-    "Share of the gap closed: (adapted - source-only) / (bound - source-only); n/a where that is under 2 points.",
+    "Share of the gap closed: (adapted - source-only) / (bound - source-only); n/a if that is under 2 points.",
     "Rank: mean place by mAP among source-only and the recipes, over pairs and seeds.",
     "Kept on the source: change of mAP on the source's own test images.",
-    "How far apart: larger is further; no label is used. A rank correlation near -1 foretells the source-only mAP.",
+    "How far apart: larger is further; no label is used. Its rank correlation with the source-only mAP is over pairs, "
+    "means of their seeds; pairs also differ in how hard their targets are.",
     "Selection: all other tables use the last checkpoint. The oracle looks at the target's test labels: nobody can.",
 )
 
@@ -71,6 +74,11 @@ def between(found: Interval | None, form: str = "+.1f") -> str:
     return "" if found is None else f"[{number(100 * found.low, form)}, {number(100 * found.high, form)}]"
 
 
+def named_pair(pair: tuple[str, str]) -> str:
+    """Return what a pair is called."""
+    return "{} → {}".format(*pair)
+
+
 def letter(summary: Summary, method: Method) -> str:
     """Return which source model a row belongs to, where there are several; recipes are told apart by their names."""
     return f" ({chr(ord('a') + method.start)})" if summary.starts > 1 else ""
@@ -85,7 +93,7 @@ def named(summary: Summary, method: Method) -> str:
 def head(summary: Summary) -> list[str]:
     """Return the columns of a table by pair."""
     average = ["average"] if len(summary.pairs) > 1 else []
-    return ["", *(f"{source} → {target}" for source, target in summary.pairs), *average]
+    return ["", *map(named_pair, summary.pairs), *average]
 
 
 def scores(summary: Summary) -> Rows:
@@ -113,10 +121,16 @@ def gains(summary: Summary) -> Rows:
     return rows
 
 
-def _gain(cell: Cell | None, expected: int) -> str:
+def _gain(cell: Result | None, expected: int) -> str:
     if cell is None:
         return "–"
-    return with_interval(cell.gains, cell.gain and cell.gain.by_identity, expected) + " ▼" * cell.negative
+    found = None if cell.gain is None else cell.gain.by_identity
+    return f"{with_interval(cell.gains, found, expected)}{mark(cell)}"
+
+
+def mark(cell: Result) -> str:
+    """Return the mark of negative transfer, with a question mark where the interval does not mean what it says."""
+    return "" if not cell.negative else " ▼?" if cell.unsure else " ▼"
 
 
 def with_interval(values: Sequence[float], found: Interval | None, expected: int) -> str:
@@ -127,7 +141,7 @@ def with_interval(values: Sequence[float], found: Interval | None, expected: int
     return f"{number(Spread.of(values).mean, '+.1f')} {between(found)}{few}"
 
 
-def by_cell(summary: Summary, read: Callable[[Cell], Sequence[float | None]], form: str) -> Rows:
+def by_cell(summary: Summary, read: Callable[[Result], Sequence[float | None]], form: str) -> Rows:
     """Return a table of one number for every seed, of the recipes; nothing where no cell has any."""
     rows = []
     for method in summary.methods:
@@ -157,7 +171,11 @@ def selection(summary: Summary) -> Rows:
     return [
         [
             f"{each.recipe} ({each.runs} runs)",
-            *(f"{number(each.mean_ap[rule])} ({number(each.regret[rule])})" for rule in RULES),
+            *(
+                f"{number(each.mean_ap[rule])} ({number(each.regret[rule])})"
+                + f", {each.known[rule]} runs" * (each.known[rule] < each.runs)
+                for rule in RULES
+            ),
         ]
         for each in summary.selected
     ]
@@ -165,22 +183,21 @@ def selection(summary: Summary) -> Rows:
 
 def correlations(summary: Summary) -> Rows:
     """Return the mean rank correlation of every proxy with mAP on the target, over the snapshots of a run."""
-    proxies = (*LABEL_FREE, SOURCE)
-    return [[each.recipe, *(number(each.correlation[proxy], "+.2f") for proxy in proxies)] for each in summary.selected]
+    return [[each.recipe, *(number(each.correlation[proxy], "+.2f") for proxy in PROXIES)] for each in summary.selected]
 
 
 def gap(summary: Summary) -> Rows:
-    """Return how far apart every pair is, its source-only mAP, and how well the one tells the other."""
-    if summary.gaps is None:
-        return []
-    start = summary.methods[0]
+    """Return how far apart every pair is, its source-only mAP, and how well the one goes with the other."""
     rows = []
-    for pair, measured in summary.gaps.measured.items():
-        values = [Spread.of(measured[name]).mean if name in measured else math.nan for name in MEASURES]
-        level = start.cells[pair].spread("mAP").mean if pair in start.cells else math.nan
-        rows.append(["{} → {}".format(*pair), *(number(value, ".3f") for value in values), number(level)])
-    told = [number(summary.gaps.correlation[name], "+.2f") for name in MEASURES]
-    return [*rows, [f"rank correlation with it, {summary.gaps.runs} pairs and seeds", *told, ""]]
+    for each in summary.gaps:
+        of = f" ({chr(ord('a') + each.start)})" if summary.starts > 1 else ""
+        for pair, measured in each.measured.items():
+            values = [Spread.of(measured.get(name, ())).mean for name in MEASURES]
+            cells = [number(value, ".3f") for value in values]
+            rows.append([f"{named_pair(pair)}{of}", *cells, number(100 * each.levels[pair])])
+        told = [number(each.correlation[name], "+.2f") for name in MEASURES]
+        rows.append([f"rank correlation over {len(each.measured)} pairs{of}", *told, ""])
+    return rows
 
 
 def literature(summary: Summary) -> Rows:
@@ -194,7 +211,7 @@ def literature(summary: Summary) -> Rows:
     ]  # fmt: skip
 
 
-def _in_order(summary: Summary, method: Method) -> list[Cell | None]:
+def _in_order(summary: Summary, method: Method) -> list[Result | None]:
     return [method.cells.get(pair) for pair in summary.pairs]
 
 
@@ -211,10 +228,14 @@ def remarks(summary: Summary) -> list[str]:
         found.append("some intervals are missing: seeds were not asked the same queries, or these have no AP or names")
     if len(summary.seeds) == 1:
         found.append("one seed: no interval knows how much another training would change the numbers")
+    elif len(summary.seeds) < ENOUGH:
+        found.append(
+            f"{len(summary.seeds)} seeds: where trainings differ much, intervals are too narrow and ▼ comes too often"
+        )
     for method in summary.methods:
-        worse = [f"{source} → {target}" for (source, target), cell in method.cells.items() if cell.negative]
+        worse = [f"{named_pair(pair)}{mark(cell)}" for pair, cell in method.cells.items() if cell.negative]
         if method.adapts and worse:
-            found.append(f"negative transfer, all of the interval below zero: {method.name} on {', '.join(worse)}")
+            found.append(f"negative transfer, all of the interval is below zero: {method.name} on {', '.join(worse)}")
     return found
 
 
@@ -224,13 +245,13 @@ def sheets(summary: Summary) -> list[tuple[str, list[str], Rows]]:
     kept = "Kept on the source: change of mAP on its own test images, points"
     parts = [
         ("mAP on the target, percent", [*columns, "rank"], scores(summary)),
-        ("Gain over source-only, points of mAP; ▼: worse, surely", columns, gains(summary)),
+        ("Gain over source-only, points of mAP; ▼: all of the interval is below zero", columns, gains(summary)),
         ("Share of the gap to the supervised bound closed, percent", pairs, shares(summary)),
         (kept, pairs, forgetting(summary)),
         ("Selection: mean mAP of the chosen checkpoint (regret against the oracle)", ["", *RULES], selection(summary)),
         (
             "Rank correlation of a proxy with mAP on the target, over a run's snapshots",
-            ["", *LABEL_FREE, SOURCE],
+            ["", *PROXIES],
             correlations(summary),
         ),
     ]
@@ -261,8 +282,9 @@ def markdown(summary: Summary, origin: Sequence[str]) -> str:
     parts = [*origin]
     for title, columns, rows in sheets(summary):
         marks = ["---", *["---:"] * (len(columns) - 1)]
-        lines = ["| " + " | ".join(columns).lstrip() + " |", "|" + "|".join(marks) + "|"]
-        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+        escaped = [[cell.replace("|", "\\|") for cell in row] for row in (columns, *rows)]
+        written = ["| " + " | ".join(row).replace("|  |", "| |") + " |" for row in escaped]
+        lines = [written[0].replace("|  ", "| "), "|" + "|".join(marks) + "|", *written[1:]]
         parts += [f"**{title}**", "\n".join(lines)]
     parts += ["\n".join(f"- {line}" for line in remarks(summary))] if remarks(summary) else []
     return "\n\n".join([*parts, "\n".join(MEANINGS)]) + "\n"
@@ -285,7 +307,7 @@ def tex(text: str) -> str:
 
 
 def latex(summary: Summary, origin: Sequence[str]) -> str:
-    """Return the tables as LaTeX (packages booktabs and amssymb), the best recipe of every column in bold."""
+    """Return the tables as LaTeX (packages booktabs and amssymb), the best of every column in bold."""
     lines = ["% needs \\usepackage{booktabs,amssymb}", *(f"% {line}" for text in origin for line in text.splitlines())]
     best = _best(summary)
     for title, columns, rows in sheets(summary):
@@ -300,17 +322,18 @@ def latex(summary: Summary, origin: Sequence[str]) -> str:
             ]
             lines.append(" & ".join(cells) + r" \\")
         lines += ["\\bottomrule", "\\end{tabular}", "\\end{table}", ""]
-    return "\n".join([*lines, *(f"% {line}" for line in (*remarks(summary), *MEANINGS))]) + "\n"
+    lines += [f"\\par\\footnotesize {tex(line)}." for line in remarks(summary)]
+    return "\n".join([*lines, *(f"% {line}" for line in MEANINGS)]) + "\n"
 
 
 def _best(summary: Summary) -> set[tuple[int, int]]:
-    """Return (row, column) of the highest mean mAP of every pair, the bound left out."""
+    """Return (row, column) of the highest mean mAP of every pair, of what has all its seeds; the bound is left out."""
     found = set()
     for column, pair in enumerate(summary.pairs, start=1):
         means = {
             place: method.cells[pair].spread("mAP").mean
             for place, method in enumerate(summary.methods)
-            if method.name != BOUND and pair in method.cells
+            if method.name != BOUND and pair in method.cells and method.cells[pair].seeds == summary.seeds
         }
         known = {place: mean for place, mean in means.items() if math.isfinite(mean)}
         if known:
@@ -335,7 +358,7 @@ def comma_separated(summary: Summary) -> str:
     return text.getvalue()
 
 
-def _line(method: Method, pair: tuple[str, str], cell: Cell) -> Iterable[Any]:
+def _line(method: Method, pair: tuple[str, str], cell: Result) -> Iterable[Any]:
     yield from (*pair, method.name, chr(ord("a") + method.start), len(cell.seeds))
     for metric in METRICS:
         yield from cell.spread(metric)[:2]
@@ -346,7 +369,7 @@ def _line(method: Method, pair: tuple[str, str], cell: Cell) -> Iterable[Any]:
     yield from (None, None) if cell.level is None else (cell.level.identities, cell.level.reliable)
     yield cell.negative if cell.gain else None
     closed = [share for share in cell.shares if share is not None]
-    yield Spread.of(closed).mean if len(closed) == len(cell.shares) else None
+    yield 100 * Spread.of(closed).mean if len(closed) == len(cell.shares) else None
     yield Spread.of(cell.forgotten).mean
 
 

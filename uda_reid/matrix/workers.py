@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import NamedTuple, Protocol
@@ -18,6 +20,8 @@ from uda_reid.report import Record
 
 POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 """What the libraries read on import, once: how many threads they may start."""
+FAILURES = "failures.log"
+"""Beside the runs: what went wrong, for those who mend it."""
 PATIENCE = 5.0
 """Seconds until a run that another command is making is asked for again."""
 
@@ -39,6 +43,12 @@ class Began(NamedTuple):
 
     cell: Cell
     worker: int
+
+
+class Postponed(NamedTuple):
+    """Another command is making this run; it is asked for again later."""
+
+    cell: Cell
 
 
 class Ended(NamedTuple):
@@ -71,6 +81,8 @@ def answer_to(job: Job) -> Answer:
     except Busy as error:
         return Answer(None, failure=str(error), busy=True)
     except Exception as error:
+        with suppress(OSError), (job.out / FAILURES).open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {job.command}\n{traceback.format_exc()}\n")
         kind = "" if isinstance(error, UdaReidError) else f"{type(error).__name__}: "
         return Answer(None, failure=" ".join(f"{kind}{error}".split()))
     return Answer(record, found)
@@ -85,11 +97,17 @@ def answer_in(folder: str, job: Job) -> Answer:
 class Worker:
     """A process that makes one run after another; libraries and their threads begin anew in it."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int = 1) -> None:
         context = get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs,), daemon=True)
-        self.process.start()
+        before = dict(os.environ)
+        os.environ.update(dict.fromkeys(POOLS, str(threads)))  # read by the libraries of the new process
+        try:
+            self.process.start()
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
         theirs.close()
 
     def answer(self) -> Answer:
@@ -129,15 +147,16 @@ class Processes:
     """
 
     def __init__(self, size: int, threads: int) -> None:
-        os.environ.update(dict.fromkeys(POOLS, str(threads)))  # for the processes to come; this one does not count
-        self.size = size
-        self.workers = {slot: Worker() for slot in range(1, size + 1)}
+        self.size, self.threads = size, threads
+        self.workers = {slot: Worker(threads) for slot in range(1, size + 1)}
 
     def begin(self, slot: int, job: Job) -> None:
         """Hand a run to a process; to a new one, where somebody has killed it."""
-        if not self.workers[slot].process.is_alive():
-            self.workers[slot] = Worker()
-        self.workers[slot].pipe.send(job)
+        try:
+            self.workers[slot].pipe.send(job)
+        except OSError:
+            self.workers[slot] = Worker(self.threads)
+            self.workers[slot].pipe.send(job)
 
     def wait(self, slots: Sequence[int], seconds: float | None) -> list[int]:
         """Return which processes have answered, or ended."""
@@ -145,8 +164,11 @@ class Processes:
         return [slot for slot in slots if self.workers[slot].pipe in ready]
 
     def answer(self, slot: int) -> Answer:
-        """Return what came of the run."""
-        return self.workers[slot].answer()
+        """Return what came of the run; the place of a process that has ended is taken by a new one."""
+        found = self.workers[slot].answer()
+        if not self.workers[slot].process.is_alive():
+            self.workers[slot] = Worker(self.threads)
+        return found
 
     def close(self) -> None:
         """End the processes."""
@@ -154,7 +176,7 @@ class Processes:
             worker.process.terminate()
 
 
-def make(job_of: Mapping[Cell, Job], pool: Pool) -> Iterator[Began | Ended]:
+def make(job_of: Mapping[Cell, Job], pool: Pool) -> Iterator[Began | Postponed | Ended]:
     """Make all runs, as many at a time as the pool has slots, and yield each as it begins and as it ends.
 
     A run that another command is making is asked for again, after the others, until it is there. Whoever stops
@@ -186,6 +208,7 @@ def make(job_of: Mapping[Cell, Job], pool: Pool) -> Iterator[Began | Ended]:
                 if answer.busy:
                     waiting.append(cell)
                     asked[cell] = time.monotonic() + PATIENCE
+                    yield Postponed(cell)
                     continue
                 if answer.record:
                     trained |= cell.models

@@ -77,8 +77,9 @@ def estimate(
         resamples: how many means are drawn.
         level: share of the drawn means that an interval holds, in (0, 1).
         seed: root of the random numbers.
-        name: of what is measured. Seeds are drawn alike under every name, so that what was trained on one seed rises
-            and falls together in an average over names; people are drawn anew.
+        name: whose people are drawn: the same ones under one name, for the same queries. Seeds are drawn alike under
+            every name, as if all that was made with one seed rose and fell together: true of what shares a source
+            model, and wider than need be elsewhere.
 
     Raises:
         DataError: shapes do not match, or a seed has no counted query.

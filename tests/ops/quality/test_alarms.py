@@ -27,10 +27,9 @@ MANY = "500 clusters of 800 images"
         ([(201, 0.5)], ("explosion at step 1: 201 clusters of 400 images",)),
         ([(10, 0.05), (10, 0.04)], ("outliers at step 2: 4% of the images are in clusters",)),
         ([(0, 0.0)], ("outliers at step 1: none of the images are in clusters",)),
-        (
-            [(500, 1.0), (90, 1.0)],
-            ("explosion at step 1: 500 clusters of 800 images", "collapse at step 2: 90 clusters, 500 before"),
-        ),
+        ([(500, 1.0), (90, 1.0)], (f"explosion at step 1: {MANY}",)),
+        ([(40, 1.0), (90, 1.0), (20, 1.0)], ("collapse at step 3: 20 clusters, 90 before",)),
+        ([(40, 1.0), (90, 1.0), (20, 1.0)], ("collapse at step 3: 20 clusters, 90 before",)),
     ],
 )
 def test_alarms_are_raised_at_their_limits_and_once(rounds: list[tuple[float, float]], told: tuple[str, ...]) -> None:

@@ -43,5 +43,6 @@ def alarms(curve: Sequence[Mapping[str, float]], images: int) -> tuple[str, ...]
         elif clusters > EXPLOSION * used * images:
             told = f"{clusters:.0f} clusters of {used * images:.0f} images"
             found.setdefault("explosion", f"explosion at step {step}: {told}")
+            continue  # many that stand alone are no number to fall from
         most = max(most, clusters)
     return tuple(found.values())
