@@ -3,8 +3,8 @@
     python benchmarks/interval_coverage.py
 
 Studies are drawn in which the true gain is 0: every person gains or loses by chance, every query of that person too,
-and every seed. Of each it is seen whether the interval by person and seed, and that by query and seed, holds 0, and whether
-all of the first is below it. A 95 % interval should hold it 95 times in 100, and be below it 2.5 times.
+and every seed. Of each it is seen whether the interval by person and seed, and that by query and seed, holds 0, and
+whether all of the first is below it. A 95 % interval should hold it 95 times in 100, and be below it 2.5 times.
 """
 
 from __future__ import annotations
