@@ -80,6 +80,7 @@ FLOORS = {
     "matrix.ray_pool": 9.3,
     "matrix.slurm": 9.3,
     "matrix.board": 9.3,
+    "matrix.sheets": 9.25,
     "matrix.tables": 9.3,
     "matrix.page": 9.35,
     "matrix.folder": 9.4,

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from tests.matrix.examples import MANY, PAIRS, runs, varied
-from uda_reid.matrix import tables
+from uda_reid.matrix import sheets
 from uda_reid.matrix.gaps import gaps
 from uda_reid.matrix.page import layers, render
 from uda_reid.matrix.plan import Place
@@ -37,10 +37,10 @@ def test_measure_that_one_seed_lacks_is_left_out_of_its_pair() -> None:
 
 def test_table_and_chart_show_them_by_source_model() -> None:
     summary = summarise(varied(), MANY, (0, 1, 2), resamples=10)
-    rows = tables.gap(summary)
+    rows = sheets.gap(summary)
     assert [row[0] for row in rows][::6][:2] == ["a → b (a)", "rank correlation over 6 pairs (a)"] and len(rows) == 14
     start = summary.methods[4]
-    assert rows[7][0] == "a → b (b)" and rows[7][4] == tables.number(start.cells["a", "b"].spread("mAP").mean)
+    assert rows[7][0] == "a → b (b)" and rows[7][4] == sheets.number(start.cells["a", "b"].spread("mAP").mean)
     chart = layers(summary, summary.gaps[0])
     assert chart is not None and len(chart.curves) == 6 and chart.name.endswith("(a)")
     assert "How far apart</h2>" in render(summary, varied(), {}, command="", origin="")
@@ -49,5 +49,5 @@ def test_table_and_chart_show_them_by_source_model() -> None:
 def test_matrix_without_gaps_has_no_such_part() -> None:
     found: Runs = runs()
     summary = summarise(found, PAIRS, (0, 1), resamples=10)
-    assert summary.gaps == () and tables.gap(summary) == []
+    assert summary.gaps == () and sheets.gap(summary) == []
     assert "How far apart</h2>" not in render(summary, found, {}, command="", origin="")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.matrix.examples import MANY, PAIRS, record, runs, varied
 from tests.report.test_page import Page
-from uda_reid.matrix import tables
+from uda_reid.matrix import sheets
 from uda_reid.matrix.page import STRONGEST, averages, domains, drills, grid, headline, kept, ledger, render, title
 from uda_reid.matrix.plan import Place
 from uda_reid.matrix.summary import Runs, Summary, summarise
@@ -155,8 +155,8 @@ def test_intervals_by_person_and_by_query_are_not_mixed_up() -> None:
     gain = pul.cells["a", "b"].gain
     assert gain is not None
     facts = dict(drill.facts)
-    assert facts["gain, drawn by person"] == tables.between(gain.by_identity)
-    assert facts["gain, drawn by query"] == tables.between(gain.by_query) != tables.between(gain.by_identity)
+    assert facts["gain, drawn by person"] == sheets.between(gain.by_identity)
+    assert facts["gain, drawn by query"] == sheets.between(gain.by_query) != sheets.between(gain.by_identity)
     assert facts["people in the queries"] == "35"
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from tests.matrix.examples import PAIRS, runs
 from uda_reid.data.layouts.known import DATASETS
-from uda_reid.matrix import tables
+from uda_reid.matrix import sheets
 from uda_reid.matrix.page import render
 from uda_reid.matrix.published import DEFINITIONS, for_pairs, published
 from uda_reid.matrix.summary import summarise
@@ -43,12 +43,12 @@ def test_pairs_are_in_their_order_and_others_have_nothing() -> None:
 
 def test_published_numbers_stand_apart_and_change_no_average() -> None:
     summary = summarise(runs(), PAIRS, (0, 1), resamples=10)
-    assert tables.literature(summary) == []
+    assert sheets.literature(summary) == []
     beside = replace(summary, published=for_pairs([("duke", "market"), ("msmt17", "duke")]))
-    rows = tables.literature(beside)
+    rows = sheets.literature(beside)
     assert rows[0][:4] == ["source-only, published", "duke → market", "14.2", "36.1"]
     assert any(row[3] == "not given" for row in rows)
-    assert tables.scores(beside) == tables.scores(summary) and tables.gains(beside) == tables.gains(summary)
+    assert sheets.scores(beside) == sheets.scores(summary) and sheets.gains(beside) == sheets.gains(summary)
     text = render(beside, runs(), {}, command="", origin="")
     assert "Published by others" in text and "Clustering and Fine-tuning" in text
     assert "Published by others" not in render(summary, runs(), {}, command="", origin="")

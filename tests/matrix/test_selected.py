@@ -7,7 +7,7 @@ import pytest
 
 from tests.matrix.examples import PAIRS, runs
 from tests.test_selection import CURVE
-from uda_reid.matrix import tables
+from uda_reid.matrix import sheets
 from uda_reid.matrix.plan import Place
 from uda_reid.matrix.selected import RULES, selected
 from uda_reid.matrix.summary import summarise
@@ -33,11 +33,11 @@ def test_choices_are_averaged_over_the_runs_that_have_them() -> None:
     assert each.regret["density"] == pytest.approx(15)
     assert each.correlation["silhouette"] == 1 and each.correlation["density"] == -1
     summary = summarise(found, PAIRS, (0, 1), resamples=10)
-    assert tables.selection(summary) == [
+    assert sheets.selection(summary) == [
         ["up (2 runs)", "30.0 (7.5)", "37.5 (0.0)", "22.5 (15.0)", "37.5 (0.0)", "30.0 (7.5)", "37.5 (0.0)"]
     ]
-    assert tables.correlations(summary) == [["up", "+1.00", "−1.00", "0.00", "+0.50"]]
-    assert [title.split(":")[0] for title, _, _ in tables.sheets(summary)][4] == "Selection"
+    assert sheets.correlations(summary) == [["up", "+1.00", "−1.00", "0.00", "+0.50"]]
+    assert [title.split(":")[0] for title, _, _ in sheets.sheets(summary)][4] == "Selection"
 
 
 def test_runs_without_proxies_or_with_one_snapshot_have_no_choice() -> None:
@@ -60,5 +60,5 @@ def test_rule_that_some_runs_do_not_know_is_averaged_over_the_others_and_told() 
         found["up"][place] = replace(found["up"][place], curve=())
     (each,) = selected(found)
     assert each.runs == 2 and each.known["agreement"] == 1 and each.known["density"] == 2
-    row = tables.selection(summarise(found, PAIRS, (0, 1), resamples=10))[0]
+    row = sheets.selection(summarise(found, PAIRS, (0, 1), resamples=10))[0]
     assert row[4] == "50.0 (0.0), 1 runs" and row[1] == "40.0 (10.0)"

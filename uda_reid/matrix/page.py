@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from uda_reid.matrix import tables
+from uda_reid.matrix import sheets
 from uda_reid.matrix.gaps import Gaps
 from uda_reid.matrix.plan import Pair, Place
 from uda_reid.matrix.summary import Method, Result, Runs, Spread, Summary, scores_of
@@ -97,16 +97,16 @@ def render(summary: Summary, runs: Runs, folders: Mapping[tuple[str, Place], str
         .render(
             summary=summary,
             headline=headline(summary),
-            remarks=tables.remarks(summary),
+            remarks=sheets.remarks(summary),
             grids=[grid(summary, method) for method in summary.methods],
             kept=[each for method in summary.methods if (each := kept(summary, method)).squares],
             averages=averages(summary) if average else [],
-            parts=tables.sheets(summary),
+            parts=sheets.sheets(summary),
             layers=[drawn for each in summary.gaps if (drawn := layers(summary, each))],
             drills=drills(summary, runs, folders),
             ledger=ledger(summary, runs),
             recipes=recipes(runs),
-            meanings=tables.MEANINGS,
+            meanings=sheets.MEANINGS,
             command=command,
             origin=origin,
             title=title(summary),
@@ -133,8 +133,8 @@ def headline(summary: Summary) -> str:
     method = next(each for each in adapting if each.name == best)
     gain = None if several else alone[best].gain
     found = method.interval if several else gain.by_identity if gain else None
-    where = f"on average over {len(summary.pairs)} pairs" if several else f"on {tables.named_pair(summary.pairs[0])}"
-    told = f"{tables.number(finite[best], '+.1f')} points of mAP {tables.between(found)}".strip()
+    where = f"on average over {len(summary.pairs)} pairs" if several else f"on {sheets.named_pair(summary.pairs[0])}"
+    told = f"{sheets.number(finite[best], '+.1f')} points of mAP {sheets.between(found)}".strip()
     text = f"The largest gain over source-only {where} is that of {best}: {told}."
     if len(finite) < len(adapting):
         text += f" {len(adapting) - len(finite)} of {len(adapting)} recipes lack runs and are left out of that."
@@ -152,17 +152,17 @@ def grid(summary: Summary, method: Method) -> Grid:
     for pair, cell in method.cells.items():
         gain = Spread.of(cell.gains).mean if method.adapts else 0.0
         found = cell.spread("mAP")
-        deviation = f"± {tables.number(found.deviation)}" if found.seeds > 1 else "one seed"
+        deviation = f"± {sheets.number(found.deviation)}" if found.seeds > 1 else "one seed"
         below = [deviation]
         if method.adapts and cell.gain is not None:
-            below += [tables.number(gain, "+.1f"), tables.between(cell.gain.by_identity)]
+            below += [sheets.number(gain, "+.1f"), sheets.between(cell.gain.by_identity)]
         elif method.adapts:
-            below.append(tables.number(gain, "+.1f"))
+            below.append(sheets.number(gain, "+.1f"))
         elif cell.level is not None:
-            below.append(tables.between(cell.level.by_identity, ".1f"))
+            below.append(sheets.between(cell.level.by_identity, ".1f"))
         colour = gain / largest if math.isfinite(gain) and largest else 0.0
-        anchor, mark = _anchor(summary, method, pair), tables.mark(cell).strip()
-        squares[pair] = Square(tables.number(found.mean), tuple(below), colour, anchor, mark)
+        anchor, mark = _anchor(summary, method, pair), sheets.mark(cell).strip()
+        squares[pair] = Square(sheets.number(found.mean), tuple(below), colour, anchor, mark)
     return _grid(summary, method, squares)
 
 
@@ -175,8 +175,8 @@ def kept(summary: Summary, method: Method) -> Grid:
     for pair, cell in cells.items():
         found = Spread.of(cell.forgotten)
         colour = found.mean / largest if math.isfinite(found.mean) and largest else 0.0
-        deviation = f"± {tables.number(found.deviation)}" if found.seeds > 1 else "one seed"
-        squares[pair] = Square(tables.number(found.mean, "+.1f"), (deviation,), colour, _anchor(summary, method, pair))
+        deviation = f"± {sheets.number(found.deviation)}" if found.seeds > 1 else "one seed"
+        squares[pair] = Square(sheets.number(found.mean, "+.1f"), (deviation,), colour, _anchor(summary, method, pair))
     return _grid(summary, method, squares)
 
 
@@ -184,7 +184,7 @@ def _grid(summary: Summary, method: Method, squares: Mapping[Pair, Square]) -> G
     order = domains(summary)
     sources = tuple(name for name in order if any(source == name for source, _ in summary.pairs))
     targets = tuple(name for name in order if any(target == name for _, target in summary.pairs))
-    return Grid(tables.named(summary, method), sources, targets, squares)
+    return Grid(sheets.named(summary, method), sources, targets, squares)
 
 
 def domains(summary: Summary) -> tuple[str, ...]:
@@ -206,10 +206,10 @@ def averages(summary: Summary) -> list[tuple[str, str, str, str]]:
     expected = len(summary.seeds)
     return [
         (
-            tables.named(summary, method),
-            tables.spread(method.average, expected=expected),
-            tables.with_interval(method.average_gain, method.interval, expected) if method.adapts else "",
-            "" if method.name == BOUND else tables.number(method.rank),
+            sheets.named(summary, method),
+            sheets.spread(method.average, expected=expected),
+            sheets.with_interval(method.average_gain, method.interval, expected) if method.adapts else "",
+            "" if method.name == BOUND else sheets.number(method.rank),
         )
         for method in summary.methods
     ]
@@ -218,7 +218,7 @@ def averages(summary: Summary) -> list[tuple[str, str, str, str]]:
 def layers(summary: Summary, each: Gaps) -> Chart | None:
     """Return how far apart the pairs are in every batch-norm layer of a source model; None where it has none."""
     curves = {
-        tables.named_pair(pair): [(float(number), value) for number, value in enumerate(values, 1)]
+        sheets.named_pair(pair): [(float(number), value) for number, value in enumerate(values, 1)]
         for pair, values in each.layers.items()
     }
     name = "divergence of batch norm, nats" + (f" ({chr(ord('a') + each.start)})" if summary.starts > 1 else "")
@@ -241,11 +241,11 @@ def _drill(
     found = [(seed, *_record(method, Place(*cell.pair, seed), runs)) for seed in cell.seeds]
     records = {seed: record for seed, _, record in found}
     expected = len(summary.seeds)
-    facts = [(name, tables.spread(values, expected=expected)) for name, values in cell.values.items()]
+    facts = [(name, sheets.spread(values, expected=expected)) for name, values in cell.values.items()]
     if method.adapts and cell.gain is not None:
         facts += [
-            ("gain, drawn by person", tables.between(cell.gain.by_identity)),
-            ("gain, drawn by query", tables.between(cell.gain.by_query)),
+            ("gain, drawn by person", sheets.between(cell.gain.by_identity)),
+            ("gain, drawn by query", sheets.between(cell.gain.by_query)),
         ]
     if cell.level is not None:
         few = "" if cell.level.reliable else "; too few for the interval"
@@ -253,10 +253,10 @@ def _drill(
     lines = [
         Made(
             seed,
-            tables.number(100 * record.start.scored.mean_ap),
-            tables.number(100 * scores_of(record, method.name).mean_ap),
-            tables.number(100 * scores_of(record, method.name).cmc[1]),
-            tables.number(record.seconds.get("adapt", math.nan), ".0f") if method.adapts else "",
+            sheets.number(100 * record.start.scored.mean_ap),
+            sheets.number(100 * scores_of(record, method.name).mean_ap),
+            sheets.number(100 * scores_of(record, method.name).cmc[1]),
+            sheets.number(record.seconds.get("adapt", math.nan), ".0f") if method.adapts else "",
             folders.get((recipe, Place(*cell.pair, seed)), ""),
             record.command,
         )
@@ -265,7 +265,7 @@ def _drill(
     notes = (
         tuple(dict.fromkeys(note for record in records.values() for note in _alarms(record))) if method.adapts else ()
     )
-    title = f"{tables.named_pair(cell.pair)}, {tables.named(summary, method)}"
+    title = f"{sheets.named_pair(cell.pair)}, {sheets.named(summary, method)}"
     charts = tuple(_charts(records)) if method.adapts else ()
     return Drill(_anchor(summary, method, cell.pair), title, tuple(facts), tuple(lines), charts, tuple(notes))
 
@@ -320,7 +320,7 @@ def ledger(summary: Summary, runs: Runs) -> tuple[list[str], list[tuple[str, lis
                 general = {record.source: "the source", record.target: "the target"}
                 known = row.facts if row else {}
                 facts.append({key: general.get(str(value), fact(value)) for key, value in known.items()})
-        names.append(tables.named(summary, method))
+        names.append(sheets.named(summary, method))
         columns.append(facts)
     keys = dict.fromkeys(key for facts in columns for each in facts for key in each)
     return names, [(key, [_together([each.get(key, "-") for each in facts]) for facts in columns]) for key in keys]
