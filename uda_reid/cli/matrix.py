@@ -17,6 +17,7 @@ import typer
 from uda_reid.cli.arguments import (
     Data,
     Device,
+    Pictures,
     Precision,
     PrecisionOption,
     ProfileOption,
@@ -107,6 +108,7 @@ def matrix(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and how long it will take, and stop.")
     ] = False,
+    pictures: Pictures = True,
     protocol: Protocol = "auto",
     device: Device = "auto",
     precision: PrecisionOption = Precision.fp32,
@@ -145,6 +147,7 @@ def matrix(
         forgetting=forgetting,
         gap=gap,
         selection=selection,
+        pictures=pictures,
     )
     reporter = RichReporter(screen)
     reporter.log("reading the domains; scenes that are not there yet are drawn")

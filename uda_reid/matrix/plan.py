@@ -80,6 +80,7 @@ class Plan:
         bound: whether the supervised bound is made, of targets that have labels.
         forgetting: whether models are also scored on the source's own test images.
         gap: whether it is measured how far apart domains are.
+        pictures: whether the runs' own pages show images of the target.
         selection: whether snapshots are also measured by what could be chosen by without labels.
     """
 
@@ -99,6 +100,7 @@ class Plan:
     forgetting: bool = False
     gap: bool = False
     selection: bool = False
+    pictures: bool = False
 
 
 class Planned(NamedTuple):
@@ -179,7 +181,7 @@ def plan_runs(plan: Plan, reporter: Reporter | None = None) -> Planned:
                 job = Job(
                     recipe=recipe, source=source, target=target, data=plan.data, out=plan.out, seed=seed,
                     profile=plan.profile, settings=plan.settings, device=plan.device, precision=plan.precision,
-                    threads=plan.threads, weights=plan.weights, protocol=plan.protocol, pictures=False,
+                    threads=plan.threads, weights=plan.weights, protocol=plan.protocol, pictures=plan.pictures,
                     bound=plan.bound and domains[target].labelled,
                     forgetting=plan.forgetting and not why_unscored(domains[source]),
                     selection=plan.selection, gap=plan.gap,
