@@ -184,7 +184,7 @@ def test_all_runs_are_made_and_found_again(data: Path, monkeypatch: pytest.Monke
     plan = Plan(pairs=(("alpha", "beta"),), recipes=(tiny,), seeds=(0,), data=data, out=data / "runs", profile="paper")
     jobs = plan_runs(plan).jobs
     for found in (False, True):
-        began, ended = make(jobs, Processes(3, 1))
+        began, ended = make(jobs, Processes(1, 1))
         assert isinstance(began, Began) and isinstance(ended, Ended)
         assert began.cell == ended.cell and ended.answer.found == found
         record = ended.answer.record
