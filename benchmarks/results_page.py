@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import math
 import statistics
 from collections import Counter
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from uda_reid.matrix.plan import Place
+from uda_reid.matrix.summary import Runs, groups
 from uda_reid.report import BOUND, SOURCE_ONLY, Record, gap_closed
 from uda_reid.report.records import Row
 from uda_reid.report.tables import fact
@@ -20,8 +20,6 @@ CONTROL = "adabn"
 """The recipe that learns nothing and gives batch norm the target's statistics: the others are compared with it too."""
 
 
-Runs = Mapping[str, Mapping[Place, Record]]
-"""Recipe -> place -> the finished run, with its bound; a run that failed is missing."""
 Values = Mapping[Place, float | None]
 """One number for every run; None where a rule says that there is none."""
 
@@ -103,16 +101,6 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool =
     escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
     lines = ["| " + " | ".join(head).lstrip() + " |", "|" + "|".join(marks) + "|"]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in escaped)])
-
-
-def groups(runs: Runs) -> list[list[str]]:
-    """Return the recipes by source model: those whose encoder and pretraining are the same stand together."""
-    found: dict[str, list[str]] = {}
-    for recipe, records in runs.items():
-        kinds = sorted({json.dumps([each.recipe["encoder"], each.recipe["pretrain"]]) for each in records.values()})
-        if kinds:
-            found.setdefault("; ".join(kinds), []).append(recipe)
-    return list(found.values())
 
 
 def of_row(records: Mapping[Place, Record], name: str, read: Callable[[Row], float]) -> Values:

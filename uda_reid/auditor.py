@@ -48,7 +48,7 @@ def audit_snapshots(
     *,
     source: Source | None = None,
     run: Run,
-) -> Numbers:  # fmt: skip
+) -> Numbers:
     """Compare the snapshots of the probe with the target's labels, now that adaptation is over.
 
     What has been scored is saved, so that an interrupted audit goes on.
@@ -80,12 +80,11 @@ def audit_snapshots(
         if state is None:
             continue
         entry = {"step": float(state["step"])}
+        encoder.load_state_dict(state["encoder"])
         if evaluator:
-            encoder.load_state_dict(state["encoder"])
             known = scores if same_weights(encoder, adapted) else None
             entry |= _scored(encoder, known, evaluator, run)
         if source is not None:
-            encoder.load_state_dict(state["encoder"])
             entry |= proxies(encoder, unlabelled_target, source, run=run)
         labels = state.get("pseudo_labels")
         if labels is not None:

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from benchmarks import results_page
-from benchmarks.results_page import Made, groups, minus, page, put
+from benchmarks.results_page import Made, minus, page, put
 from tests.report.examples import RECORD, scores
 from uda_reid.matrix.plan import Place
+from uda_reid.matrix.summary import groups
 from uda_reid.report import BOUND, SOURCE_ONLY, Record, Row
 
 PAIRS = [("alpha", "beta"), ("beta", "alpha")]

@@ -73,6 +73,8 @@ def test_array_of_slurm_is_told_and_refused_where_there_is_none(
     words = [*base, "--executor", "slurm", "--slurm", "partition=gpu"]
     code, out, _ = run(monkeypatch, capsys, *words, "--dry-run")
     assert code == 0 and "array of 4 tasks: timeout_min=720" in out and "slurm_partition=gpu" in out
+    code, out, _ = run(monkeypatch, capsys, *words, "--dry-run", "--jobs", "0", "--profile", "scenes")
+    assert code == 0 and "time left one after another: about" in out and "slurm_array_parallelism" not in out
     monkeypatch.setenv("PATH", str(data))
     code, _, err = run(monkeypatch, capsys, *words)
     assert code == 2 and "the array cannot be submitted" in err

@@ -58,9 +58,8 @@ def runs(seeds: Sequence[int] = (0, 1), **options: Any) -> dict[str, dict[Place,
             place = Place(*pair, seed)
             before = [0.1 + 0.05 * query + 0.01 * seed + (0.1 if pair[0] == "b" else 0.0) for query in range(6)]
             for recipe, gain in (("source_only", 0.0), ("up", 0.1), ("down", -0.05 - 0.01 * seed)):
-                cost = None if "cost" in options else gain
                 after = [value + gain for value in before]
-                found[recipe][place] = record(recipe, place, before, after, **{"cost": cost, **options})
+                found[recipe][place] = record(recipe, place, before, after, **{"cost": gain, **options})
     return found
 
 

@@ -160,9 +160,8 @@ def matrix(
     if dry_run:
         _print_plan(chosen, out, jobs)
         if executor is Executor.slurm:
-            output().print(
-                f"array of {len(chosen.jobs)} tasks: {', '.join(map('{0[0]}={0[1]}'.format, asked.items()))}"
-            )
+            wanted = ", ".join(f"{name}={value}" for name, value in asked.items())
+            output().print(f"array of {len(chosen.jobs)} tasks: {wanted}", soft_wrap=True)
         return
     make_folder(out)
     words = _repeatable(sys.argv[1:])
@@ -241,9 +240,10 @@ def _print_plan(chosen: Planned, out: Path, jobs: int) -> None:
     there = sum((out / "sources" / model / "source.safetensors").is_file() for model in models)
     seconds = expected_seconds(chosen, out, jobs)
     told = "unknown before the first run has ended" if seconds is None else f"about {duration(seconds)}"
+    how = f"with {jobs} at a time" if jobs else "one after another"  # what a cluster has room for is not asked
     table.print(
         f"profile {chosen.profile}: {len(chosen.jobs)} runs, {done} finished; {len(models)} source models, {there} "
-        f"there; time left with {jobs} at a time: {told}",
+        f"there; time left {how}: {told}",
         soft_wrap=True,
     )
 

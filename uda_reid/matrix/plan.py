@@ -330,4 +330,4 @@ def expected_seconds(planned: Planned, out: Path, jobs: int) -> float | None:
         if not (out / "sources" / model / "source.safetensors").is_file()
     }
     # The longest of those that were trained: one that is found again takes next to nothing.
-    return seconds_left(todo, took, jobs) + len(missing) * max(pretraining, default=0.0) / jobs
+    return seconds_left(todo, took, jobs) + len(missing) * max(pretraining, default=0.0) / max(1, jobs)
