@@ -266,7 +266,7 @@ def test_interrupt_is_one_line_and_exit_code_1(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("uda_reid.pipeline.pretrain", interrupted)
+    monkeypatch.setattr("uda_reid.pipeline.sources.pretrain", interrupted)
     code, _, err = run(monkeypatch, capsys, "adapt", "--src", "alpha", "--tgt", "beta", *base)
     assert code == 1
     assert "error: interrupted; the same command goes on" in err
@@ -278,7 +278,7 @@ def test_full_disk_is_one_line(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "log.txt")
 
-    monkeypatch.setattr("uda_reid.pipeline.pretrain", full)
+    monkeypatch.setattr("uda_reid.pipeline.sources.pretrain", full)
     code, _, err = run(monkeypatch, capsys, "adapt", "--src", "alpha", "--tgt", "beta", *base)
     assert code == 2
     assert "error: log.txt: No space left on device" in err

@@ -1,30 +1,28 @@
-"""From a recipe and two domains to a finished, recorded run: pretrain, adapt, evaluate; resumable at every stage."""
+"""One run: a source model is carried to a target and scored there; resumable at every stage."""
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, TypeVar
-
-from filelock import FileLock, Timeout
+from typing import Literal
 
 from uda_reid import __version__
 from uda_reid.auditor import Numbers, audit_snapshots, same_weights, snapshots
 from uda_reid.data.images import Photographs, unlabelled
-from uda_reid.errors import CheckpointError, DataError, RecipeError, UdaReidError
+from uda_reid.errors import DataError, RecipeError, UdaReidError
 from uda_reid.evaluation import Evaluator, check_protocol, why_unscored
-from uda_reid.gap import domain_gap
 from uda_reid.job import Job, Prepared, is_drawn, open_domain
-from uda_reid.pretraining import pretrain, validate
+from uda_reid.pipeline.folders import ADAPTED, locked, make_folder
+from uda_reid.pipeline.parts import bound, gap, on_source
+from uda_reid.pipeline.sources import train_source
+from uda_reid.pretraining import validate
 from uda_reid.recipe import resolved, to_yaml
 from uda_reid.report import (
     ATTENTION,
     BOUND,
-    LABELLED,
     LISTS,
     RECORD,
     SOURCE_ONLY,
@@ -42,16 +40,6 @@ from uda_reid.run import Reporter, Run, Silent
 from uda_reid.terminal import Logged
 from uda_reid.training.checkpoint import load_encoder, load_facts, replace_file, save_encoder
 from uda_reid.training.devices import environment, pick_device, use_threads
-from uda_reid.types import Domain, Scores, Source
-
-T = TypeVar("T")
-
-SOURCE_MODEL, ADAPTED = "source.safetensors", "adapted.safetensors"
-"""The model in the folder of a source, and the one in the folder of a run."""
-
-
-class Busy(CheckpointError):
-    """Another process is working on the same run."""
 
 
 def one(job: Job, *, reporter: Reporter | None = None) -> tuple[Record, Path, bool]:
@@ -73,7 +61,7 @@ def one(job: Job, *, reporter: Reporter | None = None) -> tuple[Record, Path, bo
         raise RecipeError("there is no target to adapt to; name one with --tgt")
     folder = prepared.run_folder()
     make_folder(folder)
-    with _locked(folder):
+    with locked(folder):
         found = folder / RECORD
         finished = found.is_file() and (folder / ADAPTED).is_file()
         logged = Logged(prepared.reporter, folder / "log.txt")
@@ -82,13 +70,13 @@ def one(job: Job, *, reporter: Reporter | None = None) -> tuple[Record, Path, bo
         evaluator = None if unscored else Evaluator(prepared.target, job.protocol, run)
         record = read_record(found) if finished else _work(prepared, folder, run, evaluator)
         if job.bound and evaluator and record.row(BOUND) is None:
-            record = record.with_row(_bound(prepared, evaluator, logged), command=job.command)
+            record = record.with_row(bound(prepared, evaluator, logged), command=job.command)
             write(record, found)
         if job.forgetting and not record.on_source and not why_unscored(prepared.source):
-            record = replace(record, on_source=_on_source(prepared, folder, run), command=job.command)
+            record = replace(record, on_source=on_source(prepared, folder, run), command=job.command)
             write(record, found)
         if job.gap and not record.gap:
-            record = replace(record, gap=_gap(prepared, run), command=job.command)
+            record = replace(record, gap=gap(prepared, run), command=job.command)
             write(record, found)
         rebuild(folder, pictures=job.pictures)  # always: it is quick, and follows the record and --no-pictures
         for leftover in ("state", "probes"):
@@ -194,39 +182,6 @@ def plain_history(history: Iterable[Mapping[str, float]], name: str) -> Numbers:
         raise UdaReidError(f"strategy {name}: its history holds something else than named numbers ({error})") from error
 
 
-def train_source(prepared: Prepared, domain: Domain, reporter: Reporter) -> Source:
-    """Return the model trained with the labels of `domain`, from an earlier run where there is one.
-
-    Several runs may need it at once: one trains it, the others wait.
-    """
-    folder = prepared.source_folder(domain)
-    make_folder(folder)
-    finished = folder / SOURCE_MODEL
-    with _locked(folder, waiting=reporter):
-        reporter.log(f"source model: {finished}{' (found)' if finished.is_file() else ''}")
-        source = pretrain(
-            domain,
-            prepared.recipe.pretrain,
-            encoder=prepared.recipe.encoder,
-            weights_folders=prepared.folders,
-            run=prepared.run(folder, reporter),
-        )
-        if not finished.is_file():
-            facts = {**prepared.facts(source), LABELLED: prepared.labels_of(domain), "seed": prepared.job.seed}
-            save_encoder(finished, source.encoder, facts=facts)
-    return source
-
-
-def source_model(job: Job, *, reporter: Reporter | None = None) -> tuple[Path, str, Mapping[str, float]]:
-    """Train the source model of a job, or find it; return its file, its profile and scores on held-out identities."""
-    use_threads(job.threads)
-    prepared = Prepared(job, reporter or Silent())
-    folder = prepared.source_folder(prepared.source)
-    source = train_source(prepared, prepared.source, prepared.reporter)
-    validation = validate(source, run=prepared.run(folder))
-    return folder / SOURCE_MODEL, prepared.recipe.profile, validation
-
-
 def score_checkpoint(
     checkpoint: Path,
     target: str,
@@ -247,37 +202,6 @@ def score_checkpoint(
     encoder, facts = load_encoder(checkpoint), load_facts(checkpoint)
     scores = Evaluator(open_domain(target, data, reporter=reporter), protocol, run).score(encoder)
     return Row(checkpoint.stem, scores, facts)
-
-
-def _bound(prepared: Prepared, evaluator: Evaluator, reporter: Reporter) -> Row:
-    """Score the supervised bound: the same options, initialisation and seed, on the target with its labels."""
-    source = train_source(prepared, prepared.target, reporter)
-    used = f"{len(source.training)} of {len(source.pids)}, with their labels"
-    known = {LABELLED: prepared.target.name, "target images used": used}
-    facts = {**prepared.facts(source), **known, "target images in batch norm": True}
-    return Row(BOUND, evaluator.score(source.encoder), facts)
-
-
-def _on_source(prepared: Prepared, folder: Path, run: Run) -> tuple[Scores, Scores]:
-    """Score the source model and the adapted one on the source's own queries and gallery: what adapting cost it."""
-    evaluator = Evaluator(prepared.source, prepared.job.protocol, run)
-    before = train_source(prepared, prepared.source, run.reporter).encoder  # found, unless somebody has removed it
-    after = load_encoder(folder / ADAPTED)
-    known = evaluator.score(before)
-    return known, known if same_weights(before, after) else evaluator.score(after)
-
-
-def _gap(prepared: Prepared, run: Run) -> Mapping[str, float]:
-    """Measure the gap between source and target; the same for every recipe with this source model, so it is kept."""
-    source, target = train_source(prepared, prepared.source, run.reporter), unlabelled(prepared.target)
-    kept = prepared.run(prepared.source_folder(prepared.source), run.reporter)
-    name = f"gap-{prepared.name_of(prepared.target)}"
-    found = kept.restore(name)
-    if found is None:
-        found = {"gap": domain_gap(source, target, run=kept)}
-        kept.save(name, found)
-    gap: Mapping[str, float] = found["gap"]
-    return gap
 
 
 def check_images(prepared: Prepared, evaluator: Evaluator | None) -> None:
@@ -311,41 +235,3 @@ class Clock:
         now = time.monotonic()
         self.seconds[stage] = round(self.seconds.get(stage, 0.0) + now - self.last, 1)
         self.last = now
-
-
-def make_folder(folder: Path) -> None:
-    """Create a folder and its parents.
-
-    Raises:
-        DataError: it cannot be created.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be created ({error.strerror}); choose another --out") from error
-
-
-@contextmanager
-def _locked(folder: Path, *, waiting: Reporter | None = None) -> Iterator[None]:
-    """Hold the folder's lock, which is released with the process, however that ends.
-
-    Args:
-        folder: the folder.
-        waiting: says that another process is at work, and waits; without it that is an error.
-
-    Raises:
-        Busy: another process holds the lock.
-    """
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        busy = f"{folder}: another process is working on this"
-        if waiting is None:
-            raise Busy(f"{busy} very run; wait for it, or choose another --out or --seed") from error
-        waiting.log(f"{busy} source model; waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()

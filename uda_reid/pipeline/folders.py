@@ -1,0 +1,57 @@
+"""Folders of runs and of source models: made, and held by one process at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from uda_reid.errors import CheckpointError, DataError
+from uda_reid.run import Reporter
+
+SOURCE_MODEL, ADAPTED = "source.safetensors", "adapted.safetensors"
+"""The model in the folder of a source, and the one in the folder of a run."""
+
+
+class Busy(CheckpointError):
+    """Another process is working on the same run."""
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and its parents.
+
+    Raises:
+        DataError: it cannot be created.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be created ({error.strerror}); choose another --out") from error
+
+
+@contextmanager
+def locked(folder: Path, *, waiting: Reporter | None = None) -> Iterator[None]:
+    """Hold the folder's lock, which is released with the process, however that ends.
+
+    Args:
+        folder: the folder.
+        waiting: says that another process is at work, and waits; without it that is an error.
+
+    Raises:
+        Busy: another process holds the lock.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        busy = f"{folder}: another process is working on this"
+        if waiting is None:
+            raise Busy(f"{busy} very run; wait for it, or choose another --out or --seed") from error
+        waiting.log(f"{busy} source model; waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,48 @@
+"""Source models: trained once for a domain, a seed and options, and found again by everyone who needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from uda_reid.job import Job, Prepared
+from uda_reid.pipeline.folders import SOURCE_MODEL, locked, make_folder
+from uda_reid.pretraining import pretrain, validate
+from uda_reid.report import LABELLED
+from uda_reid.run import Reporter, Silent
+from uda_reid.training.checkpoint import save_encoder
+from uda_reid.training.devices import use_threads
+from uda_reid.types import Domain, Source
+
+
+def train_source(prepared: Prepared, domain: Domain, reporter: Reporter) -> Source:
+    """Return the model trained with the labels of `domain`, from an earlier run where there is one.
+
+    Several runs may need it at once: one trains it, the others wait.
+    """
+    folder = prepared.source_folder(domain)
+    make_folder(folder)
+    finished = folder / SOURCE_MODEL
+    with locked(folder, waiting=reporter):
+        reporter.log(f"source model: {finished}{' (found)' if finished.is_file() else ''}")
+        source = pretrain(
+            domain,
+            prepared.recipe.pretrain,
+            encoder=prepared.recipe.encoder,
+            weights_folders=prepared.folders,
+            run=prepared.run(folder, reporter),
+        )
+        if not finished.is_file():
+            facts = {**prepared.facts(source), LABELLED: prepared.labels_of(domain), "seed": prepared.job.seed}
+            save_encoder(finished, source.encoder, facts=facts)
+    return source
+
+
+def source_model(job: Job, *, reporter: Reporter | None = None) -> tuple[Path, str, Mapping[str, float]]:
+    """Train the source model of a job, or find it; return its file, its profile and scores on held-out identities."""
+    use_threads(job.threads)
+    prepared = Prepared(job, reporter or Silent())
+    folder = prepared.source_folder(prepared.source)
+    source = train_source(prepared, prepared.source, prepared.reporter)
+    validation = validate(source, run=prepared.run(folder))
+    return folder / SOURCE_MODEL, prepared.recipe.profile, validation
