@@ -48,6 +48,7 @@ FLOORS = {
     "report.records": 8,
     "report.lists": 8.1,
     "report.attention": 8.1,
+    "report.embedding_map": 8.1,
     "report.tables": 8.1,
     "report.sections": 8.2,
     "report.page": 8.3,
@@ -86,6 +87,7 @@ FLOORS = {
     "matrix.board": 9.3,
     "matrix.sheets": 9.25,
     "matrix.tables": 9.3,
+    "matrix.drills": 9.3,
     "matrix.page": 9.35,
     "matrix.folder": 9.4,
     "matrix": 9.5,
@@ -102,7 +104,7 @@ FLOORS = {
 
 DOORS = {
     "torchvision": {"data.images", "models.encoder"},
-    "sklearn": {"ops.clustering", "ops.quality"},
+    "sklearn": {"ops.clustering", "ops.quality", "report.embedding_map"},
     "numba": {"ops.kernels"},
     "infomap": {"ops.clustering"},
     "faiss": {"ops.clustering", "ops.neighbours"},

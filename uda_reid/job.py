@@ -45,6 +45,7 @@ class Job:
         forgetting: also score the source model and the adapted one on the source's own test images.
         gap: also measure how far apart the domains are before any adaptation (`gap.domain_gap`).
         selection: also measure, of every snapshot, what could be chosen by without labels (`selection.proxies`).
+        embedding_map: also map where images of both domains lie before and after adaptation, for the page.
         protocol: evaluation protocol (`evaluation.Evaluator`).
         pictures: show the target's images in the report.
         command: the command line, for the record.
@@ -66,6 +67,7 @@ class Job:
     forgetting: bool = False
     gap: bool = False
     selection: bool = False
+    embedding_map: bool = False
     protocol: str = "auto"
     pictures: bool = True
     command: str = ""

@@ -56,6 +56,7 @@ def test_matrix_is_made_found_and_reported(
     for each in matrix["runs"]:
         record = read(root / each["folder"] / "record.json")  # the very folders that the plan named
         assert record.row("supervised") is not None and len(record.on_source) == 2
+        assert (root / each["folder"] / "embedding_map.json").is_file()
     for part in ("mAP on the target", "Gain over source-only", "Kept on the source", "one seed", "written: "):
         assert part in out, part
     code, out, _ = run(monkeypatch, capsys, *base, "--dry-run")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.matrix.examples import PAIRS, runs
+from tests.report.test_embedding_map import small
 from uda_reid.errors import CheckpointError
 from uda_reid.job import Job
 from uda_reid.matrix.folder import (
@@ -17,11 +18,12 @@ from uda_reid.matrix.folder import (
     matrix_of,
     origin,
     read_matrix,
+    shown_by,
     write_matrix,
     write_tables,
 )
 from uda_reid.matrix.plan import Cell, Place, Planned
-from uda_reid.report import write
+from uda_reid.report import Shown, write, write_map
 
 FILES = ("matrix.md", "matrix.csv", "matrix.tex", "records.jsonl", "report.html")
 
@@ -89,6 +91,30 @@ def test_tables_and_page_are_written_beside_the_runs(matrix: Matrix) -> None:
     assert 'href="up-a-s0/report.html"' in texts["report.html"]
     again = write_tables(matrix, resamples=50)[1]
     assert {file.name: file.read_text() for file in again} == texts
+
+
+def test_page_shows_what_the_first_run_of_a_cell_shows_and_tells_what_cannot_be_read(matrix: Matrix) -> None:
+    write_map(small(), matrix.root / "up-a-s1" / "embedding_map.json")
+    (matrix.root / "up-a-s0" / "record.json").unlink()
+    (matrix.root / "up-b-s0" / "ranked.json").write_text("{")
+    found, failed = shown_by(matrix, collect(matrix)[0])
+    place = Place("a", "b", 1)
+    assert found["up", place].embeddings == small() and ("up", Place("a", "b", 0)) not in found
+    assert found["up", Place("b", "a", 1)] == found["down", Place("a", "b", 0)] == Shown() and len(found) == 6
+    (told,) = failed
+    assert told.startswith("pictures of b -> a, up, seed 0 (") and "holds no ranked lists" in told
+    summary, files = write_tables(matrix, resamples=20)
+    assert told in summary.missing and "25% → 50%" in files[-1].read_text()
+
+
+def test_many_runs_that_wait_are_told_in_one_line(matrix: Matrix) -> None:
+    for recipe in ("up", "down"):
+        for folder in matrix.root.glob(f"{recipe}-*"):
+            (folder / "record.json").unlink(missing_ok=True)
+    _, missing = collect(matrix)
+    assert missing == ("8 of 12 runs are not made yet, from a -> b, up, seed 0 on; --dry-run lists them",)
+    failed = replace(matrix, entries=tuple(replace(entry, failure="no space left") for entry in matrix.entries))
+    assert len(collect(failed)[1]) == 12
 
 
 def test_origin_says_what_numbers_depend_on(matrix: Matrix) -> None:

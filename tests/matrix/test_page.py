@@ -11,7 +11,8 @@ import pytest
 from tests.matrix.examples import MANY, PAIRS, record, runs, varied
 from tests.report.test_page import Page
 from uda_reid.matrix import sheets
-from uda_reid.matrix.page import STRONGEST, averages, domains, drills, grid, headline, kept, ledger, render, title
+from uda_reid.matrix.drills import drills
+from uda_reid.matrix.page import STRONGEST, averages, domains, grid, headline, kept, ledger, render, title
 from uda_reid.matrix.plan import Place
 from uda_reid.matrix.summary import Runs, Summary, summarise
 
@@ -102,20 +103,20 @@ def test_drill_down_has_every_run_with_its_command_curves_and_warnings(summary: 
     found["up"][place] = record(
         "up", place, [0.1] * 6, [0.2] * 6, facts={"warnings": "epoch 2: the discriminator has won"}
     )
-    drill = next(each for each in drills(summary, found, folders(found)) if each.title == "a → b, up")
+    drill = next(each for each in drills(summary, found, folders(found), {}) if each.title == "a → b, up")
     assert [(run.seed, run.before, run.after, run.adapt) for run in drill.runs] == [
         (0, "22.5", "32.5", "12"), (1, "10.0", "20.0", "12"),
     ]  # fmt: skip
     assert drill.runs[0].command == "uda-reid adapt" and drill.runs[0].folder == "up-a-s0"
     assert drill.notes == ("seed 1: epoch 2: the discriminator has won",)
     found["up"][place] = replace(found["up"][place], images=6)
-    drill = next(each for each in drills(summary, found, folders(found)) if each.title == "a → b, up")
+    drill = next(each for each in drills(summary, found, folders(found), {}) if each.title == "a → b, up")
     assert drill.notes[1] == "seed 1: pseudo-labels: explosion at step 1: 5 clusters of 3 images"
     assert [chart.name for chart in drill.charts][:2] == ["mAP on the target", "pairs joined that are right"]
     assert [curve.name for curve in drill.charts[0].curves] == ["seed 0", "seed 1"]
     assert ("gain, drawn by person", "[+10.0, +10.0]") in drill.facts
     assert ("people in the queries", "4; too few for the interval") in drill.facts
-    start = next(each for each in drills(summary, found, {}) if each.title == "a → b, source-only")
+    start = next(each for each in drills(summary, found, {}, {}) if each.title == "a → b, source-only")
     assert not start.charts and start.runs[0].folder == ""
 
 
@@ -137,7 +138,7 @@ def test_rows_of_the_drill_down_and_the_ledger_are_of_the_right_source_model() -
         rows = tuple(replace(row, facts={**row.facts, "encoder": "wide"}) for row in each.rows)
         found["wide"][place] = replace(each, rows=rows)
     summary = summarise(found, MANY, (0, 1, 2), resamples=300)
-    for drill in drills(summary, found, folders(found)):
+    for drill in drills(summary, found, folders(found), {}):
         if drill.title.startswith("a → b, ") and drill.title.endswith("(b)"):
             assert {run.folder for run in drill.runs} == {"wide-a-s0", "wide-a-s1", "wide-a-s2"}, drill.title
             assert all(run.command.startswith("wide a b") for run in drill.runs)
@@ -151,7 +152,7 @@ def test_rows_of_the_drill_down_and_the_ledger_are_of_the_right_source_model() -
 def test_intervals_by_person_and_by_query_are_not_mixed_up() -> None:
     summary = summarise(varied(), MANY, (0, 1, 2), resamples=300)
     pul = summary.methods[1]
-    drill = next(each for each in drills(summary, varied(), {}) if each.title == "a → b, pul (a)")
+    drill = next(each for each in drills(summary, varied(), {}, {}) if each.title == "a → b, pul (a)")
     gain = pul.cells["a", "b"].gain
     assert gain is not None
     facts = dict(drill.facts)

@@ -207,6 +207,9 @@ def test_run_is_finished_when_it_has_its_model_and_all_that_is_wanted(tmp_path: 
     for wanting in (replace(job, bound=True), replace(job, forgetting=True), replace(job, gap=True)):
         assert not finished(folder, wanting)
     assert finished(folder, replace(job, selection=True))  # too late for that
+    assert not finished(folder, replace(job, embedding_map=True))
+    (folder / "embedding_map.json").touch()
+    assert finished(folder, replace(job, embedding_map=True))
     whole = replace(RECORD, gap={"MMD": 1.0}, on_source=(RECORD.start.scored,) * 2)
     whole = whole.with_row(Row(BOUND, RECORD.start.scores, {}), command="")
     assert lacks(whole, ("bound", "forgetting", "gap", "selection")) == ("selection",)
@@ -219,8 +222,16 @@ def test_run_is_finished_when_it_has_its_model_and_all_that_is_wanted(tmp_path: 
 def test_parts_that_are_wanted_reach_the_job_and_its_command(plan: Plan) -> None:
     jobs = plan_runs(replace(plan, forgetting=True, gap=True, selection=True, bound=False)).jobs
     for job in jobs.values():
+        assert not job.embedding_map and "--map" not in job.command
         assert (job.bound, job.forgetting, job.gap, job.selection) == (False, True, True, True)
         assert "--forgetting --gap --selection --no-pictures" in job.command and f"--out {plan.out}" in job.command
+
+
+def test_only_the_first_seed_is_mapped(plan: Plan) -> None:
+    jobs = plan_runs(replace(plan, seeds=(4, 1), embedding_map=True)).jobs
+    assert {(job.seed, job.embedding_map, "--map" in job.command) for job in jobs.values()} == {
+        (4, True, True), (1, False, False),
+    }  # fmt: skip
 
 
 def test_one_data_set_under_two_names_is_refused(data: Path, plan: Plan) -> None:

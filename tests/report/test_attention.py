@@ -18,7 +18,7 @@ from uda_reid.data.images import augment, images_of
 from uda_reid.errors import CheckpointError
 from uda_reid.models.branches import with_attention
 from uda_reid.models.encoder import Embedder
-from uda_reid.report import AttentionMaps, collect_maps, read_maps, rebuild, write, write_maps
+from uda_reid.report import AttentionMaps, Shown, collect_maps, read_maps, rebuild, write, write_maps
 from uda_reid.report.attention import evenness
 from uda_reid.report.page import render
 from uda_reid.report.pictures import heat
@@ -107,20 +107,20 @@ def test_maps_of_another_shape_are_refused(shared: object, maps: AttentionMaps, 
 
 
 def test_page_shows_picture_shared_and_specific_side_by_side(maps: AttentionMaps, tmp_path: Path) -> None:
-    text = render(RECORD, None, maps)
+    text = render(RECORD, Shown(attention=maps))
     page = Page(text)
     assert "attention" in [section.get("id") for section in page.all("section")]
     assert {"href": "#attention"} in page.all("a")
     names = [image["alt"] for image in page.all("img")]
-    assert names[:3] == ["image 1, camera 2", "shared map of image 1", "specific map of image 1"]
-    assert len(names) == 30
+    assert names[:2] == ["shared map of image 1", "specific map of image 1"] and len(names) == 20
+    assert len(page.all("use")) == 10 and "image 1, camera 2" in [svg.get("aria-label") for svg in page.all("svg")]
     assert page.text.count("% shared") == 10
-    bare = Page(render(RECORD, None, maps, pictures=False))
-    assert len(bare.all("img")) == 20
+    bare = Page(render(RECORD, Shown(attention=maps), pictures=False))
+    assert len(bare.all("img")) == 20 and not bare.all("use")
     assert "contains photographs" not in text
     photographs = replace(maps, photographs=True)
-    assert "contains photographs of people" in render(RECORD, None, photographs)
-    assert "contains photographs" not in render(RECORD, None, photographs, pictures=False)
+    assert "contains photographs of people" in render(RECORD, Shown(attention=photographs))
+    assert "contains photographs" not in render(RECORD, Shown(attention=photographs), pictures=False)
     assert 'id="attention"' not in render(RECORD)
     write(RECORD, tmp_path / "record.json")
     write_maps(maps, tmp_path / "attention.json")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.report.examples import DIRECT, RECORD, UNSCORED, WHY, scores
 from uda_reid.errors import CheckpointError
-from uda_reid.report import BOUND, Lists, Record, Row, rebuild, write, write_lists, write_page
+from uda_reid.report import BOUND, Lists, Record, Row, Shown, rebuild, write, write_lists, write_page
 from uda_reid.report.lists import Hit, Query
 from uda_reid.report.page import render
 from uda_reid.report.pictures import Picture
@@ -70,7 +70,7 @@ def lists(tmp_path: Path) -> Lists:
 
 
 def test_page_has_every_section_and_its_navigation(lists: Lists) -> None:
-    page = Page(render(RECORD, lists))
+    page = Page(render(RECORD, Shown(lists)))
     assert [section.get("id") for section in page.all("section")] == list(SECTIONS)
     assert [link["href"] for link in page.all("a")] == [f"#{name}" for name in SECTIONS]
     for expected in (
@@ -85,7 +85,7 @@ def test_page_has_every_section_and_its_navigation(lists: Lists) -> None:
 @pytest.mark.parametrize("record", [RECORD, DIRECT, UNSCORED], ids=["scored", "direct", "unscored"])
 @pytest.mark.parametrize("pictures", [True, False])
 def test_page_asks_nothing_of_any_network(record: Record, pictures: bool, lists: Lists) -> None:
-    text = render(record, lists, pictures=pictures)
+    text = render(record, Shown(lists), pictures=pictures)
     page = Page(text)
     assert not {"script", "link", "iframe", "object", "embed", "form", "base"} & {tag for tag, _ in page.tags}
     for _, attributes in page.tags:
@@ -108,10 +108,13 @@ def test_page_fits_a_phone_and_follows_the_readers_colours() -> None:
 
 
 def test_pictures_and_tables_can_be_read_without_eyes(lists: Lists) -> None:
-    page = Page(render(RECORD, lists))
-    assert len(page.all("img")) == 10  # 2 queries, 12 places, of which 4 have no image any more
-    assert all(image["alt"] for image in page.all("img"))
-    assert {image["alt"] for image in page.all("img")} >= {"query 0", "place 1, right, camera 2"}
+    page = Page(render(RECORD, Shown(lists)))
+    images, used = page.all("image"), [use["href"] for use in page.all("use")]
+    assert len(used) == 10  # 2 queries, 12 places, of which 4 have no image any more
+    assert len(images) == 3, "every image is in the page once"
+    assert {f"#{image['id']}" for image in images} == set(used)
+    labels = {drawing.get("aria-label") for drawing in page.all("svg")}
+    assert labels >= {"query 0", "place 1, right, camera 2"}
     assert all(header.get("scope") in ("row", "col") for header in page.all("th"))
     assert all(
         drawing.get("aria-hidden") or (drawing.get("role") == "img" and drawing.get("aria-label"))
@@ -121,7 +124,7 @@ def test_pictures_and_tables_can_be_read_without_eyes(lists: Lists) -> None:
 
 
 def test_right_and_wrong_differ_by_more_than_colour(lists: Lists) -> None:
-    page = Page(render(RECORD, lists))
+    page = Page(render(RECORD, Shown(lists)))
     assert page.text.count("✓") == 4 + 1  # and the sentence that explains it
     assert page.text.count("✗") == 8 + 1
     labels = Counter(mark.get("aria-label") for mark in page.all("b"))
@@ -139,7 +142,7 @@ def test_names_are_text_and_not_markup(lists: Lists) -> None:
         seconds={evil: 1.0}, validation={evil: 0.5}, curve=entries, history=entries, pretraining=entries,
     )  # fmt: skip
     queries = tuple(replace(query, picture=Picture(evil, None)) for query in lists.queries)
-    for found in (render(record, replace(lists, queries=queries)), render(replace(UNSCORED, unscored=evil))):
+    for found in (render(record, Shown(replace(lists, queries=queries))), render(replace(UNSCORED, unscored=evil))):
         page = Page(found)
         assert not page.all("script")
         assert evil in page.text
@@ -153,7 +156,7 @@ def test_bytes_that_are_no_text_become_question_marks(tmp_path: Path) -> None:
 
 def test_same_run_gives_the_same_bytes(lists: Lists, tmp_path: Path) -> None:
     for name in ("first.html", "second.html"):
-        write_page(tmp_path / name, RECORD, lists)
+        write_page(tmp_path / name, RECORD, Shown(lists))
     assert (tmp_path / "first.html").read_bytes() == (tmp_path / "second.html").read_bytes()
 
 
@@ -196,9 +199,9 @@ def test_missing_pieces_leave_a_sentence() -> None:
 
 def test_photographs_are_announced_and_can_be_left_out(lists: Lists) -> None:
     notice = "contains photographs of people: do not publish"
-    assert notice in render(RECORD, lists)
-    assert notice not in render(RECORD, replace(lists, photographs=False))
-    without = render(RECORD, lists, pictures=False)
+    assert notice in render(RECORD, Shown(lists))
+    assert notice not in render(RECORD, Shown(replace(lists, photographs=False)))
+    without = render(RECORD, Shown(lists), pictures=False)
     assert notice not in without
     assert "data:image" not in without
     assert "green.png" not in without
@@ -208,13 +211,13 @@ def test_photographs_are_announced_and_can_be_left_out(lists: Lists) -> None:
 
 
 def test_images_that_have_gone_are_shown_by_name(lists: Lists) -> None:
-    page = Page(render(RECORD, lists))
+    page = Page(render(RECORD, Shown(lists)))
     gone = [span for span in page.all("span") if span.get("class") == "gone"]
     assert len(gone) == 4
     assert gone[0]["aria-label"] == "place 3, wrong, camera 2: the image is gone"
     assert "secret/gone.png" in page.text
     assert "green.png" not in page.text
-    assert "green.png" in Page(render(RECORD, replace(lists, root="nowhere"))).text
+    assert "green.png" in Page(render(RECORD, Shown(replace(lists, root="nowhere")))).text
 
 
 def test_page_is_rebuilt_from_the_files_beside_the_record(lists: Lists, tmp_path: Path) -> None:
@@ -223,9 +226,9 @@ def test_page_is_rebuilt_from_the_files_beside_the_record(lists: Lists, tmp_path
     write_lists(lists, tmp_path / "ranked.json")
     page = rebuild(tmp_path)
     assert page == tmp_path / "report.html"
-    assert page.read_text(encoding="utf-8") == render(RECORD, lists)
+    assert page.read_text(encoding="utf-8") == render(RECORD, Shown(lists))
     rebuild(tmp_path, pictures=False)
-    assert page.read_text(encoding="utf-8") == render(RECORD, lists, pictures=False)
+    assert page.read_text(encoding="utf-8") == render(RECORD, Shown(lists), pictures=False)
 
 
 def test_page_without_a_record_is_refused(tmp_path: Path) -> None:

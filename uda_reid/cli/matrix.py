@@ -84,6 +84,10 @@ def matrix(
     selection: Annotated[
         bool, typer.Option("--selection/--no-selection", help="Measure what could be chosen by without target labels.")
     ] = True,
+    embedding_map: Annotated[
+        bool,
+        typer.Option("--map/--no-map", help="Map where images lie before and after (t-SNE), for the first seed."),
+    ] = True,
     only: Annotated[
         list[str] | None,
         typer.Option("--only", help="Only these now: source:target:recipe:seed, or the first of these; * for any."),
@@ -147,6 +151,7 @@ def matrix(
         forgetting=forgetting,
         gap=gap,
         selection=selection,
+        embedding_map=embedding_map,
         pictures=pictures,
     )
     reporter = RichReporter(screen)
@@ -182,7 +187,7 @@ def matrix(
         others = {cell: failure for cell, failure in earlier.items() if cell not in chosen.jobs}
         made = matrix_of(planned, out, command, failed={**others, **failed})
         write_matrix(made)
-        summary, files = write_tables(made)
+        summary, files = write_tables(made, pictures=pictures)
     table = output()
     table.print(show(summary))
     table.print("\n".join(f"written: {file}" for file in (out / MATRIX, *files)), soft_wrap=True)

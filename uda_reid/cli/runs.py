@@ -70,6 +70,9 @@ def adapt(
     selection: Annotated[
         bool, typer.Option("--selection", help="Also measure what snapshots could be chosen by without target labels.")
     ] = False,
+    embedding_map: Annotated[
+        bool, typer.Option("--map", help="Also map where images of both domains lie before and after (t-SNE).")
+    ] = False,
     protocol: Protocol = "auto",
     device: Device = "auto",
     precision: PrecisionOption = Precision.fp32,
@@ -87,8 +90,8 @@ def adapt(
 
     job = _job(
         recipe=recipe, source=src, target=tgt, data=data, out=out, seed=seed, profile=profile, settings=set_,
-        bound=bound, forgetting=forgetting, gap=gap, selection=selection, protocol=protocol, device=device,
-        precision=precision, threads=threads, weights=weights, pictures=pictures,
+        bound=bound, forgetting=forgetting, gap=gap, selection=selection, embedding_map=embedding_map,
+        protocol=protocol, device=device, precision=precision, threads=threads, weights=weights, pictures=pictures,
     )  # fmt: skip
     with resumable():
         record, folder, finished = one(job, reporter=RichReporter(screen))
@@ -144,14 +147,14 @@ def report(
         bool, typer.Option("--published", help="Of a matrix: put numbers that others have published beside it.")
     ] = False,
 ) -> None:
-    """Write a finished run's report.html anew, with or without photographs; of a matrix, its tables."""
+    """Write a finished run's report.html anew, with or without photographs; of a matrix, its page and tables."""
     from uda_reid.matrix.folder import MATRIX, read_matrix, write_tables
     from uda_reid.matrix.tables import show as show_matrix
     from uda_reid.report import rebuild
 
     if (run / MATRIX).is_file():
         with told(interrupted="the files are as they were"):
-            summary, files = write_tables(read_matrix(run), published=published)
+            summary, files = write_tables(read_matrix(run), published=published, pictures=pictures)
         output().print(show_matrix(summary))
         output().print("\n".join(f"written: {file}" for file in files), soft_wrap=True)
         return

@@ -11,16 +11,18 @@ from uda_reid.errors import CheckpointError
 from uda_reid.matrix.page import render
 from uda_reid.matrix.plan import Cell, Pair, Place, Planned, lacks, record_in, wanted_by
 from uda_reid.matrix.published import for_pairs
-from uda_reid.matrix.summary import Summary, summarise
+from uda_reid.matrix.summary import Runs, Summary, summarise
 from uda_reid.matrix.tables import comma_separated, json_lines, latex, markdown
 from uda_reid.ops.bootstrap import RESAMPLES
-from uda_reid.report import Record
+from uda_reid.report import Record, Shown, read_shown
 from uda_reid.training.checkpoint import replace_file
 
 MATRIX = "matrix.json"
 PARTS = {"bound": "bound", "forgetting": "scores on its source", "gap": "gap", "selection": "proxies"}
 """What the parts of a record are called, by the options of `job.Job`."""
 FORMAT = 1
+SINGLY = 6
+"""How many runs that are not made yet are told of one by one."""
 
 
 @dataclass(frozen=True)
@@ -135,29 +137,51 @@ def known_failures(root: Path, planned: Planned) -> dict[Cell, str]:
 
 
 def collect(matrix: Matrix) -> tuple[dict[str, dict[Place, Record]], tuple[str, ...]]:
-    """Return the finished runs by recipe and place, and what is missing, one line each."""
+    """Return the finished runs by recipe and place, and what is missing, one line each; many that wait in one."""
     runs: dict[str, dict[Place, Record]] = {}
-    missing = []
+    missing, waiting = [], []
     for entry in matrix.entries:
         record = record_in(matrix.root / entry.folder)
         lacking = lacks(record, entry.wanted) if record else ()
         if record is not None:
             runs.setdefault(entry.recipe, {})[entry.place] = record
-        if record is None:
-            missing.append(f"{entry} ({entry.failure or 'not made yet'})")
+        if record is None and entry.failure:
+            missing.append(f"{entry} ({entry.failure})")
+        elif record is None:
+            waiting.append(f"{entry} (not made yet)")
         elif lacking or entry.failure:
             parts = ", ".join(PARTS[name] for name in lacking)
             told = f"has no {parts}" if lacking else "is whole, from an earlier start"
             missing.append(f"of {entry}: it {told}{f' ({entry.failure})' if entry.failure else ''}")
-    return runs, tuple(missing)
+    if len(waiting) > SINGLY:
+        count, first = len(waiting), waiting[0].removesuffix(" (not made yet)")
+        waiting = [f"{count} of {len(matrix.entries)} runs are not made yet, from {first} on; --dry-run lists them"]
+    return runs, (*missing, *waiting)
 
 
-def write_tables(matrix: Matrix, *, published: bool = False, resamples: int = RESAMPLES) -> tuple[Summary, list[Path]]:
+def shown_by(matrix: Matrix, runs: Runs) -> tuple[dict[tuple[str, Place], Shown], list[str]]:
+    """Return what the first finished run of every recipe and pair shows, and which of these cannot be read."""
+    found: dict[tuple[str, Place], Shown] = {}
+    failed = []
+    for entry in sorted(matrix.entries, key=lambda entry: matrix.seeds.index(entry.place.seed)):
+        done = entry.place in runs.get(entry.recipe, {})
+        if done and not any(key[0] == entry.recipe and key[1].pair == entry.place.pair for key in found):
+            try:
+                found[entry.recipe, entry.place] = read_shown(matrix.root / entry.folder)
+            except CheckpointError as error:
+                failed.append(f"pictures of {entry} ({error})")
+    return found, failed
+
+
+def write_tables(
+    matrix: Matrix, *, published: bool = False, pictures: bool = True, resamples: int = RESAMPLES
+) -> tuple[Summary, list[Path]]:
     """Write what the finished runs say together beside them; return the summary and the files.
 
     Args:
         matrix: the matrix.
         published: put what others have published for its pairs beside it.
+        pictures: put small copies of images into the page.
         resamples: draws of every interval.
 
     Raises:
@@ -166,7 +190,8 @@ def write_tables(matrix: Matrix, *, published: bool = False, resamples: int = RE
     runs, missing = collect(matrix)
     if not runs:
         raise CheckpointError(f"{matrix.root}: none of its {len(matrix.entries)} runs has finished; {missing[0]}")
-    summary = summarise(runs, matrix.pairs, matrix.seeds, missing=missing, resamples=resamples)
+    shown, unread = shown_by(matrix, runs)
+    summary = summarise(runs, matrix.pairs, matrix.seeds, missing=(*missing, *unread), resamples=resamples)
     if published:
         summary = replace(summary, published=for_pairs(matrix.pairs))
     made = origin(matrix, [record for places in runs.values() for record in places.values()])
@@ -177,7 +202,9 @@ def write_tables(matrix: Matrix, *, published: bool = False, resamples: int = RE
         "records.jsonl": json_lines(runs),
     }
     folders = {(entry.recipe, entry.place): entry.folder for entry in matrix.entries}
-    texts["report.html"] = render(summary, runs, folders, command=matrix.command, origin=made)
+    texts["report.html"] = render(
+        summary, runs, folders, command=matrix.command, origin=made, shown=shown, pictures=pictures
+    )
     for name, text in texts.items():
         replace_file(matrix.root / name, text.encode("utf-8", "replace"))
     return summary, [matrix.root / name for name in texts]

@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from uda_reid.matrix import sheets
+from uda_reid.matrix.drills import albums, anchor, drills, record_of
 from uda_reid.matrix.gaps import Gaps
 from uda_reid.matrix.plan import Pair, Place
-from uda_reid.matrix.summary import Method, Result, Runs, Spread, Summary, scores_of
-from uda_reid.ops.quality import alarms
-from uda_reid.report import BOUND, Record
+from uda_reid.matrix.summary import Method, Runs, Spread, Summary
+from uda_reid.report import BOUND, Shown
 from uda_reid.report.figures import Chart, line_chart
 from uda_reid.report.page import templates
 from uda_reid.report.tables import fact
 
 STRONGEST = 42
 """Per cent of colour in the square with the largest gain or loss: text on it stays easy to read."""
-CURVES = {
-    "mean_ap": "mAP on the target",
-    "pair_precision": "pairs joined that are right",
-    "used": "images in clusters",
-    "clusters": "clusters",
-    "camera_purity": "camera purity",
-    "churn": "churn since the round before",
-    "nmi": "NMI with the identities",
-}
-COUNTS = ("clusters",)
 
 
 class Square(NamedTuple):
@@ -57,30 +47,16 @@ class Grid(NamedTuple):
     squares: Mapping[Pair, Square]
 
 
-class Made(NamedTuple):
-    """One run of a cell, for its line in the drill-down."""
-
-    seed: int
-    before: str
-    after: str
-    rank1: str
-    adapt: str
-    folder: str
-    command: str
-
-
-class Drill(NamedTuple):
-    """Everything behind one cell."""
-
-    anchor: str
-    title: str
-    facts: tuple[tuple[str, str], ...]
-    runs: tuple[Made, ...]
-    charts: tuple[Chart, ...]
-    notes: tuple[str, ...]
-
-
-def render(summary: Summary, runs: Runs, folders: Mapping[tuple[str, Place], str], *, command: str, origin: str) -> str:
+def render(
+    summary: Summary,
+    runs: Runs,
+    folders: Mapping[tuple[str, Place], str],
+    *,
+    command: str,
+    origin: str,
+    shown: Mapping[tuple[str, Place], Shown] | None = None,
+    pictures: bool = True,
+) -> str:
     """Return the page as HTML text.
 
     Args:
@@ -89,7 +65,12 @@ def render(summary: Summary, runs: Runs, folders: Mapping[tuple[str, Place], str
         folders: of every run, by recipe and place, beside the page.
         command: the command line that makes the matrix.
         origin: everything that the numbers depend on.
+        shown: of some runs, by recipe and place, what they show beside their numbers.
+        pictures: put small copies of the images into the page; without, places, marks and maps remain.
     """
+    drilled = drills(summary, runs, folders, shown or {})
+    small = albums(drilled) if pictures else {}
+    seen = [each.pictured for each in drilled if each.pictured is not None and small.get(each.pictured.root)]
     average = len(summary.pairs) > 1
     return (
         templates()
@@ -103,7 +84,9 @@ def render(summary: Summary, runs: Runs, folders: Mapping[tuple[str, Place], str
             averages=averages(summary) if average else [],
             parts=sheets.sheets(summary),
             layers=[drawn for each in summary.gaps if (drawn := layers(summary, each))],
-            drills=drills(summary, runs, folders),
+            drills=drilled,
+            albums=small,
+            photographs=any(each.photographs for each in seen),
             ledger=ledger(summary, runs),
             recipes=recipes(runs),
             meanings=sheets.MEANINGS,
@@ -161,8 +144,8 @@ def grid(summary: Summary, method: Method) -> Grid:
         elif cell.level is not None:
             below.append(sheets.between(cell.level.by_identity, ".1f"))
         colour = gain / largest if math.isfinite(gain) and largest else 0.0
-        anchor, mark = _anchor(summary, method, pair), sheets.mark(cell).strip()
-        squares[pair] = Square(sheets.number(found.mean), tuple(below), colour, anchor, mark)
+        link, mark = anchor(summary, method, pair), sheets.mark(cell).strip()
+        squares[pair] = Square(sheets.number(found.mean), tuple(below), colour, link, mark)
     return _grid(summary, method, squares)
 
 
@@ -176,7 +159,7 @@ def kept(summary: Summary, method: Method) -> Grid:
         found = Spread.of(cell.forgotten)
         colour = found.mean / largest if math.isfinite(found.mean) and largest else 0.0
         deviation = f"± {sheets.number(found.deviation)}" if found.seeds > 1 else "one seed"
-        squares[pair] = Square(sheets.number(found.mean, "+.1f"), (deviation,), colour, _anchor(summary, method, pair))
+        squares[pair] = Square(sheets.number(found.mean, "+.1f"), (deviation,), colour, anchor(summary, method, pair))
     return _grid(summary, method, squares)
 
 
@@ -225,89 +208,6 @@ def layers(summary: Summary, each: Gaps) -> Chart | None:
     return line_chart(name, curves, x_label="layer, first to last", unit="number")
 
 
-def drills(summary: Summary, runs: Runs, folders: Mapping[tuple[str, Place], str]) -> list[Drill]:
-    """Return what is behind every cell, in the order of pairs."""
-    return [
-        _drill(summary, method, method.cells[pair], runs, folders)
-        for pair in summary.pairs
-        for method in summary.methods
-        if pair in method.cells
-    ]
-
-
-def _drill(
-    summary: Summary, method: Method, cell: Result, runs: Runs, folders: Mapping[tuple[str, Place], str]
-) -> Drill:
-    found = [(seed, *_record(method, Place(*cell.pair, seed), runs)) for seed in cell.seeds]
-    records = {seed: record for seed, _, record in found}
-    expected = len(summary.seeds)
-    facts = [(name, sheets.spread(values, expected=expected)) for name, values in cell.values.items()]
-    if method.adapts and cell.gain is not None:
-        facts += [
-            ("gain, drawn by person", sheets.between(cell.gain.by_identity)),
-            ("gain, drawn by query", sheets.between(cell.gain.by_query)),
-        ]
-    if cell.level is not None:
-        few = "" if cell.level.reliable else "; too few for the interval"
-        facts.append(("people in the queries", f"{cell.level.identities}{few}"))
-    lines = [
-        Made(
-            seed,
-            sheets.number(100 * record.start.scored.mean_ap),
-            sheets.number(100 * scores_of(record, method.name).mean_ap),
-            sheets.number(100 * scores_of(record, method.name).cmc[1]),
-            sheets.number(record.seconds.get("adapt", math.nan), ".0f") if method.adapts else "",
-            folders.get((recipe, Place(*cell.pair, seed)), ""),
-            record.command,
-        )
-        for seed, recipe, record in found
-    ]
-    notes = (
-        tuple(dict.fromkeys(note for record in records.values() for note in _alarms(record))) if method.adapts else ()
-    )
-    title = f"{sheets.named_pair(cell.pair)}, {sheets.named(summary, method)}"
-    charts = tuple(_charts(records)) if method.adapts else ()
-    return Drill(_anchor(summary, method, cell.pair), title, tuple(facts), tuple(lines), charts, tuple(notes))
-
-
-def _record(method: Method, place: Place, runs: Runs) -> tuple[str, Record]:
-    """Return a run that holds the method's row, of those with its source model, and its recipe."""
-    recipes = [method.name] if method.adapts else method.recipes
-    return next(
-        (recipe, runs[recipe][place])
-        for recipe in recipes
-        if place in runs.get(recipe, {}) and runs[recipe][place].row(method.name)
-    )
-
-
-def _charts(records: Mapping[int, Record]) -> Iterable[Chart]:
-    """Yield small charts over steps with one curve for every seed."""
-    for key, name in CURVES.items():
-        curves = {}
-        for seed, record in records.items():
-            points = [(entry["step"], entry[key]) for entry in record.curve if key in entry and entry["step"] > 0]
-            if key == "mean_ap" and record.start.scores is not None:
-                points = [(0.0, record.start.scores.mean_ap), *points]
-            if points and any(step for step, _ in points):
-                curves[f"seed {seed}"] = points
-        drawn = line_chart(name, curves, x_label="step", unit="number" if key in COUNTS else "percent")
-        if drawn is not None:
-            yield drawn
-
-
-def _alarms(record: Record) -> Iterable[str]:
-    told = str(record.adapted.facts.get("warnings", "none"))
-    if told != "none":
-        yield f"seed {record.seed}: {told}"
-    for alarm in alarms(record.curve, record.images) if record.images else ():
-        yield f"seed {record.seed}: pseudo-labels: {alarm}"
-
-
-def _anchor(summary: Summary, method: Method, pair: Pair) -> str:
-    """Return the id of a cell: by numbers, since names may be alike once they are put together."""
-    return f"cell-{summary.methods.index(method) + 1}-{summary.pairs.index(pair) + 1}"
-
-
 def ledger(summary: Summary, runs: Runs) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """Return the methods and, for every entry of their ledgers, what each knew; runs that differ are told of."""
     names, columns = [], []
@@ -315,7 +215,7 @@ def ledger(summary: Summary, runs: Runs) -> tuple[list[str], list[tuple[str, lis
         facts = []
         for cell in method.cells.values():
             for seed in cell.seeds:
-                _, record = _record(method, Place(*cell.pair, seed), runs)
+                _, record = record_of(method, Place(*cell.pair, seed), runs)
                 row = record.row(method.name)
                 general = {record.source: "the source", record.target: "the target"}
                 known = row.facts if row else {}

@@ -16,7 +16,7 @@ from uda_reid.evaluation import why_unscored
 from uda_reid.job import Job, Prepared, open_domain
 from uda_reid.pipeline import ADAPTED
 from uda_reid.recipe import load
-from uda_reid.report import BOUND, RECORD, Record, read
+from uda_reid.report import BOUND, EMBEDDING_MAP, RECORD, Record, read
 from uda_reid.run import Reporter, Silent
 from uda_reid.selection import LABEL_FREE
 from uda_reid.training.devices import use_threads
@@ -82,6 +82,7 @@ class Plan:
         gap: whether it is measured how far apart domains are.
         pictures: whether the runs' own pages show images of the target.
         selection: whether snapshots are also measured by what could be chosen by without labels.
+        embedding_map: whether the runs of the first seed also map where images of both domains lie.
     """
 
     pairs: tuple[tuple[str, str], ...]
@@ -100,6 +101,7 @@ class Plan:
     forgetting: bool = False
     gap: bool = False
     selection: bool = False
+    embedding_map: bool = False
     pictures: bool = False
 
 
@@ -185,6 +187,7 @@ def plan_runs(plan: Plan, reporter: Reporter | None = None) -> Planned:
                     bound=plan.bound and domains[target].labelled,
                     forgetting=plan.forgetting and not why_unscored(domains[source]),
                     selection=plan.selection, gap=plan.gap,
+                    embedding_map=plan.embedding_map and seed == plan.seeds[0],
                 )  # fmt: skip
                 prepared = Prepared(job, Silent())
                 profiles.add(prepared.recipe.profile)
@@ -214,7 +217,7 @@ def alone(job: Job) -> str:
     for option in ("data", "out", "profile", "precision", "weights", "protocol"):
         value = getattr(job, option)
         words += [f"--{option}", str(value)] if value != getattr(usual, option) else []
-    words += [f"--{option}" for option in wanted_by(job)]
+    words += [f"--{option}" for option in wanted_by(job)] + ["--map"] * job.embedding_map
     words += ["--no-pictures"] * (not job.pictures)
     return shlex.join([*words, *(word for setting in job.settings for word in ("--set", setting))])
 
@@ -298,6 +301,8 @@ def finished(folder: Path, job: Job) -> bool:
     """
     record = record_in(folder)
     if record is None or not (folder / ADAPTED).is_file():
+        return False
+    if job.embedding_map and not (folder / EMBEDDING_MAP).is_file():
         return False
     return set(lacks(record, wanted_by(job))) <= {"selection"}
 

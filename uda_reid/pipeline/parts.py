@@ -1,4 +1,4 @@
-"""What a run may have beside its scores: the bound, scores on its source, the gap between its domains."""
+"""What a run may have beside its scores: the bound, scores on its source, how far apart its domains are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from uda_reid.gap import domain_gap
 from uda_reid.job import Prepared
 from uda_reid.pipeline.folders import ADAPTED
 from uda_reid.pipeline.sources import train_source
-from uda_reid.report import BOUND, LABELLED, Row
+from uda_reid.report import BOUND, EMBEDDING_MAP, LABELLED, Row, collect_map, write_map
 from uda_reid.run import Reporter, Run
 from uda_reid.training.checkpoint import load_encoder
 from uda_reid.types import Scores
@@ -47,3 +47,10 @@ def gap(prepared: Prepared, run: Run) -> Mapping[str, float]:
         kept.save(name, found)
     measured: Mapping[str, float] = found["gap"]
     return measured
+
+
+def embedding_map(prepared: Prepared, folder: Path, run: Run) -> None:
+    """Keep where images of both domains lie for the source model and for the adapted one."""
+    before, after = train_source(prepared, prepared.source, run.reporter).encoder, load_encoder(folder / ADAPTED)
+    adapted = None if same_weights(before, after) else after
+    write_map(collect_map(before, adapted, prepared.source, prepared.target, run=run), folder / EMBEDDING_MAP)

@@ -16,13 +16,14 @@ from uda_reid.errors import DataError, RecipeError, UdaReidError
 from uda_reid.evaluation import Evaluator, check_protocol, why_unscored
 from uda_reid.job import Job, Prepared, is_drawn, open_domain
 from uda_reid.pipeline.folders import ADAPTED, locked, make_folder
-from uda_reid.pipeline.parts import bound, gap, on_source
+from uda_reid.pipeline.parts import bound, embedding_map, gap, on_source
 from uda_reid.pipeline.sources import train_source
 from uda_reid.pretraining import validate
 from uda_reid.recipe import resolved, to_yaml
 from uda_reid.report import (
     ATTENTION,
     BOUND,
+    EMBEDDING_MAP,
     LISTS,
     RECORD,
     SOURCE_ONLY,
@@ -78,6 +79,8 @@ def one(job: Job, *, reporter: Reporter | None = None) -> tuple[Record, Path, bo
         if job.gap and not record.gap:
             record = replace(record, gap=gap(prepared, run), command=job.command)
             write(record, found)
+        if job.embedding_map and not (folder / EMBEDDING_MAP).is_file():
+            embedding_map(prepared, folder, run)
         rebuild(folder, pictures=job.pictures)  # always: it is quick, and follows the record and --no-pictures
         for leftover in ("state", "probes"):
             shutil.rmtree(folder / leftover, ignore_errors=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from uda_reid.report.attention import AttentionMaps, collect_maps, read_maps, write_maps
+from uda_reid.report.embedding_map import EmbeddingMap, collect_map, read_map, write_map
 from uda_reid.report.lists import Lists, collect, read_lists, write_lists
-from uda_reid.report.page import ATTENTION, LISTS, PAGE, RECORD, rebuild, write_page
+from uda_reid.report.page import ATTENTION, EMBEDDING_MAP, LISTS, PAGE, RECORD, Shown, read_shown, rebuild, write_page
 from uda_reid.report.records import (
     BOUND,
     LABELLED,
@@ -29,7 +30,14 @@ __all__ = [
     "PAGE",
     "RECORD",
     "SOURCE_ONLY",
+    "EMBEDDING_MAP",
     "AttentionMaps",
+    "EmbeddingMap",
+    "Shown",
+    "collect_map",
+    "read_map",
+    "read_shown",
+    "write_map",
     "Facts",
     "Lists",
     "Record",

@@ -22,9 +22,9 @@ from uda_reid.types import Domain, Encoder
 
 FORMAT = 1
 SHOWN = 10
+"""How many images are shown."""
 STRONG = 0.05
 """Both maps together, of at most 2: where there is less, the share of either is noise."""
-"""How many images are shown."""
 
 Map = tuple[tuple[float, ...], ...]
 """Rows of a map, its values in [0, 1]."""
@@ -60,6 +60,11 @@ class AttentionMaps:
     root: str
     photographs: bool
     images: tuple[Parts, ...]
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """All images that are shown."""
+        return tuple(part.picture for part in self.images)
 
 
 def collect_maps(encoder: Encoder, target: Domain, *, photographs: bool, run: Run) -> AttentionMaps | None:

@@ -15,6 +15,7 @@ Points = Sequence[tuple[float, float]]
 
 SAME = 5e-4
 """Average precisions that differ by less (0.05 points) count as the same."""
+CROSS = "m-3,-3l6,6m-6,0l6,-6"
 MARKS = 12
 """A curve has at most so many marks, evenly spaced: they tell curves apart where colours do not."""
 
@@ -103,6 +104,24 @@ class Scatter:
     same: str
     counts: tuple[int, int, int]
     description: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """Points that belong together; `hue` in degrees tells them apart, None for those that only stand around."""
+
+    name: str
+    path: str
+    hue: int | None
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Points of a map, in groups."""
+
+    name: str
+    side: int
+    groups: tuple[Group, ...]
 
 
 def line_chart(
@@ -208,7 +227,7 @@ def scatter(before: npt.NDArray[np.float64], after: npt.NDArray[np.float64]) -> 
         ),
         better=paths[0],
         # A cross and not a dot: by its form, not by its colour alone.
-        worse=paths[1].replace("h0", "m-3,-3l6,6m-6,0l6,-6"),
+        worse=paths[1].replace("h0", CROSS),
         same=paths[2],
         counts=(counts[0], counts[1], counts[2]),
         description=f"{counts[0]} queries better, {counts[1]} worse, {counts[2]} the same",
@@ -217,6 +236,27 @@ def scatter(before: npt.NDArray[np.float64], after: npt.NDArray[np.float64]) -> 
 
 def _dots(points: Iterable[tuple[float, float]], frame: Frame) -> str:
     return "".join(f"M{frame.x(x):.1f},{frame.y(y):.1f}h0" for x, y in points)
+
+
+def cloud(name: str, positions: Points, groups: Mapping[str, Sequence[int]], *, around: str = "") -> Cloud:
+    """Lay out points of a map in groups, every second of which has crosses and not dots.
+
+    Args:
+        name: what is shown.
+        positions: of every point, in [0, 1].
+        groups: name -> numbers of its points.
+        around: the name of the group that only stands around the others, if any.
+    """
+    frame = Frame(300, 300, 8, 292, 8, 292, (0.0, 1.0), (0.0, 1.0))
+    coloured = [key for key in groups if key != around]
+    found = []
+    for key, rows in groups.items():
+        path = _dots((positions[row] for row in rows), frame)
+        number = coloured.index(key) if key in coloured else 0
+        crosses = number % 2 == 1
+        hue = round(210 + 360 * number / len(coloured)) % 360 if key in coloured else None
+        found.append(Group(key, path.replace("h0", CROSS) if crosses else path, hue))
+    return Cloud(name, frame.width, tuple(found))
 
 
 def nice_ticks(low: float, high: float, *, count: int = 5, whole: bool = False) -> list[float]:

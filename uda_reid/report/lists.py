@@ -21,9 +21,9 @@ from uda_reid.training.checkpoint import replace_file
 from uda_reid.types import Encoder
 
 FORMAT = 1
-SHOWN, EXTREME = 12, 4
-"""How many queries are shown, and at most how many of them because they improved (or worsened) most."""
-IMPROVED, WORSENED, SPREAD = "improved", "worsened", "spread"
+SHOWN, EXTREME = 16, 4
+"""How many queries are shown, and at most how many of them for each extreme: what improved, worsened, failed most."""
+IMPROVED, WORSENED, LOWEST, SPREAD = "improved", "worsened", "lowest", "spread"
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,11 @@ class Query:
     before: tuple[Hit, ...]
     after: tuple[Hit, ...]
 
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """Its image, and all that were found."""
+        return (self.picture, *(hit.picture for hit in (*self.before, *self.after)))
+
 
 @dataclass(frozen=True)
 class Lists:
@@ -64,37 +69,45 @@ class Lists:
     counted: int
     queries: tuple[Query, ...]
 
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """All images that are shown."""
+        return tuple(picture for query in self.queries for picture in query.pictures)
+
 
 def choose(
     before: npt.NDArray[np.float64], after: npt.NDArray[np.float64], *, shown: int = SHOWN, extreme: int = EXTREME
 ) -> tuple[tuple[int, str], ...]:
     """Choose queries to show by a fixed rule, so that nobody's taste and no chance does.
 
-    Up to `extreme` whose average precision rose most, up to `extreme` whose fell most, and of the others as many as
-    are missing, at even steps from the highest to the lowest average precision after adaptation; the first of equals
-    is the query in the earlier row.
+    Up to `extreme` whose average precision rose most, up to `extreme` whose fell most, of the others up to `extreme`
+    whose is lowest after adaptation, and of the rest as many as are missing, at even steps from the highest to the
+    lowest; the first of equals is the query in the earlier row.
 
     Args:
         before: (Q,) average precision, NaN where a query is not counted.
         after: (Q,) the same after adaptation.
         shown: how many queries to choose at most.
-        extreme: how many of them for having improved (worsened) most, at most.
+        extreme: how many of them for having improved, worsened or failed most, each, at most.
 
     Returns:
-        Rows and reasons: the improved first, then the worsened, then the spread ones.
+        Rows and reasons: the improved first, then the worsened, the lowest, and the spread ones.
 
-    >>> choose(np.array([0.5, 0.5, 0.5, 0.2]), np.array([0.4, 0.9, 0.5, 0.2]), extreme=1)
-    ((1, 'improved'), (0, 'worsened'), (2, 'spread'), (3, 'spread'))
+    >>> choose(np.array([0.5, 0.5, 0.5, 0.2, 0.6]), np.array([0.4, 0.9, 0.5, 0.2, 0.6]), extreme=1)
+    ((1, 'improved'), (0, 'worsened'), (3, 'lowest'), (4, 'spread'), (2, 'spread'))
     """
     change = after - before
     counted = np.flatnonzero(np.isfinite(change)).tolist()
     improved = sorted((row for row in counted if change[row] > 0), key=lambda row: -change[row])[:extreme]
     worsened = sorted((row for row in counted if change[row] < 0), key=lambda row: change[row])[:extreme]
-    extremes = {*improved, *worsened}
+    changed = {*improved, *worsened}
+    lowest = sorted((row for row in counted if row not in changed), key=lambda row: after[row])
+    lowest = lowest[: max(min(extreme, shown - len(changed)), 0)]
+    extremes = {*changed, *lowest}
     others = sorted((row for row in counted if row not in extremes), key=lambda row: -after[row])
     number = min(max(shown - len(extremes), 0), len(others))
     spread = [others[(2 * step + 1) * len(others) // (2 * number)] for step in range(number)]
-    reasons = ((improved, IMPROVED), (worsened, WORSENED), (spread, SPREAD))
+    reasons = ((improved, IMPROVED), (worsened, WORSENED), (lowest, LOWEST), (spread, SPREAD))
     return tuple((row, why) for rows, why in reasons for row in rows)
 
 
@@ -167,6 +180,6 @@ def _query(data: dict[str, Any]) -> Query:
         for name in ("before", "after")
     }
     query = Query(**{**data, "picture": Picture(**data["picture"]), **hits})
-    if query.why not in (IMPROVED, WORSENED, SPREAD) or not math.isfinite(query.ap_before + query.ap_after):
+    if query.why not in (IMPROVED, WORSENED, LOWEST, SPREAD) or not math.isfinite(query.ap_before + query.ap_after):
         raise ValueError("a query without reason or average precision")
     return query

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uda_reid.errors import CheckpointError
 from uda_reid.report import sections
 from uda_reid.report.attention import AttentionMaps, evenness, read_maps
+from uda_reid.report.embedding_map import EmbeddingMap, clouds, read_map, told
 from uda_reid.report.lists import Lists, read_lists
-from uda_reid.report.pictures import heat, thumbnails
+from uda_reid.report.pictures import album, heat
 from uda_reid.report.records import Record, read, remarks
 from uda_reid.report.tables import fact, percent, points, protocol_line
 from uda_reid.shipped import shipped
@@ -18,28 +20,49 @@ from uda_reid.training.checkpoint import replace_file
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-PAGE, RECORD, LISTS, ATTENTION = "report.html", "record.json", "ranked.json", "attention.json"
+PAGE, RECORD = "report.html", "record.json"
+LISTS, ATTENTION, EMBEDDING_MAP = "ranked.json", "attention.json", "embedding_map.json"
 
 
-def write_page(
-    path: Path,
-    record: Record,
-    lists: Lists | None = None,
-    maps: AttentionMaps | None = None,
-    *,
-    pictures: bool = True,
-) -> None:
+@dataclass(frozen=True)
+class Shown:
+    """What a run shows beside its numbers; None where that was not kept.
+
+    Args:
+        lists: its ranked lists.
+        attention: the attention maps of its encoder.
+        embeddings: where images of both domains lie.
+    """
+
+    lists: Lists | None = None
+    attention: AttentionMaps | None = None
+    embeddings: EmbeddingMap | None = None
+
+
+def read_shown(folder: Path) -> Shown:
+    """Return what a finished run shows.
+
+    Raises:
+        CheckpointError: one of the files is damaged.
+    """
+    return Shown(
+        lists=read_lists(folder / LISTS) if (folder / LISTS).is_file() else None,
+        attention=read_maps(folder / ATTENTION) if (folder / ATTENTION).is_file() else None,
+        embeddings=read_map(folder / EMBEDDING_MAP) if (folder / EMBEDDING_MAP).is_file() else None,
+    )
+
+
+def write_page(path: Path, record: Record, shown: Shown | None = None, *, pictures: bool = True) -> None:
     """Write the page of a run, whole or not at all.
 
     Args:
         path: the HTML file.
         record: the run.
-        lists: its ranked lists; None where none were kept.
-        maps: its attention maps; None where its encoder has no attention.
+        shown: what it shows beside its numbers.
         pictures: put small copies of the images into the page; without, places, marks and maps remain.
     """
     # Names of files may hold bytes that no encoding knows; they become question marks.
-    replace_file(path, render(record, lists, maps, pictures=pictures).encode("utf-8", "replace"))
+    replace_file(path, render(record, shown, pictures=pictures).encode("utf-8", "replace"))
 
 
 def rebuild(folder: Path, *, pictures: bool = True) -> Path:
@@ -60,21 +83,19 @@ def rebuild(folder: Path, *, pictures: bool = True) -> Path:
         raise CheckpointError(
             f"{folder}: no finished run is there ({RECORD} is missing); give a folder that adapt printed"
         )
-    lists = read_lists(folder / LISTS) if (folder / LISTS).is_file() else None
-    maps = read_maps(folder / ATTENTION) if (folder / ATTENTION).is_file() else None
-    write_page(folder / PAGE, read(folder / RECORD), lists, maps, pictures=pictures)
+    write_page(folder / PAGE, read(folder / RECORD), read_shown(folder), pictures=pictures)
     return folder / PAGE
 
 
-def render(
-    record: Record, lists: Lists | None = None, maps: AttentionMaps | None = None, *, pictures: bool = True
-) -> str:
+def render(record: Record, shown: Shown | None = None, *, pictures: bool = True) -> str:
     """Return the page as HTML text; arguments as for `write_page`."""
+    shown = shown or Shown()
     models, score_lines = sections.score_table(record)
     scored = [row.scores for row in record.shown if row.scores is not None]
     scatter, no_scatter = sections.queries(record)
-    groups, no_lists = sections.groups(lists, record)
-    shown = tuple(part for part in (lists if groups else None, maps) if part is not None and pictures)
+    groups, no_lists = sections.groups(shown.lists, record)
+    parts = [part for part in (shown.lists if groups else None, shown.attention) if part is not None and pictures]
+    small = album(Path(parts[0].root), (each for part in parts for each in part.pictures)) if parts else None
     template = templates().get_template("report.html.jinja")
     return template.render(
         record=record,
@@ -92,25 +113,18 @@ def render(
         no_scatter=no_scatter,
         groups=groups,
         no_lists=no_lists,
-        rule=sections.rule(lists, record) if lists is not None and groups else "",
-        maps=maps,
-        evenness=evenness(maps) if maps is not None else "",
-        pictures=bool(shown),
-        photographs=any(part.photographs for part in shown),
-        thumbnails={path: address for part in shown for path, address in _thumbnails(part).items()},
+        rule=sections.rule(shown.lists, record) if shown.lists is not None and groups else "",
+        maps=shown.attention,
+        evenness="" if shown.attention is None else evenness(shown.attention),
+        embeddings=shown.embeddings,
+        clouds=() if shown.embeddings is None else clouds(shown.embeddings),
+        mixed="" if shown.embeddings is None else told(shown.embeddings),
+        album=small,
+        photographs=any(part.photographs for part in parts),
         facts=tuple(dict.fromkeys(key for row in record.shown for key in row.facts)),
         options=sections.options(record.recipe),
         names=sections.MEANINGS,
     )
-
-
-def _thumbnails(part: Lists | AttentionMaps) -> dict[str, str]:
-    if isinstance(part, AttentionMaps):
-        pictures = [parts.picture for parts in part.images]
-    else:
-        hits = [hit.picture for query in part.queries for hit in (*query.before, *query.after)]
-        pictures = [*(query.picture for query in part.queries), *hits]
-    return thumbnails(Path(part.root), (picture.path for picture in pictures))
 
 
 def _capitalised(text: str) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +27,17 @@ class Picture:
 
     path: str
     cam: int | None
+
+
+class Thumbnail(NamedTuple):
+    """A small copy of an image: what it is called in the page, where it stands once, and a `data:` address."""
+
+    id: str
+    address: str
+
+
+Album = Mapping[str, Thumbnail]
+"""The thumbnails of a page, by the path of a `Picture`."""
 
 
 def picture_of(split: Split, row: int, root: Path) -> Picture:
@@ -56,6 +68,12 @@ def thumbnails(root: Path, paths: Iterable[str]) -> dict[str, str]:
             continue
         found[path] = _address(Image.fromarray(pixels.permute(1, 2, 0).numpy()))
     return found
+
+
+def album(root: Path, pictures: Iterable[Picture], *, name: str = "picture") -> Album:
+    """Return thumbnails of the pictures of a domain in `root`, called `name`-1 and so on."""
+    found = thumbnails(root, (picture.path for picture in pictures))
+    return {path: Thumbnail(f"{name}-{number}", address) for number, (path, address) in enumerate(found.items(), 1)}
 
 
 def heat(values: Sequence[Sequence[float]]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from uda_reid.report.figures import Chart, Scatter, Unit, line_chart, scatter, shown
-from uda_reid.report.lists import EXTREME, IMPROVED, SPREAD, WORSENED, Lists, Query
+from uda_reid.report.lists import EXTREME, IMPROVED, LOWEST, SPREAD, WORSENED, Lists, Query
 from uda_reid.report.records import BOUND, Numbers, Record, gap_closed
 from uda_reid.report.tables import cost, percent, points
 from uda_reid.types import Scores
@@ -79,6 +79,7 @@ STEPS = "finished rounds or epochs"
 GROUPS = {
     IMPROVED: "Most improved: average precision rose most",
     WORSENED: "Most worsened: average precision fell most",
+    LOWEST: "Failures: lowest average precision",
     SPREAD: "Evenly spread over the others, from the highest to the lowest average precision",
 }
 
@@ -296,16 +297,13 @@ def groups(lists: Lists | None, record: Record) -> tuple[tuple[tuple[str, tuple[
 
 def rule(lists: Lists, record: Record) -> str:
     """Return how the shown queries were chosen."""
-    if record.direct:
-        return (
-            f"{len(lists.queries)} of the {lists.counted} counted queries, at even steps from the highest to the "
-            "lowest average precision. The rule is fixed; neither chance nor taste chose them."
-        )
+    changed = f"whose average precision rose most, {EXTREME} whose fell most, {EXTREME} of the others "
+    chosen = f"at most {EXTREME} {'' if record.direct else changed}whose average precision is lowest"
+    extremes = "The first group is" if record.direct else "All groups but the last are"
     return (
-        f"{len(lists.queries)} of the {lists.counted} counted queries: at most {EXTREME} whose average precision rose "
-        f"most, at most {EXTREME} whose fell most, and of the others as many as were missing, at even steps from the "
-        "highest to the lowest average precision after adaptation. The rule is fixed; neither chance nor taste chose "
-        "them. The first two groups are extremes, not what is usual: see all queries above."
+        f"{len(lists.queries)} of the {lists.counted} counted queries: {chosen}, and of the rest as many as were "
+        "missing, at even steps from the highest to the lowest. The rule is fixed; neither chance nor taste chose "
+        f"them. {extremes} extreme, not what is usual: see all queries above."
     )
 
 
