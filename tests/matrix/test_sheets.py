@@ -37,7 +37,7 @@ def test_gains_have_their_interval_and_a_loss_its_mark(summary: Summary) -> None
 
 
 def test_shares_and_what_is_kept_on_the_source(summary: Summary) -> None:
-    assert sheets.shares(summary)[0] == ["up", "15 ± 0", "18 ± 0"]
+    assert sheets.shares(summary)[0] == ["up", "15 ± 0 [14, 17]", "18 ± 0 [16, 20]"]
     assert sheets.forgetting(summary) == [["up", "+10.0 ± 0.0", "+10.0 ± 0.0"], ["down", "−5.5 ± 0.7", "−5.5 ± 0.7"]]
     unscored = summarise(runs(bound=None), PAIRS, (0, 1), resamples=10)
     assert sheets.shares(unscored) == []

@@ -56,6 +56,37 @@ def test_intervals_are_those_of_the_bootstrap_on_the_differences() -> None:
     assert down.interval == interval((drawn[0] + drawn[1]) / 2)
 
 
+def test_interval_of_the_share_draws_the_same_people_above_and_below() -> None:
+    found = varied()
+    cell = summarise(found, MANY, (0, 1, 2), resamples=4000).methods[1].cells["a", "b"]
+    records = [found["pul"][Place("a", "b", seed)] for seed in (0, 1, 2)]
+    people = np.array(records[0].identities)
+    rows = [np.stack([scores_of(each, name).average_precision for each in records]) for name in ("pul", BOUND)]
+    start = np.stack([scores_of(each, SOURCE_ONLY).average_precision for each in records])
+    gain, gap = rows[0] - start, rows[1] - start
+    chance, shares = np.random.default_rng(1), []
+    queries = [np.flatnonzero(people == person) for person in range(35)]
+    for _ in range(4000):
+        chosen = np.concatenate([queries[person] for person in chance.integers(35, size=35)])
+        seeds = chance.integers(3, size=3)
+        shares.append(gain[seeds][:, chosen].mean() / gap[seeds][:, chosen].mean())
+    low, high = np.quantile(shares, [0.025, 0.975])
+    assert cell.share is not None
+    assert cell.share.low == pytest.approx(low, abs=0.006) and cell.share.high == pytest.approx(high, abs=0.006)
+    assert high - low > 0.03 and low < np.mean([share for share in cell.shares if share is not None]) < high
+
+
+def test_share_of_a_gap_that_is_hardly_there_has_no_interval() -> None:
+    found = runs()
+    for seed in (0, 1):
+        place = Place("a", "b", seed)
+        before = [0.1, 0.1, 0.9, 0.1, 0.1, 0.88]
+        found["up"][place] = record("up", place, before, [value + 0.01 for value in before], 0.4)
+    cell = summarise(found, PAIRS, (0, 1), resamples=400).methods[1].cells["a", "b"]
+    assert None not in cell.shares and len(cell.shares) == 2 and cell.share is None
+    assert summarise(runs(bound=None), PAIRS, (0, 1), resamples=10).methods[1].cells["a", "b"].share is None
+
+
 def test_places_are_among_source_only_and_the_recipes() -> None:
     start, up, down, bound = summarise(runs(), PAIRS, (0, 1), resamples=10).methods
     assert (start.rank, up.rank, down.rank) == (2, 1, 3)

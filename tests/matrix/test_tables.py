@@ -83,6 +83,10 @@ def test_csv_has_a_line_for_every_method_on_every_pair(summary: Summary) -> None
     )  # fmt: skip
     assert (down["seeds"], down["query_identities"], down["interval_reliable"]) == ("2", "4", "no")
     assert down["negative_transfer"] == "yes" and float(down["source_change"]) == pytest.approx(-5.5)
+    assert (
+        start["gap_closed_low"] == ""
+        and 13 < float(rows[2]["gap_closed_low"]) < 14.9 < float(rows[2]["gap_closed_high"]) < 18
+    )
     assert float(rows[2]["gap_closed"]) == pytest.approx(50 * (10 / 67.5 + 10 / 66.5), abs=1e-3)
 
 

@@ -5,7 +5,7 @@ import time
 
 from filelock import FileLock
 
-from tests.pipeline.test_interrupted import Stopper
+from tests.pipeline.conftest import Stopper
 from uda_reid.job import Job
 from uda_reid.pipeline import one, source_model
 

@@ -118,6 +118,8 @@ def _drill(
             ("gain, drawn by person", sheets.between(cell.gain.by_identity)),
             ("gain, drawn by query", sheets.between(cell.gain.by_query)),
         ]
+    if cell.share is not None:
+        facts.append(("share of the gap closed, drawn by person", sheets.between(cell.share, ".0f") + " %"))
     if cell.level is not None:
         few = "" if cell.level.reliable else "; too few for the interval"
         facts.append(("people in the queries", f"{cell.level.identities}{few}"))

@@ -20,7 +20,8 @@ MEANINGS = (
     "mAP: trapezoid average precision (Market-1501 code), in percent; mean ± sample standard deviation over seeds.",
     f"In brackets the {LEVEL:.0%} interval of the gain over source-only, paired by query and seed: people are drawn, "
     "each with all queries, and seeds (percentile bootstrap).",
-    "Share of the gap closed: (adapted - source-only) / (bound - source-only); n/a if that is under 2 points.",
+    "Share of the gap closed: (adapted - source-only) / (bound - source-only), mean over seeds, with the interval of "
+    "the mean gain over the mean gap, drawn as that of the gain; n/a if a gap is under 2 points.",
     "Rank: mean place by mAP among source-only and the recipes, over pairs and seeds.",
     "Kept on the source: change of mAP on the source's own test images.",
     "How far apart: larger is further; no label is used. Its rank correlation with the source-only mAP is over pairs, "
@@ -147,8 +148,11 @@ def _told(values: Sequence[float | None], expected: int, form: str) -> str:
 
 
 def shares(summary: Summary) -> Rows:
-    """Return which share of the gap every recipe closes, in percent."""
-    return by_cell(summary, lambda cell: [None if share is None else 100 * share for share in cell.shares], ".0f")
+    """Return which share of the gap every recipe closes, in percent, with its interval."""
+    rows = by_cell(summary, lambda cell: [None if share is None else 100 * share for share in cell.shares], ".0f")
+    cells = [cell for method in summary.methods if method.adapts for cell in _in_order(summary, method)]
+    intervals = iter([between(cell.share, ".0f") if cell else "" for cell in cells])
+    return [[row[0], *(f"{value} {next(intervals)}".strip() for value in row[1:])] for row in rows]
 
 
 def forgetting(summary: Summary) -> Rows:

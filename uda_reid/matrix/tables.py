@@ -105,7 +105,8 @@ def comma_separated(summary: Summary) -> str:
     columns += [f"{name}{part}" for name in names for part in ("", "_sd")]
     columns += [f"mAP_{end}" for end in ("low", "high")] + ["gain", "gain_sd"]
     columns += [f"gain_{end}{by}" for by in ("", "_by_query") for end in ("low", "high")]
-    columns += ["query_identities", "interval_reliable", "negative_transfer", "gap_closed", "source_change"]
+    columns += ["query_identities", "interval_reliable", "negative_transfer", "gap_closed"]
+    columns += ["gap_closed_low", "gap_closed_high", "source_change"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
@@ -127,6 +128,7 @@ def _line(method: Method, pair: tuple[str, str], cell: Result) -> Iterable[Any]:
     yield cell.negative if cell.gain else None
     closed = [share for share in cell.shares if share is not None]
     yield 100 * Spread.of(closed).mean if len(closed) == len(cell.shares) else None
+    yield from (None, None) if cell.share is None else (100 * end for end in cell.share)
     yield Spread.of(cell.forgotten).mean
 
 

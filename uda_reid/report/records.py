@@ -22,6 +22,8 @@ FORMAT = 1
 """Raised when a field of the record changes its meaning; a new field with a default changes none."""
 DIRECT = ("source_only", *(f"uda_reid.strategies.source_only{mark}SourceOnly" for mark in ":."))
 """The strategy that adapts nothing: its row repeats the source-only one and is not shown."""
+SMALLEST_GAP = 0.02
+"""Between source-only and the bound, in mAP; the share that was closed of a smaller one would be noise."""
 FEW = 50
 """Below so many counted queries one query moves rank-1 by more than two points, and a reader is told so."""
 
@@ -145,9 +147,10 @@ def gap_closed(record: Record) -> float | None:
     """Return (adapted - source-only) / (bound - source-only) in mAP; None where the denominator is under 2 points."""
     found = [None if row is None else row.scores for row in (record.start, record.adapted, record.row(BOUND))]
     start, adapted, bound = found
-    if start is None or adapted is None or bound is None or not bound.mean_ap - start.mean_ap >= 0.02:  # NaN too
+    if start is None or adapted is None or bound is None:
         return None
-    return (adapted.mean_ap - start.mean_ap) / (bound.mean_ap - start.mean_ap)
+    gap = bound.mean_ap - start.mean_ap
+    return (adapted.mean_ap - start.mean_ap) / gap if gap >= SMALLEST_GAP else None  # nor where it is NaN
 
 
 def same_labels(labelled: Sequence[str], target: str) -> str:
