@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -243,32 +243,44 @@ def images_of(split: Split, *, name: str = "", cache_bytes: int = 4 << 30) -> Ph
     return Photographs(split, name=name, cache_bytes=cache_bytes)
 
 
-class _Sealed:
-    """Images without a way back to their files: the photographs live in closures, not in attributes."""
+_FILES: dict[int, Photographs] = {}
+"""What the sealed objects read, by their ids. In the module and not in them: nothing that a strategy is handed, no
+attribute, closure or weak reference, leads from the images to their file names, which tell identities."""
 
-    __slots__ = ("_length", "_preload", "_read")
+
+class _Sealed:
+    """Images without a way back to their files."""
+
+    __slots__ = ("_length",)
 
     def __init__(self, photographs: Photographs) -> None:
-        def read(rows: Tensor, height: int, width: int) -> Tensor:
-            return photographs.read(rows, height, width)
-
-        def preload(height: int, width: int, progress: Progress) -> None:
-            photographs.preload(height, width, progress)
-
         self._length = len(photographs)
-        self._read = read
-        self._preload = preload
+        _FILES[id(self)] = photographs
 
     def __len__(self) -> int:
         return self._length
 
     def read(self, rows: Tensor, height: int, width: int) -> Tensor:
         """Return images as `Photographs.read` does."""
-        return self._read(rows, height, width)
+        return _FILES[id(self)].read(rows, height, width)
 
     def preload(self, height: int, width: int, progress: Progress = QUIET.progress) -> None:
         """Decode every file once, as `Photographs.preload` does."""
-        self._preload(height, width, progress)
+        _FILES[id(self)].preload(height, width, progress)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _: object) -> Self:
+        return self  # the images do not change, and a copy would have none
+
+    def __reduce__(self) -> str:
+        raise TypeError("a target's images stay in their process: their file names are not to leave it")
+
+    def __del__(self) -> None:
+        files = globals().get("_FILES")  # may be gone when the interpreter ends
+        if files:
+            files.pop(id(self), None)
 
 
 def unlabelled(domain: Domain, *, cameras: bool = False, cache_bytes: int = 4 << 30) -> Target:
