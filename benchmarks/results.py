@@ -2,6 +2,7 @@
 
     python benchmarks/results.py --write docs/results.md                       # six pairs of scenes, three seeds
     python benchmarks/results.py --pairs cuhk03:pku --data DIR --seeds 0       # photographs, one pair, one seed
+    python benchmarks/results.py --matrix runs/first --write docs/results.md   # of what `uda-reid matrix` has made
 
 Two runs at a time with one thread each, through the same pipeline as `uda-reid adapt --bound --threads 1`, which finds
 these runs again with the same `--out`. It can be stopped and started at will: finished runs and source models are
@@ -23,6 +24,8 @@ from types import FrameType
 from benchmarks.results_page import Made, page, put
 from uda_reid.errors import RecipeError, UdaReidError
 from uda_reid.matrix.board import Board
+from uda_reid.matrix.folder import collect as finished_runs
+from uda_reid.matrix.folder import read_matrix
 from uda_reid.matrix.plan import Cell, Place, Plan, Planned, plan_runs
 from uda_reid.matrix.workers import Answer, Processes, make
 from uda_reid.report import Record
@@ -41,6 +44,7 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--recipes", default=RECIPES, help="names or YAML files (default: %(default)s)")
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--matrix", type=Path, help="make nothing; read the finished runs of this matrix instead")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder that holds the data sets")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder for runs and source models")
     parser.add_argument("--profile", choices=("paper", "small", "scenes"), help="default: chosen by the domains")
@@ -131,6 +135,8 @@ def collect(answers: Mapping[Cell, Answer]) -> dict[str, dict[Place, Record]]:
 def main() -> int:
     """Make the runs, print the tables and write them down; return the exit code."""
     options = arguments().parse_args()
+    if options.matrix:
+        return of_matrix(options)
     signal.signal(signal.SIGTERM, interrupted)
     began = time.monotonic()
     try:
@@ -148,17 +154,35 @@ def main() -> int:
         pairs=list(dict.fromkeys(cell.place.pair for cell in answers)),
         seeds=list(dict.fromkeys(cell.place.seed for cell in answers)),
         command=command_line(options),
-        jobs=options.jobs,
-        took=f"{minutes}, {found} of {len(answers)} runs found finished" if found else f"{minutes} in all",
+        took=f"{options.jobs} at a time; "
+        + (f"{minutes}, {found} of {len(answers)} runs found finished" if found else f"{minutes} in all"),
         failed=[f"{cell}: {answer.failure}" for cell, answer in answers.items() if not answer.record],
     )
-    text = page(collect(answers), made)
-    print(text)
-    if options.write and len(made.failed) < len(answers):
-        document = options.write.read_text(encoding="utf-8") if options.write.is_file() else "# Results\n"
-        options.write.write_text(put(document, text, planned.profile), encoding="utf-8")
-        say(f"written: {options.write}")
+    tell(page(collect(answers), made), planned.profile, options.write if len(made.failed) < len(answers) else None)
     return 1 if made.failed else 0
+
+
+def of_matrix(options: argparse.Namespace) -> int:
+    """Print the tables of the finished runs of a matrix, and write them down; return the exit code."""
+    try:
+        matrix = read_matrix(options.matrix)
+        runs, missing = finished_runs(matrix)
+    except UdaReidError as error:
+        say(f"error: {error}")
+        return 2
+    command = f"{matrix.command}\npython benchmarks/results.py --matrix {options.matrix}"
+    text = page(runs, Made(matrix.pairs, matrix.seeds, command, failed=missing))
+    tell(text, matrix.profile, options.write if runs else None)
+    return 1 if missing else 0
+
+
+def tell(text: str, profile: str, path: Path | None) -> None:
+    """Print the tables, and put them into a file."""
+    print(text)
+    if path:
+        document = path.read_text(encoding="utf-8") if path.is_file() else "# Results\n"
+        path.write_text(put(document, text, profile), encoding="utf-8")
+        say(f"written: {path}")
 
 
 if __name__ == "__main__":

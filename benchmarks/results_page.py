@@ -32,16 +32,14 @@ class Made:
         pairs: (source, target), the columns.
         seeds: the seeds of every column.
         command: the command line that makes the runs and this page.
-        jobs: how many runs were made at a time.
-        took: how long all of it took, in words.
+        took: how many runs were made at a time, and how long all of it took, in words; empty where nobody knows.
         failed: what failed, one line each.
     """
 
     pairs: Sequence[tuple[str, str]]
     seeds: Sequence[int]
     command: str
-    jobs: int
-    took: str
+    took: str = ""
     failed: Sequence[str] = ()
 
 
@@ -72,7 +70,7 @@ def cells(values: Values, made: Made, form: str = ".1f") -> list[str]:
     The average is taken over the pairs of one seed first, so that its spread is that of seeds and not of pairs; a seed
     without all pairs is left out.
 
-    >>> made = Made([("a", "b"), ("b", "a")], [0, 1], "", 1, "")
+    >>> made = Made([("a", "b"), ("b", "a")], [0, 1], "")
     >>> values = {Place("a", "b", 0): 1.0, Place("b", "a", 0): 3.0, Place("a", "b", 1): 3.0, Place("b", "a", 1): 5.0}
     >>> cells(values, made)
     ['2.0 ± 1.4', '4.0 ± 1.4', '3.0 ± 1.4']
@@ -299,7 +297,7 @@ def _origin(records: Sequence[Record], made: Made) -> str:
     return (
         f"```sh\n{made.command}\n```\n\n"
         f"{today}, uda_reid {versions}, profile {profiles}, {seeds}, trapezoid AP, protocol {protocols}, checkpoint "
-        f"`last`; {'; '.join(surroundings)}, {made.jobs} at a time; {made.took}."
+        f"`last`; {'; '.join(surroundings)}{f', {made.took}' if made.took else ''}."
     )
 
 

@@ -11,10 +11,12 @@ import pytest
 from benchmarks import results
 from benchmarks.results import RECIPES, arguments, command_line, plan
 from tests.conftest import RECIPE, write_manifest
+from tests.matrix.examples import runs
 from uda_reid.errors import RecipeError, UdaReidError
+from uda_reid.matrix.folder import Entry, Matrix, write_matrix
 from uda_reid.matrix.plan import Place
 from uda_reid.recipe import load
-from uda_reid.report import read
+from uda_reid.report import read, write
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -83,6 +85,29 @@ def test_command_line_keeps_what_numbers_depend_on() -> None:
     assert command_line(options) == found
     again = arguments().parse_args(found.split()[2:])
     assert {**vars(again), "write": options.write} == vars(options)
+
+
+def test_tables_are_those_of_a_matrix_where_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = []
+    for recipe, places in runs().items():
+        for place, record in places.items():
+            made.append(Entry(recipe, place, f"{recipe}-{place.source}-s{place.seed}", "x"))
+            (tmp_path / made[-1].folder).mkdir()
+            write(record, tmp_path / made[-1].folder / "record.json")
+    write_matrix(Matrix(tmp_path, "uda-reid matrix --domains a,b", "scenes", tuple(made)))
+    page = tmp_path / "results.md"
+    monkeypatch.setattr(sys, "argv", ["results.py", "--matrix", str(tmp_path), "--write", str(page)])
+    assert results.main() == 0
+    text = page.read_text()
+    assert capsys.readouterr().out.strip() in text and "<!-- scenes: made by" in text
+    assert f"uda-reid matrix --domains a,b\npython benchmarks/results.py --matrix {tmp_path}\n```" in text
+    assert "| up | 33.0 ± 0.7 | 43.0 ± 0.7 | 38.0 ± 0.7 |" in text
+    (tmp_path / made[-1].folder / "record.json").unlink()
+    assert results.main() == 1 and "Failed and missing below: b -> a, down, seed 1 (not made yet)" in page.read_text()
+    monkeypatch.setattr(sys, "argv", ["results.py", "--matrix", str(tmp_path / "nowhere")])
+    assert results.main() == 2 and "run `uda-reid matrix` again" in capsys.readouterr().err
 
 
 @pytest.mark.slow  # half a minute: starts the script three times

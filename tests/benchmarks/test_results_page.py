@@ -25,7 +25,7 @@ NUMBERS = {  # recipe -> pair -> mAP by seed
     BOUND: {PAIRS[0]: [0.70, 0.72, 0.74], PAIRS[1]: [0.50, 0.60, 0.41]},
 }
 SURROUNDINGS: Mapping[str, str | int] = {"threads": 1, "torch": "2", "device": "cpu", "processor": "an abacus"}
-MADE = Made(PAIRS, SEEDS, "python benchmarks/results.py", 2, "3 minutes in all")
+MADE = Made(PAIRS, SEEDS, "python benchmarks/results.py", "2 at a time; 3 minutes in all")
 
 
 def record(
