@@ -178,7 +178,7 @@ class Prepared:
             seed=self.job.seed,
             device=self.device,
             precision=self.job.precision,
-            store=CheckpointFolder(store),
+            store=CheckpointFolder(store, log=(reporter or self.reporter).log),
             reporter=reporter or self.reporter,
         )
 

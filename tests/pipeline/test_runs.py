@@ -208,6 +208,25 @@ def test_interrupted_run_goes_on_to_the_same_weights(job: Job, tmp_path: Path, l
     assert record.curve == whole.curve
 
 
+@pytest.mark.parametrize("line", ["PUL: round 2", "scored afterwards"])
+def test_run_whose_newest_states_are_damaged_goes_on_from_the_ones_before(job: Job, tmp_path: Path, line: str) -> None:
+    whole = one(job)[1]
+    other = replace(job, out=tmp_path / "other")
+    with pytest.raises(KeyboardInterrupt):
+        one(other, reporter=Stopper(line))
+    damaged = 0
+    for path in other.out.glob("*/state/*.safetensors"):
+        if path.with_name(f"{path.name}.previous").exists():
+            content = path.read_bytes()
+            path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+            damaged += 1
+    told = Stopper()
+    folder = one(other, reporter=told)[1]
+    assert damaged == sum("warning" in text and "is damaged" in text for text in told.lines) > 0
+    assert (folder / "adapted.safetensors").read_bytes() == (whole / "adapted.safetensors").read_bytes()
+    assert not list(other.out.rglob("*.previous"))
+
+
 @pytest.mark.parametrize("write", [1, 3, 5, 8])
 def test_run_on_a_full_disk_loses_nothing_and_goes_on_once_there_is_room(
     job: Job, tmp_path: Path, write: int, monkeypatch: pytest.MonkeyPatch

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -307,6 +308,28 @@ def test_truncated_file_is_refused_at_every_length(tmp_path: Path) -> None:
         load(path)
 
 
+def test_file_in_which_any_byte_has_changed_is_refused_or_says_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "state.safetensors"
+    save(path, {"x": torch.arange(6, dtype=torch.float32), "epoch": 17, "names": ["a", "b"]}, kind="test")
+    whole, refused = path.read_bytes(), 0
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        try:
+            found = load(path)
+        except CheckpointError:
+            refused += 1
+            continue
+        assert torch.equal(found["x"], torch.arange(6.0)) and (found["epoch"], found["names"]) == (17, ["a", "b"])
+    assert refused > 0.9 * len(whole)
+
+
+def test_file_from_before_there_was_a_checksum_still_loads(tmp_path: Path) -> None:
+    header = {"format": 1, "kind": "test", "state": {"named": {"x": {"tensor": "x"}}}}
+    path = tmp_path / "state.safetensors"
+    path.write_bytes(safetensors.torch.save({"x": torch.ones(2)}, metadata={"uda_reid": json.dumps(header)}))
+    assert torch.equal(load(path)["x"], torch.ones(2))
+
+
 def test_foreign_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "state"
     path.write_bytes(safetensors.torch.save({"x": torch.ones(2)}))
@@ -383,6 +406,33 @@ def test_checkpoint_folder_refuses_a_truncated_state(tmp_path: Path) -> None:
     store.path("pul").write_bytes(store.path("pul").read_bytes()[:-1])
     with pytest.raises(CheckpointError, match=r"pul\.safetensors is truncated"):
         store.restore("pul")
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_damaged_state_gives_way_to_the_one_before_it_with_a_warning(
+    linked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    if not linked:
+        monkeypatch.setattr(Path, "hardlink_to", none)
+    said: list[str] = []
+    store = CheckpointFolder(tmp_path, log=said.append)
+    for epoch in (1, 2, 3):
+        store.save("pul", {"epoch": epoch, "x": torch.full((9,), float(epoch))})
+    assert store.restore("pul") is not None and not said
+    whole = store.path("pul").read_bytes()
+    store.path("pul").write_bytes(whole[:-4] + bytes(4))
+    found = store.restore("pul")
+    assert found is not None and found["epoch"] == 2 and torch.equal(found["x"], torch.full((9,), 2.0))
+    (line,) = said
+    assert line.startswith("warning: ") and "pul.safetensors is damaged" in line and "the state before it" in line
+    store.path("pul").with_name("pul.safetensors.previous").write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match=r"pul\.safetensors is damaged"):
+        store.restore("pul")
+    store.drop_previous()
+    assert [path.name for path in tmp_path.iterdir()] == ["pul.safetensors"]
 
 
 def test_checkpoint_folder_refuses_a_renamed_state(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from uda_reid.pipeline.folders import SOURCE_MODEL, locked, make_folder
 from uda_reid.pretraining import pretrain, validate
 from uda_reid.report import LABELLED
 from uda_reid.run import Reporter, Silent
-from uda_reid.training.checkpoint import save_encoder
+from uda_reid.training.checkpoint import CheckpointFolder, save_encoder
 from uda_reid.training.devices import use_threads
 from uda_reid.types import Domain, Source
 
@@ -35,6 +35,7 @@ def train_source(prepared: Prepared, domain: Domain, reporter: Reporter) -> Sour
         if not finished.is_file():
             facts = {**prepared.facts(source), LABELLED: prepared.labels_of(domain), "seed": prepared.job.seed}
             save_encoder(finished, source.encoder, facts=facts)
+            CheckpointFolder(folder).drop_previous()
     return source
 
 

@@ -11,8 +11,10 @@ import glob
 import json
 import os
 import secrets
+import shutil
 import time
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 from urllib.parse import quote
@@ -29,7 +31,7 @@ from uda_reid.run import State
 from uda_reid.types import Encoder
 
 FORMAT = 1
-SUFFIX = ".safetensors"
+SUFFIX, PREVIOUS = ".safetensors", ".previous"
 # All of the JSON is under one key: safetensors writes several in no fixed order.
 KEY = "uda_reid"
 RESERVED = "__metadata__"
@@ -53,7 +55,8 @@ def save(path: Path, state: State, *, kind: str) -> None:
     """
     tensors: dict[str, Tensor] = {}
     tree = _encode(state, (), tensors)
-    header = json.dumps({"format": FORMAT, "kind": kind, "state": tree}, separators=(",", ":"))
+    checksum = _checksum(tree, tensors)
+    header = json.dumps({"format": FORMAT, "kind": kind, "checksum": checksum, "state": tree}, separators=(",", ":"))
     try:
         data = safetensors.torch.save(tensors, metadata={KEY: header})
     except (SafetensorError, ValueError, KeyError) as error:
@@ -69,7 +72,7 @@ def load(path: Path, *, kind: str | None = None) -> dict[str, Any]:
         kind: what the state has to be; None takes any.
 
     Raises:
-        CheckpointError: the file is missing, truncated, foreign, of another version or of another kind.
+        CheckpointError: the file is missing, truncated, damaged, foreign, of another version or of another kind.
     """
     try:
         data = Path(path).read_bytes()
@@ -92,10 +95,20 @@ def load(path: Path, *, kind: str | None = None) -> dict[str, Any]:
             raise CheckpointError(f"{path} has format {header['format']!r}; this version of uda-reid reads {FORMAT}")
         if kind is not None and header["kind"] != kind:
             raise CheckpointError(f"{path} holds {header['kind']!r}, not {kind!r}")
+        if header.get("checksum", found := _checksum(header["state"], tensors)) != found:  # older files have none
+            raise CheckpointError(f"{path} is damaged: its content is not what was written")
         state: dict[str, Any] = _decode(header["state"], tensors)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged: its header does not describe its tensors") from error
     return state
+
+
+def _checksum(tree: Any, tensors: Mapping[str, Tensor]) -> int:
+    """Return a CRC-32 of everything in a file; what a disk makes of it by mistake gives another one."""
+    found = zlib.crc32(json.dumps(tree).encode())
+    for name in sorted(tensors):
+        found = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, zlib.crc32(name.encode(), found))
+    return found
 
 
 def _refuse(where: tuple[str, ...], what: str) -> NoReturn:
@@ -242,14 +255,15 @@ def _sweep(path: Path) -> None:
 
 
 class CheckpointFolder:
-    """A `run.Store` that keeps each named state in a file of its own.
+    """A `run.Store` that keeps each named state in a file of its own, and the one before it in another.
 
     Args:
         folder: where the files lie; made by the first `save`.
+        log: told when a state is damaged and the one before it is used.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: Path, *, log: Callable[[str], None] | None = None) -> None:
+        self.folder, self.log = Path(folder), log
 
     def path(self, name: str) -> Path:
         """Return the file of a state.
@@ -260,21 +274,64 @@ class CheckpointFolder:
         return self.folder / (quote(name, safe="").replace("%2F", "+") + SUFFIX)
 
     def save(self, name: str, state: State) -> None:
-        """Keep `state` under `name`.
+        """Keep `state` under `name`, and the last one beside it as `.previous`.
 
         Raises:
             CheckpointError: as `save`.
         """
-        save(self.path(name), state, kind=f"state {name}")
+        path = self.path(name)
+        _keep_aside(path)
+        save(path, state, kind=f"state {name}")
 
     def restore(self, name: str) -> dict[str, Any] | None:
-        """Return the state last kept under `name`, or None.
+        """Return the state last kept under `name`, or None; where its file is damaged, the one before it.
 
         Raises:
-            CheckpointError: there is a file, but it is truncated or foreign.
+            CheckpointError: there are files, but all are truncated, damaged or foreign.
         """
         path = self.path(name)
-        return load(path, kind=f"state {name}") if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            return load(path, kind=f"state {name}")
+        except CheckpointError as error:
+            previous = _previous(path)
+            if not previous.exists():
+                raise
+            try:
+                found = load(previous, kind=f"state {name}")
+            except CheckpointError:
+                raise error from None
+            if self.log is not None:
+                self.log(f"warning: {error}; the state before it is used, and what came after is computed again")
+            return found
+
+    def drop_previous(self) -> None:
+        """Remove the states before the last ones: of finished work nobody needs them."""
+        for path in self.folder.glob(f"*{SUFFIX}{PREVIOUS}"):
+            path.unlink(missing_ok=True)
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(path.name + PREVIOUS)
+
+
+def _keep_aside(path: Path) -> None:
+    """Give the file a second name, in one step and without a moment in which it has none."""
+    if not path.exists():
+        return
+    aside = _beside(_previous(path))
+    try:
+        try:
+            aside.hardlink_to(path)
+        except OSError:  # not every file system has links
+            shutil.copyfile(path, aside)
+        aside.replace(_previous(path))
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
 
 
 def save_encoder(path: Path, encoder: Encoder, *, facts: Mapping[str, Any] | None = None) -> Path:
