@@ -3,9 +3,13 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import os
 import shlex
 import shutil
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -260,16 +264,22 @@ def test_evaluate_refuses_what_is_no_checkpoint(
         assert checkpoint in err
 
 
-def test_interrupt_is_one_line_and_exit_code_1(
-    base: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupt_is_one_line_and_the_exit_code_of_its_signal(
+    number: int, expected: int, base: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), number)
+        time.sleep(5)
 
+    before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr("uda_reid.pipeline.sources.pretrain", interrupted)
     code, _, err = run(monkeypatch, capsys, "adapt", "--src", "alpha", "--tgt", "beta", *base)
-    assert code == 1
+    assert code == expected
     assert "error: interrupted; the same command goes on" in err
+    assert signal.getsignal(signal.SIGTERM) is before
+    monkeypatch.setattr("uda_reid.strategies.known", interrupted)
+    assert run(monkeypatch, capsys, "list", "strategies")[::2] == (expected, "error: interrupted\n")
 
 
 def test_full_disk_is_one_line(
@@ -569,5 +579,28 @@ def test_interrupted_work_on_features_is_one_line_and_writes_nothing(
 
     before = sorted(path.name for path in features.iterdir())
     monkeypatch.setattr(f"uda_reid.foreign.{place}", interrupted)
-    assert run(monkeypatch, capsys, *words.split()) == (1, "", f"error: {message}\n")
+    assert run(monkeypatch, capsys, *words.split()) == (130, "", f"error: {message}\n")
     assert sorted(path.name for path in features.iterdir()) == before
+
+
+@pytest.mark.slow  # half a minute: starts the program three times
+def test_run_that_is_asked_to_end_ends_at_once_and_goes_on_to_the_same_weights(data: Path) -> None:
+    def start(out: str) -> subprocess.Popen[str]:
+        words = ["adapt", "--recipe", str(data / "tiny.yaml"), "--src", "alpha", "--tgt", "beta", "--data", str(data)]
+        words += ["--profile", "paper", "--threads", "1", "--out", str(data / out)]
+        return subprocess.Popen([sys.executable, "-m", "uda_reid", *words], stderr=subprocess.PIPE, text=True)
+
+    assert start("whole").communicate(timeout=300) and (data / "whole").is_dir()
+    running, seen = start("ended"), ""
+    assert running.stderr is not None
+    while "PUL: round 1" not in seen:
+        seen += running.stderr.readline()
+    running.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    rest = running.communicate(timeout=60)[1]
+    assert running.returncode == 143 and time.monotonic() - began < 30
+    assert "error: interrupted; the same command goes on from the last finished epoch or round" in rest
+    again = start("ended")
+    assert again.communicate(timeout=300) and again.returncode == 0
+    first, second = (path.read_bytes() for path in sorted(data.glob("*/*/adapted.safetensors")))
+    assert first == second

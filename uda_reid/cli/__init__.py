@@ -1,9 +1,14 @@
-"""The command line: one command per job; errors in one line; exit codes 0 (done), 1 (interrupted), 2 (bad input)."""
+"""The command line: one command per job; errors in one line.
+
+Exit codes: 0 done, 1 a part of a matrix failed, 2 bad input, 130 interrupted by Ctrl-C, 143 asked to end by SIGTERM.
+"""
 
 from __future__ import annotations
 
 import io
+import signal
 import sys
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -38,16 +43,33 @@ def _root(
         raise typer.Exit
 
 
+CTRL_C = 128 + signal.SIGINT
+
 # typer exports this one of its usage errors; its base class is that of all of them.
 UsageError: type[Any] = typer.BadParameter.__mro__[1]
 
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on the error stream and exit code 2."""
+    asked_to_end: list[int] = []
+
+    def end(number: int, _: FrameType | None) -> None:
+        """End as by Ctrl-C: what is written is written whole, and states of finished epochs are there."""
+        asked_to_end.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        _run(asked_to_end)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(asked_to_end: list[int]) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold bytes that no encoding knows
     try:
-        raise SystemExit(app(standalone_mode=False))
+        code = app(standalone_mode=False)
     except UsageError as error:
         # Without any argument the help has been shown and there is no message.
         message = " ".join(error.format_message().split()).replace("Value error, ", "").rstrip(".")
@@ -57,10 +79,19 @@ def main() -> None:
         raise SystemExit(2) from None
     except UdaReidError as error:
         _complain(str(error))
-        raise SystemExit(1 if isinstance(error, Interrupted) else 2) from None
+        raise SystemExit(_stopped(asked_to_end) if isinstance(error, Interrupted) else 2) from None
     except OSError as error:
         _complain(f"{error.filename or 'the output'}: {error.strerror or type(error).__name__}")
         raise SystemExit(2) from None
+    if code == CTRL_C:  # what typer makes of an interruption outside of work that can say more
+        _complain("interrupted")
+        code = _stopped(asked_to_end)
+    raise SystemExit(code)
+
+
+def _stopped(asked_to_end: list[int]) -> int:
+    """Return the exit code of the signal that stopped the work, as shells count: 128 and its number."""
+    return 128 + asked_to_end[0] if asked_to_end else CTRL_C
 
 
 def _complain(message: str) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -181,7 +179,6 @@ def matrix(
         pool = RayPool(jobs, threads, gpus=gpus, address=address)
     else:
         pool = Processes(min(jobs, len(chosen.jobs)), threads)
-    signal.signal(signal.SIGTERM, _interrupted)
     with resumable():
         failed = {event.cell: event.answer.failure for event in _make(chosen, pool)}
         others = {cell: failure for cell, failure in earlier.items() if cell not in chosen.jobs}
@@ -284,8 +281,3 @@ def _repeatable(words: list[str]) -> list[str]:
         else:
             kept.append(word)
     return kept
-
-
-def _interrupted(_: int, __: FrameType | None) -> None:
-    """Let a polite `kill` end the work as Ctrl-C does."""
-    raise KeyboardInterrupt
