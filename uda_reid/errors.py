@@ -15,3 +15,7 @@ class RecipeError(UdaReidError):
 
 class CheckpointError(UdaReidError):
     """A checkpoint is missing, truncated, foreign or made for another model."""
+
+
+class NotFiniteError(UdaReidError):
+    """A loss became infinite or no number; no weight has been touched by then."""

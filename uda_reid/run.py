@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from uda_reid.errors import RecipeError, UdaReidError
+from uda_reid.errors import NotFiniteError, RecipeError
 
 T = TypeVar("T")
 State = Mapping[str, Any]
@@ -163,10 +163,10 @@ class Run:
         """Backpropagate `loss` and step the optimizers.
 
         Raises:
-            UdaReidError: the loss is not finite; no weight has been touched by then.
+            NotFiniteError: the loss is not finite; no weight has been touched by then.
         """
         if not bool(torch.isfinite(loss)):
-            raise UdaReidError(
+            raise NotFiniteError(
                 f"the loss became {float(loss.detach())}; lower the learning rate"
                 " (--set adapt.lr=... or --set pretrain.lr=...)"
             )

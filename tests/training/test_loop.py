@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from uda_reid.errors import NotFiniteError
 from uda_reid.run import Run
 from uda_reid.training.loop import Batches, SideBySide, Stateful, train
 from uda_reid.types import Batch
@@ -135,3 +136,45 @@ def test_side_by_side_are_batches_of_all_domains_in_their_order() -> None:
         list(SideBySide(batches([[0], [1]], 7), batches([[2]], 8)))
     three = SideBySide(batches([[0]], 7), batches([[1, 2]], 8), batches([[3]], 9))
     assert [[part.rows.tolist() for part in parts] for parts in three] == [[[0], [1, 2], [3]]]
+
+
+def test_loss_that_is_no_number_is_told_with_its_step_its_rows_and_what_was_before() -> None:
+    memory, model = Memory(), nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run = Run(store=memory)
+    before: list[Tensor] = []
+
+    def step(batch: Batch) -> Mapping[str, Tensor]:
+        loss = model(batch.images.mean().reshape(1, 1)).sum()
+        if 7 in batch.rows and len(memory.states):
+            before.append(model.weight.detach().clone())
+            loss = loss * torch.inf
+        run.step(loss, optimizer)
+        return {"loss": torch.tensor(0.25), "triplet": torch.tensor(3.0)}
+
+    def batches(_: int) -> Batches:
+        rows = torch.split(torch.arange(12), 4)
+        return Batches(Noise(), torch.zeros(12), rows, size=(4, 2), augmentation="none", name="x", run=run)
+
+    with pytest.raises(NotFiniteError) as stop:
+        train(step, batches, epochs=3, parts={"model": model}, name="pul/round/0", run=run)
+    told = str(stop.value)
+    assert told.startswith("pul/round/0: epoch 2, step 2: the loss became ") and "lower the learning rate" in told
+    assert "the step before had loss 0.25, triplet 3; rows [4, 5, 6, 7]" in told
+    assert torch.equal(model.weight, before[0]) and len(memory.states["pul/round/0"]["history"]) == 1
+
+
+def test_rows_of_all_domains_are_told() -> None:
+    def step(_: tuple[Batch, ...]) -> Mapping[str, Tensor]:
+        raise NotFiniteError("no number")
+
+    def batches(_: int) -> SideBySide:
+        options: dict[str, Any] = {"size": (4, 2), "augmentation": "none", "name": "x", "run": Run()}
+        return SideBySide(
+            *(Batches(Noise(), torch.zeros(12), [torch.tensor(rows)], **options) for rows in ([1, 2], [3]))
+        )
+
+    with pytest.raises(
+        NotFiniteError, match=r"step 1: no number; the step before had nothing to tell; rows \[1, 2\] and \[3\]"
+    ):
+        train(step, batches, epochs=1, parts={}, name="x", run=Run())

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from uda_reid.data.images import augment
+from uda_reid.errors import NotFiniteError
 from uda_reid.run import Run
 from uda_reid.types import Batch, Images
 
@@ -66,11 +67,25 @@ def train(
         with run.randomness(f"{name}/epoch/{epoch}"):
             planned = batches(epoch)
             total = len(planned) if isinstance(planned, Sized) else None
-            terms = [step(batch) for batch in run.progress(planned, f"{name}: epoch {epoch + 1}/{epochs}", total)]
+            terms: list[Mapping[str, Tensor]] = []
+            for batch in run.progress(planned, f"{name}: epoch {epoch + 1}/{epochs}", total):
+                try:
+                    terms.append(step(batch))
+                except NotFiniteError as error:
+                    where = f"{name}: epoch {epoch + 1}, step {len(terms) + 1}"
+                    raise NotFiniteError(f"{where}: {error}; {_seen(terms, batch)}; what is saved stays") from error
         history.append(_means(terms))
         state = {key: part.state_dict() for key, part in parts.items()}
         run.save(slot, {"name": name, "history": history, "parts": state})
     return history
+
+
+def _seen(terms: list[Mapping[str, Tensor]], batch: object) -> str:
+    """Return what was measured one step before, and which rows a step was given, in words."""
+    before = ", ".join(f"{name} {float(term):.4g}" for name, term in (terms[-1] if terms else {}).items())
+    parts = batch if isinstance(batch, tuple) and not isinstance(batch, Batch) else (batch,)
+    rows = " and ".join(f"{part.rows.tolist()}" for part in parts if isinstance(part, Batch))
+    return f"the step before had {before or 'nothing to tell'}; rows {rows or 'unknown'}"
 
 
 def _means(terms: list[Mapping[str, Tensor]]) -> dict[str, float]:
