@@ -30,7 +30,7 @@ from uda_reid.pipeline import one, train_source
 from uda_reid.pretraining import validate
 from uda_reid.run import Run, Silent
 from uda_reid.terminal import RichReporter
-from uda_reid.training.checkpoint import load_encoder
+from uda_reid.training.encoders import load_encoder
 from uda_reid.training.features import extract
 
 MEASURES = ("source mAP", "density", "silhouette")

@@ -20,7 +20,7 @@ from uda_reid.errors import CheckpointError, DataError, RecipeError
 from uda_reid.job import open_domain
 from uda_reid.models.encoder import EncoderSpec, build
 from uda_reid.ops.distance import check_features
-from uda_reid.training.checkpoint import save_encoder
+from uda_reid.training.encoders import save_encoder
 from uda_reid.training.features import extract
 from uda_reid.types import DISTRACTOR, JUNK, UNKNOWN, Domain
 

@@ -33,12 +33,12 @@ _HOME = {
     "UdaReidError": "errors",
     "check_strategy": "testing",
     "evaluate": "evaluation",
-    "load_encoder": "training.checkpoint",
+    "load_encoder": "training.encoders",
     "one": "pipeline",
     "open_domain": "job",
     "pretrain": "pretraining",
     "read": "data.layouts",
-    "save_encoder": "training.checkpoint",
+    "save_encoder": "training.encoders",
     "unlabelled": "data.images",
 }
 
@@ -65,8 +65,8 @@ if TYPE_CHECKING:
     from uda_reid.strategies.pul import PUL as PUL
     from uda_reid.strategies.source_only import SourceOnly as SourceOnly
     from uda_reid.testing import check_strategy as check_strategy
-    from uda_reid.training.checkpoint import load_encoder as load_encoder
-    from uda_reid.training.checkpoint import save_encoder as save_encoder
+    from uda_reid.training.encoders import load_encoder as load_encoder
+    from uda_reid.training.encoders import save_encoder as save_encoder
     from uda_reid.types import AdaptationResult as AdaptationResult
     from uda_reid.types import Domain as Domain
     from uda_reid.types import Encoder as Encoder

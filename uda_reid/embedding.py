@@ -22,10 +22,11 @@ from uda_reid.job import open_domain
 from uda_reid.ops.distance import check_features
 from uda_reid.ops.distance import normalise as unit_length
 from uda_reid.run import Reporter, Run, Silent
-from uda_reid.training.checkpoint import load_encoder, replacing
 from uda_reid.training.devices import pick_device, use_threads
+from uda_reid.training.encoders import load_encoder
 from uda_reid.training.features import BATCH, extract
 from uda_reid.types import UNKNOWN, Domain, Encoder, Split
+from uda_reid.writing import replacing
 
 SPLITS = ("train", "query", "gallery")
 FEATURES, ROWS = "features.npy", "rows.csv"

@@ -14,7 +14,7 @@ from uda_reid.models.attention import Shape
 from uda_reid.models.branches import TwoBranches, with_attention
 from uda_reid.models.encoder import BACKBONES, Embedder, EncoderSpec, build
 from uda_reid.testing import fingerprint
-from uda_reid.training.checkpoint import load_encoder, save_encoder
+from uda_reid.training.encoders import load_encoder, save_encoder
 from uda_reid.types import Encoder
 
 PICTURES = torch.rand(3, 3, 64, 32, generator=torch.Generator().manual_seed(0))

@@ -12,7 +12,7 @@ from uda_reid.job import Job, open_domain
 from uda_reid.pipeline import one, source_model
 from uda_reid.report import BOUND, EMBEDDING_MAP, LABELLED, SOURCE_ONLY, gap_closed, read, read_map
 from uda_reid.report.records import remarks
-from uda_reid.training.checkpoint import load_encoder
+from uda_reid.training.encoders import load_encoder
 
 
 def test_bound_beside_two_sources_is_trained_on_the_target_alone(joint: Job) -> None:

@@ -20,7 +20,7 @@ from uda_reid.job import Job, open_domain
 from uda_reid.pipeline import one, score_checkpoint
 from uda_reid.report import BOUND, LABELLED, SOURCE_ONLY, read
 from uda_reid.report.records import remarks
-from uda_reid.training.checkpoint import load_facts
+from uda_reid.training.encoders import load_facts
 from uda_reid.types import Encoder, Scores
 
 
@@ -242,7 +242,7 @@ def test_run_on_a_full_disk_loses_nothing_and_goes_on_once_there_is_room(
         flush(descriptor)
 
     with monkeypatch.context() as patch:
-        patch.setattr("uda_reid.training.checkpoint.os.fsync", full)
+        patch.setattr("uda_reid.writing.os.fsync", full)
         with pytest.raises(CheckpointError, match=r"^.* cannot be written \(No space left on device\); make room .*$"):
             one(job)
     assert list(job.out.rglob("*.tmp")) == []

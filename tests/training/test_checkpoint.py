@@ -3,14 +3,9 @@ from __future__ import annotations
 import errno
 import json
 import math
-import os
 import pickle
-import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +18,7 @@ from torch import Tensor, nn
 from uda_reid.errors import CheckpointError
 from uda_reid.models.encoder import EncoderSpec, build
 from uda_reid.run import Store
-from uda_reid.training.checkpoint import (
-    CheckpointFolder,
-    load,
-    load_encoder,
-    replace_file,
-    replacing,
-    save,
-    save_encoder,
-)
+from uda_reid.training.checkpoint import CheckpointFolder, load, save
 
 SPEC = EncoderSpec(backbone="resnet_tiny", height=64, width=32, weights="none", dim=8)
 
@@ -210,91 +197,6 @@ def test_tensors_without_plain_storage_are_refused(tensor: Tensor, tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("broken", ["fsync", "replace"])
-def test_failed_write_keeps_the_old_file_and_no_temporary_one(
-    broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "state.safetensors"
-    save(path, {"x": torch.ones(3)}, kind="test")
-    old = path.read_bytes()
-
-    def fail(*_: object) -> None:
-        assert len(list(tmp_path.iterdir())) == 2  # the new file is there, under another name
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os if broken == "fsync" else Path, broken, fail)
-    with pytest.raises(CheckpointError, match=r"state\.safetensors cannot be written \(No space left on device\)"):
-        save(path, {"x": torch.zeros(300)}, kind="test")
-    assert path.read_bytes() == old
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_interrupted_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "state.safetensors"
-    save(path, {"x": 1}, kind="test")
-
-    def interrupt(_: int) -> None:
-        raise KeyboardInterrupt("by hand")
-
-    monkeypatch.setattr(os, "fsync", interrupt)
-    with pytest.raises(KeyboardInterrupt, match="by hand"):
-        save(path, {"x": 2}, kind="test")
-    assert load(path) == {"x": 1}
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_threads_that_write_one_file_at_once_leave_it_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, together = tmp_path / "state", threading.Barrier(4, timeout=30)
-    monkeypatch.setattr(os, "fsync", lambda _: together.wait())  # all four are written before one is put in place
-    contents = [bytes([number]) * 1000 for number in range(4)]
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda content: replace_file(path, content), contents))
-    assert path.read_bytes() in contents
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, MemoryError])
-def test_file_that_is_written_piece_by_piece_appears_whole_or_not_at_all(
-    tmp_path: Path, error: type[BaseException]
-) -> None:
-    path = tmp_path / "new folder" / "state"
-    with replacing(path) as file:
-        file.write(b"one ")
-        assert not path.exists()
-        file.write(b"two")
-    assert path.read_bytes() == b"one two"
-    with pytest.raises(error, match="stopped"), replacing(path) as file:
-        file.write(b"half")
-        raise error("stopped")
-    assert path.read_bytes() == b"one two"
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_leavings_of_killed_writers_are_swept_once_they_are_old(tmp_path: Path) -> None:
-    path = tmp_path / "state[1]"
-    old, young = tmp_path / ".state[1].old.tmp", tmp_path / ".state[1].young.tmp"
-    kept = [young, tmp_path / ".state1.old.tmp", tmp_path / "state[1].old.tmp"]
-    for left in (old, *kept):
-        left.write_bytes(b"")
-        if left != young:
-            os.utime(left, (time.time() - 4000,) * 2)
-    replace_file(path, b"new")
-    assert sorted(tmp_path.iterdir()) == sorted([path, *kept])
-
-
-@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX")
-def test_written_file_has_the_mode_of_any_new_file(tmp_path: Path) -> None:
-    (tmp_path / "usual").write_bytes(b"")
-    replace_file(tmp_path / "state", b"")
-    assert (tmp_path / "state").stat().st_mode == (tmp_path / "usual").stat().st_mode
-
-
-def test_folder_that_is_a_file_is_said_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="cannot be written"):
-        save(tmp_path / "file" / "state", {}, kind="test")
-
-
 def test_truncated_file_is_refused_at_every_length(tmp_path: Path) -> None:
     path = tmp_path / "state.safetensors"
     save(path, {"x": torch.arange(20), "y": "text", "z": {1: torch.ones(2, 2)}}, kind="test")
@@ -441,86 +343,3 @@ def test_checkpoint_folder_refuses_a_renamed_state(tmp_path: Path) -> None:
     store.path("pretrain").rename(store.path("pul"))
     with pytest.raises(CheckpointError, match="holds 'state pretrain', not 'state pul'"):
         store.restore("pul")
-
-
-def test_encoder_comes_back_from_file_stem_and_run_folder(tmp_path: Path) -> None:
-    encoder = build(SPEC, seed=3)
-    encoder(torch.rand(4, 3, 64, 32, generator=generator()))  # moves the running statistics
-    path = save_encoder(tmp_path / "adapted", encoder.eval(), facts={"seed": 3})
-    assert path == tmp_path / "adapted.safetensors"
-    assert load(path, kind="encoder")["facts"] == {"seed": 3}
-    images = torch.rand(2, 3, 64, 32, generator=generator(1))
-    for given in (path, tmp_path / "adapted", tmp_path):
-        again = load_encoder(given)
-        assert not again.training
-        assert again.spec == encoder.spec and again.dim == 8
-        assert torch.equal(again(images), encoder(images))
-
-
-def test_saved_encoder_serves_as_weights_of_another(tmp_path: Path) -> None:
-    encoder = build(SPEC, seed=3)
-    path = save_encoder(tmp_path / "adapted", encoder)
-    started = build(EncoderSpec(**{**encoder.spec, "weights": str(path)}), seed=4)
-    assert all(torch.equal(value, started.state_dict()[name]) for name, value in encoder.state_dict().items())
-    assert started.load_report is not None and not started.load_report.missing
-
-
-def test_encoder_saved_before_there_were_hidden_layers_still_loads(tmp_path: Path) -> None:
-    encoder = build(SPEC, seed=3).eval()
-    path = save_encoder(tmp_path / "adapted", encoder)
-    rewrite(path, lambda state: state["spec"].pop("hidden"))
-    images = torch.rand(2, 3, 64, 32, generator=generator(1))
-    again = load_encoder(path)
-    assert "hidden" not in again.spec and torch.equal(again(images), encoder(images))
-
-
-def test_encoder_with_a_hidden_layer_comes_back(tmp_path: Path) -> None:
-    encoder = build(replace(SPEC, dim=0, hidden=8), seed=3)
-    encoder.neck.get_parameter("bias").data.fill_(0.5)
-    images = torch.rand(2, 3, 64, 32, generator=generator(1))
-    again = load_encoder(save_encoder(tmp_path / "adapted", encoder.eval()))
-    assert torch.equal(again(images), encoder(images))
-
-
-def test_missing_encoder_is_said_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"adapted.safetensors: there is no such checkpoint"):
-        load_encoder(tmp_path)
-    with pytest.raises(CheckpointError, match=r"v1.2.safetensors: there is no such checkpoint"):
-        load_encoder(tmp_path / "v1.2")
-
-
-def rewrite(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    state = load(path)
-    change(state)
-    save(path, state, kind="encoder")
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (lambda state: state["spec"].update(dim=9), "5 of another shape: projection.weight"),
-        (lambda state: state["spec"].update(dim=0), "1 unexpected: projection.weight"),
-        (lambda state: state["weights"].pop("neck.weight"), "1 missing: neck.weight"),
-        (lambda state: state["spec"].update(backbone="resnet_large"), "'resnet_large' is unknown"),
-        (lambda state: state["spec"].update(height=-1), "does not describe an encoder of this version"),
-        (lambda state: state["spec"].update(colour="red"), "does not describe an encoder of this version"),
-        (lambda state: state["weights"].update({"neck.weight": 1.0}), "its weights are not all tensors"),
-        (lambda state: state["weights"].update({"neck.weight": np.ones(8)}), "its weights are not all tensors"),
-        (lambda state: state.update(weights=3), "does not describe an encoder of this version"),
-        (lambda state: state.pop("spec"), "does not describe an encoder of this version"),
-    ],
-)
-def test_encoder_whose_spec_and_weights_disagree_is_refused(
-    change: Callable[[dict[str, Any]], object], reason: str, tmp_path: Path
-) -> None:
-    path = save_encoder(tmp_path / "adapted", build(SPEC))
-    rewrite(path, change)
-    with pytest.raises(CheckpointError, match=reason) as caught:
-        load_encoder(path)
-    assert "\n" not in str(caught.value)
-
-
-def test_checkpoint_that_is_no_encoder_is_refused(tmp_path: Path) -> None:
-    save(tmp_path / "adapted.safetensors", {}, kind="state pul")
-    with pytest.raises(CheckpointError, match="holds 'state pul', not 'encoder'"):
-        load_encoder(tmp_path)

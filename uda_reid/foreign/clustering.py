@@ -36,6 +36,7 @@ from uda_reid.ops.jaccard import Encoding, Reading, encode_features, jaccard, ja
 from uda_reid.ops.neighbours import Backend, Progress, quiet
 from uda_reid.run import Run
 from uda_reid.types import DISTRACTOR, JUNK, Ids
+from uda_reid.writing import replacing
 
 Method = Literal["dbscan", "hdbscan", "kmeans", "infomap"]
 RULES = {
@@ -233,8 +234,6 @@ def write_labels(path: Path, labels: Ids) -> None:
     Raises:
         CheckpointError: the file cannot be written.
     """
-    from uda_reid.training.checkpoint import replacing  # brings torchvision, which takes a second
-
     with replacing(path) as file:
         lines = csv.writer(codecs.getwriter("utf-8")(file), lineterminator="\n")
         lines.writerow(("row", "cluster"))

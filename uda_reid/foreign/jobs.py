@@ -23,6 +23,7 @@ from uda_reid.foreign.search import Search, read_rows, read_search
 from uda_reid.ops.distance import MEMORY
 from uda_reid.run import Reporter, Silent
 from uda_reid.training.devices import pick_device, use_threads
+from uda_reid.writing import check_place
 
 
 def score_files(
@@ -133,8 +134,6 @@ def _check_free(path: Path | None, overwrite: bool, option: str, inputs: Sequenc
     if any(path.exists() and other.exists() and path.samefile(other) for other in inputs):
         raise DataError(f"{path} is read from; choose another {option}")
     _check_absent(path, overwrite, option)
-    from uda_reid.training.checkpoint import check_place  # brings torchvision, which takes a second
-
     check_place(path)
 
 

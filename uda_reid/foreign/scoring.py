@@ -24,6 +24,7 @@ from uda_reid.ops.jaccard import Reading, rerank
 from uda_reid.ops.neighbours import Progress, quiet
 from uda_reid.ops.protocols import check_labels, no_match
 from uda_reid.ops.ranking import Ranking, rank, rank_distances
+from uda_reid.writing import replacing
 
 Metric = Literal["cosine", "euclidean"]
 PLAIN, RERANKED = "plain", "re-ranked"
@@ -146,8 +147,6 @@ def write_per_query(path: Path, scored: Scored, search: Search) -> None:
     Raises:
         CheckpointError: the file cannot be written.
     """
-    from uda_reid.training.checkpoint import replacing  # brings torchvision, which takes a second
-
     with replacing(path) as file:
         lines = csv.writer(codecs.getwriter("utf-8")(file, "surrogateescape"), lineterminator="\n")
         lines.writerow(PER_QUERY)

@@ -15,7 +15,7 @@ from uda_reid.matrix.summary import Runs, Summary, summarise
 from uda_reid.matrix.tables import comma_separated, json_lines, latex, markdown
 from uda_reid.ops.bootstrap import RESAMPLES
 from uda_reid.report import Record, Shown, read_shown
-from uda_reid.training.checkpoint import replace_file
+from uda_reid.writing import replace_file
 
 MATRIX = "matrix.json"
 PARTS = {"bound": "bound", "forgetting": "scores on its source", "gap": "gap", "selection": "proxies"}

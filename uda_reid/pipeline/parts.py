@@ -14,7 +14,7 @@ from uda_reid.pipeline.folders import ADAPTED
 from uda_reid.pipeline.sources import train_source
 from uda_reid.report import BOUND, EMBEDDING_MAP, LABELLED, Row, collect_map, write_map
 from uda_reid.run import Reporter, Run
-from uda_reid.training.checkpoint import load_encoder
+from uda_reid.training.encoders import load_encoder
 from uda_reid.types import Scores
 
 

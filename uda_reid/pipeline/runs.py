@@ -39,8 +39,9 @@ from uda_reid.report import (
 from uda_reid.report import read as read_record
 from uda_reid.run import Reporter, Run, Silent
 from uda_reid.terminal import Logged
-from uda_reid.training.checkpoint import load_encoder, load_facts, replace_file, save_encoder
 from uda_reid.training.devices import environment, pick_device, use_threads
+from uda_reid.training.encoders import load_encoder, load_facts, save_encoder
+from uda_reid.writing import replace_file
 
 
 def one(job: Job, *, reporter: Reporter | None = None) -> tuple[Record, Path, bool]:

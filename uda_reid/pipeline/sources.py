@@ -10,8 +10,9 @@ from uda_reid.pipeline.folders import SOURCE_MODEL, locked, make_folder
 from uda_reid.pretraining import pretrain, validate
 from uda_reid.report import LABELLED
 from uda_reid.run import Reporter, Silent
-from uda_reid.training.checkpoint import CheckpointFolder, save_encoder
+from uda_reid.training.checkpoint import CheckpointFolder
 from uda_reid.training.devices import use_threads
+from uda_reid.training.encoders import save_encoder
 from uda_reid.types import Domain, Source
 
 

@@ -17,8 +17,8 @@ from uda_reid.errors import CheckpointError
 from uda_reid.models.encoder import Embedder
 from uda_reid.report.pictures import Picture, picture_of
 from uda_reid.run import Run
-from uda_reid.training.checkpoint import replace_file
 from uda_reid.types import Domain, Encoder
+from uda_reid.writing import replace_file
 
 FORMAT = 1
 SHOWN = 10

@@ -18,9 +18,9 @@ from uda_reid.errors import CheckpointError
 from uda_reid.ops.distance import normalise
 from uda_reid.report.figures import Cloud, cloud
 from uda_reid.run import Run
-from uda_reid.training.checkpoint import replace_file
 from uda_reid.training.features import extract
 from uda_reid.types import Domain, Encoder, Split
+from uda_reid.writing import replace_file
 
 FORMAT = 1
 SHOWN = 240

@@ -17,8 +17,8 @@ from uda_reid.errors import CheckpointError
 from uda_reid.evaluation import Evaluator, Features, RankedList
 from uda_reid.report.pictures import Picture, picture_of
 from uda_reid.report.records import Record
-from uda_reid.training.checkpoint import replace_file
 from uda_reid.types import Encoder
+from uda_reid.writing import replace_file
 
 FORMAT = 1
 SHOWN, EXTREME = 16, 4

@@ -15,7 +15,7 @@ from uda_reid.report.pictures import album, heat
 from uda_reid.report.records import Record, read, remarks
 from uda_reid.report.tables import fact, percent, points, protocol_line
 from uda_reid.shipped import shipped
-from uda_reid.training.checkpoint import replace_file
+from uda_reid.writing import replace_file
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from uda_reid.errors import CheckpointError, DataError
-from uda_reid.training.checkpoint import replace_file
 from uda_reid.types import Scores
+from uda_reid.writing import replace_file
 
 SOURCE_ONLY, BOUND = "source-only", "supervised"
 LABELLED = "trained with labels on"

@@ -6,17 +6,11 @@ header. Equal states, built in the same order, give equal bytes.
 
 from __future__ import annotations
 
-import contextlib
-import glob
 import json
-import os
-import secrets
-import shutil
-import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 from urllib.parse import quote
 
 import numpy as np
@@ -25,17 +19,15 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from uda_reid.errors import CheckpointError, RecipeError
-from uda_reid.models.encoder import Embedder, EncoderSpec, build
+from uda_reid.errors import CheckpointError
 from uda_reid.run import State
-from uda_reid.types import Encoder
+from uda_reid.writing import keep_aside, replace_file
 
 FORMAT = 1
 SUFFIX, PREVIOUS = ".safetensors", ".previous"
 # All of the JSON is under one key: safetensors writes several in no fixed order.
 KEY = "uda_reid"
 RESERVED = "__metadata__"
-STALE = 3600  # seconds after which a temporary file has no writer any more
 # How zipped and plain pickles begin. A safetensors file may begin so too: its first bytes are a length.
 PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
@@ -176,84 +168,6 @@ def _decode(node: Any, tensors: Mapping[str, Tensor]) -> Any:
     raise ValueError(what)
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Put `data` at `path` in one step: the old file or the new one, never half of either, even after a power cut.
-
-    Several processes and threads may do so at once; the last one's file stays.
-
-    Raises:
-        CheckpointError: the disk is full or the place cannot be written; the old file is as it was.
-    """
-    with replacing(path) as file:
-        file.write(data)
-
-
-def check_place(path: Path) -> None:
-    """Refuse a place that `replacing` could not write to, before the work whose result is to go there.
-
-    Raises:
-        CheckpointError: the place cannot be written.
-    """
-    there = next(folder for folder in path.absolute().parents if folder.exists())
-    probe = _beside(there / path.name)
-    try:
-        probe.open("xb").close()
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            probe.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Give a file to write to that becomes `path` in one step at the end, as with `replace_file`.
-
-    Where an error leaves the block, the new file is removed and the old one is as it was.
-
-    Raises:
-        CheckpointError: the disk is full or the place cannot be written.
-    """
-    temporary = _beside(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    _sweep(path)
-    # Not every system lets a folder be synchronised; the file is whole either way.
-    with contextlib.suppress(OSError):
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def _beside(path: Path) -> Path:
-    """Return a new name; not from `tempfile`, whose files nobody else may read whatever the umask allows."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-
-
-def _unwritable(path: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(f"{path} cannot be written ({error.strerror or error}); make room or write elsewhere")
-
-
-def _sweep(path: Path) -> None:
-    """Remove what writers of `path` left that were killed; younger files may still be written to."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        with contextlib.suppress(OSError):
-            if left.stat().st_mtime < time.time() - STALE:
-                left.unlink()
-
-
 class CheckpointFolder:
     """A `run.Store` that keeps each named state in a file of its own, and the one before it in another.
 
@@ -280,7 +194,8 @@ class CheckpointFolder:
             CheckpointError: as `save`.
         """
         path = self.path(name)
-        _keep_aside(path)
+        if path.exists():
+            keep_aside(path, _previous(path))
         save(path, state, kind=f"state {name}")
 
     def restore(self, name: str) -> dict[str, Any] | None:
@@ -314,88 +229,3 @@ class CheckpointFolder:
 
 def _previous(path: Path) -> Path:
     return path.with_name(path.name + PREVIOUS)
-
-
-def _keep_aside(path: Path) -> None:
-    """Give the file a second name, in one step and without a moment in which it has none."""
-    if not path.exists():
-        return
-    aside = _beside(_previous(path))
-    try:
-        try:
-            aside.hardlink_to(path)
-        except OSError:  # not every file system has links
-            shutil.copyfile(path, aside)
-        aside.replace(_previous(path))
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
-
-
-def save_encoder(path: Path, encoder: Encoder, *, facts: Mapping[str, Any] | None = None) -> Path:
-    """Write an encoder's spec and weights and return the file.
-
-    Args:
-        path: the file; `.safetensors` is added where it is missing.
-        encoder: made by `models.encoder.build`.
-        facts: plain values to keep beside it; `load(path)["facts"]` returns them.
-
-    Raises:
-        CheckpointError: as `save`.
-    """
-    path = _with_suffix(Path(path))
-    state = {"spec": dict(encoder.spec), "weights": encoder.state_dict(), "facts": dict(facts or {})}
-    save(path, state, kind="encoder")
-    return path
-
-
-def load_facts(path: Path) -> dict[str, Any]:
-    """Return the facts that `save_encoder` kept beside an encoder; `path` as for `load_encoder`."""
-    return dict(load(_encoder_file(path), kind="encoder").get("facts", {}))
-
-
-def load_encoder(path: Path) -> Embedder:
-    """Return the encoder that `save_encoder` wrote, in evaluation mode, on the CPU.
-
-    Args:
-        path: the file, with or without `.safetensors`, or a run folder that holds `adapted.safetensors`.
-
-    Raises:
-        CheckpointError: there is none, or spec and weights do not belong together.
-    """
-    path = _encoder_file(path)
-    state = load(path, kind="encoder")
-    try:
-        encoder = build(EncoderSpec(**{**state["spec"], "weights": "none"}))
-        weights = dict(state["weights"])
-        if not all(isinstance(value, Tensor) for value in weights.values()):
-            raise TypeError("its weights are not all tensors")
-    except (KeyError, TypeError, ValueError, RecipeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path} does not describe an encoder of this version ({reason})") from error
-    own = encoder.state_dict()
-    wrong = {
-        "missing": [name for name in own if name not in weights],
-        "unexpected": [name for name in weights if name not in own],
-        "of another shape": [name for name in own if name in weights and own[name].shape != weights[name].shape],
-    }
-    if any(wrong.values()):
-        lists = "; ".join(f"{len(names)} {what}: {', '.join(names[:3])}" for what, names in wrong.items() if names)
-        raise CheckpointError(f"{path}: weights and spec do not belong together ({lists})")
-    encoder.load_state_dict(weights)
-    # What was asked for when it was trained stays on record.
-    encoder.spec = dict(state["spec"])
-    return encoder.eval()
-
-
-def _encoder_file(path: Path) -> Path:
-    path = Path(path)
-    if path.is_dir():
-        return path / f"adapted{SUFFIX}"
-    return path if path.is_file() else _with_suffix(path)
-
-
-def _with_suffix(path: Path) -> Path:
-    return path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from uda_reid.errors import CheckpointError
+from uda_reid.training.checkpoint import load, save
+from uda_reid.writing import replace_file, replacing
+
+
+@pytest.mark.parametrize("broken", ["fsync", "replace"])
+def test_failed_write_keeps_the_old_file_and_no_temporary_one(
+    broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "state.safetensors"
+    save(path, {"x": torch.ones(3)}, kind="test")
+    old = path.read_bytes()
+
+    def fail(*_: object) -> None:
+        assert len(list(tmp_path.iterdir())) == 2  # the new file is there, under another name
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os if broken == "fsync" else Path, broken, fail)
+    with pytest.raises(CheckpointError, match=r"state\.safetensors cannot be written \(No space left on device\)"):
+        save(path, {"x": torch.zeros(300)}, kind="test")
+    assert path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_interrupted_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "state.safetensors"
+    save(path, {"x": 1}, kind="test")
+
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt("by hand")
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt, match="by hand"):
+        save(path, {"x": 2}, kind="test")
+    assert load(path) == {"x": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_threads_that_write_one_file_at_once_leave_it_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, together = tmp_path / "state", threading.Barrier(4, timeout=30)
+    monkeypatch.setattr(os, "fsync", lambda _: together.wait())  # all four are written before one is put in place
+    contents = [bytes([number]) * 1000 for number in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda content: replace_file(path, content), contents))
+    assert path.read_bytes() in contents
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, MemoryError])
+def test_file_that_is_written_piece_by_piece_appears_whole_or_not_at_all(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    path = tmp_path / "new folder" / "state"
+    with replacing(path) as file:
+        file.write(b"one ")
+        assert not path.exists()
+        file.write(b"two")
+    assert path.read_bytes() == b"one two"
+    with pytest.raises(error, match="stopped"), replacing(path) as file:
+        file.write(b"half")
+        raise error("stopped")
+    assert path.read_bytes() == b"one two"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_leavings_of_killed_writers_are_swept_once_they_are_old(tmp_path: Path) -> None:
+    path = tmp_path / "state[1]"
+    old, young = tmp_path / ".state[1].old.tmp", tmp_path / ".state[1].young.tmp"
+    kept = [young, tmp_path / ".state1.old.tmp", tmp_path / "state[1].old.tmp"]
+    for left in (old, *kept):
+        left.write_bytes(b"")
+        if left != young:
+            os.utime(left, (time.time() - 4000,) * 2)
+    replace_file(path, b"new")
+    assert sorted(tmp_path.iterdir()) == sorted([path, *kept])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX")
+def test_written_file_has_the_mode_of_any_new_file(tmp_path: Path) -> None:
+    (tmp_path / "usual").write_bytes(b"")
+    replace_file(tmp_path / "state", b"")
+    assert (tmp_path / "state").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_folder_that_is_a_file_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        save(tmp_path / "file" / "state", {}, kind="test")

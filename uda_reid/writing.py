@@ -1,0 +1,116 @@
+"""Files that are written whole or not at all, whatever happens on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from uda_reid.errors import CheckpointError
+
+STALE = 3600
+"""Seconds after which a temporary file has no writer any more."""
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Put `data` at `path` in one step: the old file or the new one, never half of either, even after a power cut.
+
+    Several processes and threads may do so at once; the last one's file stays.
+
+    Raises:
+        CheckpointError: the disk is full or the place cannot be written; the old file is as it was.
+    """
+    with replacing(path) as file:
+        file.write(data)
+
+
+def check_place(path: Path) -> None:
+    """Refuse a place that `replacing` could not write to, before the work whose result is to go there.
+
+    Raises:
+        CheckpointError: the place cannot be written.
+    """
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    probe = _beside(there / path.name)
+    try:
+        probe.open("xb").close()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write to that becomes `path` in one step at the end, as with `replace_file`.
+
+    Where an error leaves the block, the new file is removed and the old one is as it was.
+
+    Raises:
+        CheckpointError: the disk is full or the place cannot be written.
+    """
+    temporary = _beside(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    _sweep(path)
+    # Not every system lets a folder be synchronised; the file is whole either way.
+    with contextlib.suppress(OSError):
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def keep_aside(path: Path, other: Path) -> None:
+    """Give a file a second name that outlasts its replacement, in one step; `path` has its file all the while.
+
+    Raises:
+        CheckpointError: the disk is full or the place cannot be written; both names are as they were.
+    """
+    second = _beside(other)
+    try:
+        try:
+            second.hardlink_to(path)
+        except OSError:  # not every file system has links
+            shutil.copyfile(path, second)
+        second.replace(other)
+    except OSError as error:
+        raise _unwritable(other, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            second.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    """Return a new name; not from `tempfile`, whose files nobody else may read whatever the umask allows."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+
+
+def _unwritable(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(f"{path} cannot be written ({error.strerror or error}); make room or write elsewhere")
+
+
+def _sweep(path: Path) -> None:
+    """Remove what writers of `path` left that were killed; younger files may still be written to."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError):
+            if left.stat().st_mtime < time.time() - STALE:
+                left.unlink()
