@@ -74,7 +74,7 @@ def main() -> int:
     took = to_its_end(options, whole)
     print(f"without a kill: {took:.0f} s", flush=True)
     draws, killed = random.Random(options.draw), 0
-    moments = [max(FEWEST, draws.uniform(0, 1.5) * took / max(options.kills, 1)) for _ in range(options.kills)]
+    moments = [max(FEWEST, draws.uniform(0, took / options.kills)) for _ in range(options.kills)]
     began = time.monotonic()
     for moment in moments:
         running = start(options, broken)

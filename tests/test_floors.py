@@ -83,6 +83,7 @@ FLOORS = {
     "matrix.published": 9.1,
     "matrix.gaps": 9.15,
     "matrix.selected": 9.15,
+    "matrix.results": 9.18,
     "matrix.summary": 9.2,
     "matrix.ray_pool": 9.3,
     "matrix.slurm": 9.3,

@@ -12,7 +12,8 @@ from tests.report.test_page import Page
 from uda_reid.matrix.drills import ATTENDED, HITS, albums, drills
 from uda_reid.matrix.page import render
 from uda_reid.matrix.plan import Place
-from uda_reid.matrix.summary import Summary, summarise
+from uda_reid.matrix.results import Summary
+from uda_reid.matrix.summary import summarise
 from uda_reid.report import AttentionMaps, Lists, Shown
 from uda_reid.report.attention import Parts
 from uda_reid.report.lists import Hit, Query

@@ -14,7 +14,8 @@ from uda_reid.matrix import sheets
 from uda_reid.matrix.drills import drills
 from uda_reid.matrix.page import STRONGEST, averages, domains, grid, headline, kept, ledger, render, title
 from uda_reid.matrix.plan import Place
-from uda_reid.matrix.summary import Runs, Summary, summarise
+from uda_reid.matrix.results import Summary
+from uda_reid.matrix.summary import Runs, summarise
 
 
 def folders(found: Runs) -> dict[tuple[str, Place], str]:

@@ -7,8 +7,9 @@ import pytest
 from tests.matrix.examples import MANY, PAIRS, record, runs, varied
 from uda_reid.matrix import sheets
 from uda_reid.matrix.plan import Place
+from uda_reid.matrix.results import Summary
 from uda_reid.matrix.sheets import remarks
-from uda_reid.matrix.summary import Summary, summarise
+from uda_reid.matrix.summary import summarise
 from uda_reid.ops.bootstrap import Interval
 
 

@@ -9,7 +9,8 @@ import pytest
 from tests.matrix.examples import IDENTITIES, MANY, PAIRS, record, runs, scores, varied
 from uda_reid.errors import DataError
 from uda_reid.matrix.plan import Place
-from uda_reid.matrix.summary import Spread, groups, metrics, per_query, scores_of, summarise
+from uda_reid.matrix.results import Spread
+from uda_reid.matrix.summary import groups, metrics, per_query, scores_of, summarise
 from uda_reid.ops.bootstrap import estimate, interval, resampled_means
 from uda_reid.report import BOUND, SOURCE_ONLY, Row
 

@@ -17,7 +17,8 @@ from tests.matrix.examples import MANY, PAIRS, record, runs, varied
 from uda_reid.matrix import sheets
 from uda_reid.matrix.page import render
 from uda_reid.matrix.plan import Place
-from uda_reid.matrix.summary import Summary, summarise
+from uda_reid.matrix.results import Summary
+from uda_reid.matrix.summary import summarise
 from uda_reid.matrix.tables import comma_separated, json_lines, latex, markdown, show
 from uda_reid.report import read
 

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from uda_reid.matrix import sheets
 from uda_reid.matrix.plan import Pair, Place
-from uda_reid.matrix.summary import Method, Result, Runs, Summary, scores_of
+from uda_reid.matrix.results import Method, Result, Summary
+from uda_reid.matrix.summary import Runs, scores_of
 from uda_reid.ops.quality import alarms
 from uda_reid.report import SOURCE_ONLY, Record, Shown
 from uda_reid.report.attention import Parts, evenness

@@ -11,7 +11,8 @@ from uda_reid.errors import CheckpointError
 from uda_reid.matrix.page import render
 from uda_reid.matrix.plan import Cell, Pair, Place, Planned, lacks, record_in, wanted_by
 from uda_reid.matrix.published import for_pairs
-from uda_reid.matrix.summary import Runs, Summary, summarise
+from uda_reid.matrix.results import Summary
+from uda_reid.matrix.summary import Runs, summarise
 from uda_reid.matrix.tables import comma_separated, json_lines, latex, markdown
 from uda_reid.ops.bootstrap import RESAMPLES
 from uda_reid.report import Record, Shown, read_shown

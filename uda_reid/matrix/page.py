@@ -10,7 +10,8 @@ from uda_reid.matrix import sheets
 from uda_reid.matrix.drills import albums, anchor, drills, record_of
 from uda_reid.matrix.gaps import Gaps
 from uda_reid.matrix.plan import Pair, Place
-from uda_reid.matrix.summary import Method, Runs, Spread, Summary
+from uda_reid.matrix.results import Method, Spread, Summary
+from uda_reid.matrix.summary import Runs
 from uda_reid.report import BOUND, Shown
 from uda_reid.report.figures import Chart, line_chart
 from uda_reid.report.page import templates

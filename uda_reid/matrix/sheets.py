@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 
 from uda_reid.gap import MEASURES
+from uda_reid.matrix.results import Method, Result, Spread, Summary
 from uda_reid.matrix.selected import PROXIES, RULES
-from uda_reid.matrix.summary import Method, Result, Spread, Summary
 from uda_reid.ops.bootstrap import FEW, LEVEL, Interval
 from uda_reid.report import BOUND
 

@@ -15,8 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from uda_reid.matrix.plan import Place
+from uda_reid.matrix.results import Method, Result, Spread, Summary
 from uda_reid.matrix.sheets import MEANINGS, remarks, sheets
-from uda_reid.matrix.summary import METRICS, Method, Result, Spread, Summary
+from uda_reid.matrix.summary import METRICS
 from uda_reid.report import BOUND, Record, to_json
 
 
