@@ -79,6 +79,7 @@ FLOORS = {
     "pipeline.runs": 8.9,
     "pipeline": 9,
     "matrix.plan": 9.1,
+    "matrix.left": 9.12,
     "matrix.workers": 9.2,
     "matrix.published": 9.1,
     "matrix.gaps": 9.15,

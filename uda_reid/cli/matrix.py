@@ -229,7 +229,7 @@ def _submit(chosen: Planned, out: Path, options: Mapping[str, Any]) -> None:
 
 def _print_plan(chosen: Planned, out: Path, jobs: int) -> None:
     from uda_reid.matrix.board import duration
-    from uda_reid.matrix.plan import expected_seconds, finished
+    from uda_reid.matrix.left import expected_seconds, finished
 
     table = output()
     done = 0

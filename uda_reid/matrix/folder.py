@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from uda_reid.errors import CheckpointError
+from uda_reid.matrix.left import lacks, record_in
 from uda_reid.matrix.page import render
-from uda_reid.matrix.plan import Cell, Pair, Place, Planned, lacks, record_in, wanted_by
+from uda_reid.matrix.plan import Cell, Pair, Place, Planned, wanted_by
 from uda_reid.matrix.published import for_pairs
 from uda_reid.matrix.results import Summary
 from uda_reid.matrix.summary import Runs, summarise

@@ -14,7 +14,8 @@ from typing import NamedTuple, Protocol
 
 from uda_reid.errors import UdaReidError
 from uda_reid.job import Job
-from uda_reid.matrix.plan import Cell, choose, seconds_left
+from uda_reid.matrix.left import choose, seconds_left
+from uda_reid.matrix.plan import Cell
 from uda_reid.pipeline import Busy, one
 from uda_reid.report import Record
 
