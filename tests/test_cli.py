@@ -347,7 +347,9 @@ def test_report_writes_the_page_anew_and_says_where_there_is_no_run(
     assert "data:image" in page.read_text()
     code, _, err = run(monkeypatch, capsys, "report", str(data))
     assert (code, err) == (
-        2, f"error: {data}: no finished run is there (record.json is missing); give a folder that adapt printed\n"
+        2,
+        f"error: {data}: no finished run is there (record.json is missing), nor a matrix (matrix.json is missing); "
+        "give a folder that adapt or matrix printed\n",
     )  # fmt: skip
 
 

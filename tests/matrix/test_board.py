@@ -39,13 +39,14 @@ def test_end_is_told_where_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_board_shows_what_runs_where_and_what_came_of_the_rest() -> None:
     board = Board(CELLS)
     first, second, third, _ = CELLS
-    assert board.take(Began(first, 1)) == "" and board.take(Began(second, 2)) == ""
+    told = "begun: a -> b, pul, seed 0; source models that are missing are trained first"
+    assert board.take(Began(first, 1)) == told and board.take(Began(second, 2)).startswith("begun: ")
     assert re.search(r"a +b +pul +0 s, process 1 +0 s, process 2", drawn(board))
     assert "0 of 4 runs, 2 running" in drawn(board)
     line = board.take(Ended(first, Answer(RECORD), 30.0, 90.0))
     assert re.fullmatch(r"\[1/4\] a -> b, pul, seed 0: mAP 20\.0 -> 25\.0, 30 s; end at about \d\d:\d\d", line)
     board.take(Ended(second, Answer(None, failure="no space left"), 3.0, 60.0))
-    board.take(Began(third, 1))
+    assert board.take(Began(third, 1)) == ""
     found = drawn(board)
     assert re.search(r"pul +20\.0 -> 25\.0 +failed", found) and re.search(r"adda +0 s, process 1 +\.", found)
     assert re.search(r"2 of 4 runs, 1 failed, 1 running, end at about \d\d:\d\d", found)

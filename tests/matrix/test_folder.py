@@ -18,6 +18,7 @@ from uda_reid.matrix.folder import (
     matrix_of,
     origin,
     read_matrix,
+    replaced,
     shown_by,
     write_matrix,
     write_tables,
@@ -107,12 +108,33 @@ def test_page_shows_what_the_first_run_of_a_cell_shows_and_tells_what_cannot_be_
     assert told in summary.missing and "25% → 50%" in files[-1].read_text()
 
 
+def test_tables_that_give_way_to_those_of_a_smaller_matrix_are_told(matrix: Matrix, tmp_path: Path) -> None:
+    cells = {Cell(entry.recipe, entry.place): Job(recipe=entry.recipe, source="a") for entry in matrix.entries}
+    planned = Planned(cells, dict.fromkeys(cells, tmp_path / "x"), "scenes")
+    assert replaced(tmp_path, planned) == []
+    write_matrix(matrix)
+    assert replaced(tmp_path, planned) == []
+    (told,) = replaced(tmp_path, planned.only(["a:b:up"]))
+    assert told == (
+        f"note: the tables in {tmp_path} were of 12 runs, 10 of which are not in this matrix; they stay on disk, and "
+        "this brings their tables back: uda-reid matrix --domains a,b"
+    )
+
+
+def test_damaged_record_is_told_as_such(matrix: Matrix) -> None:
+    (matrix.root / "up-a-s0" / "record.json").write_text("{")
+    assert collect(matrix)[1][0] == "a -> b, up, seed 0 (its record is damaged)"
+
+
 def test_many_runs_that_wait_are_told_in_one_line(matrix: Matrix) -> None:
     for recipe in ("up", "down"):
         for folder in matrix.root.glob(f"{recipe}-*"):
             (folder / "record.json").unlink(missing_ok=True)
     _, missing = collect(matrix)
-    assert missing == ("8 of 12 runs are not made yet, from a -> b, up, seed 0 on; --dry-run lists them",)
+    assert missing == (
+        "8 of 12 runs are not made yet, from a -> b, up, seed 0 on; "
+        "the line that makes the matrix lists them with --dry-run",
+    )
     failed = replace(matrix, entries=tuple(replace(entry, failure="no space left") for entry in matrix.entries))
     assert len(collect(failed)[1]) == 12
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.report.examples import RECORD
+from tests.report.test_embedding_map import small
 from uda_reid.job import Job
 from uda_reid.matrix.left import SCENES_CELL, choose, expected_seconds, finished, lacks, record_in
 from uda_reid.matrix.plan import Cell, Place, Plan, Planned, plan_runs
-from uda_reid.report import BOUND, Row, write
+from uda_reid.report import BOUND, Lists, Row, write, write_lists, write_map
 from uda_reid.selection import LABEL_FREE
 
 
@@ -61,6 +62,7 @@ def test_expected_time_is_that_of_runs_that_are_there(plan: Plan) -> None:
         made = replace(RECORD, profile="scenes", recipe=recipe, seconds=took)
         write(made.with_row(Row(BOUND, made.start.scores, {}), command=""), folder / "record.json")
         (folder / "adapted.safetensors").touch()
+        write_lists(Lists("", False, 0, ()), folder / "ranked.json")
     model = sorted(cells[0].models)[0]
     (plan.out / "sources" / model).mkdir(parents=True)
     (plan.out / "sources" / model / "source.safetensors").touch()
@@ -80,12 +82,18 @@ def test_run_is_finished_when_it_has_its_model_and_all_that_is_wanted(tmp_path: 
     write(RECORD, folder / "record.json")
     assert not finished(folder, job)  # its model is missing
     (folder / "adapted.safetensors").touch()
+    assert not finished(folder, job)  # its ranked lists are
+    (folder / "ranked.json").write_text("{")
+    assert not finished(folder, job)
+    write_lists(Lists("", False, 0, ()), folder / "ranked.json")
     assert finished(folder, job)
     for wanting in (replace(job, bound=True), replace(job, forgetting=True), replace(job, gap=True)):
         assert not finished(folder, wanting)
     assert finished(folder, replace(job, selection=True))  # too late for that
     assert not finished(folder, replace(job, embedding_map=True))
     (folder / "embedding_map.json").touch()
+    assert not finished(folder, replace(job, embedding_map=True))  # damaged
+    write_map(small(), folder / "embedding_map.json")
     assert finished(folder, replace(job, embedding_map=True))
     whole = replace(RECORD, gap={"MMD": 1.0}, on_source=(RECORD.start.scored,) * 2)
     whole = whole.with_row(Row(BOUND, RECORD.start.scores, {}), command="")

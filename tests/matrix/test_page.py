@@ -115,7 +115,10 @@ def test_drill_down_has_every_run_with_its_command_curves_and_warnings(summary: 
     assert drill.notes[1] == "seed 1: pseudo-labels: explosion at step 1: 5 clusters of 3 images"
     assert [chart.name for chart in drill.charts][:2] == ["mAP on the target", "pairs joined that are right"]
     assert [curve.name for curve in drill.charts[0].curves] == ["seed 0", "seed 1"]
-    assert ("gain, drawn by person", "[+10.0, +10.0]") in drill.facts
+    assert ("gain, interval drawn by person", "[+10.0, +10.0]") in drill.facts
+    assert ("gain over source-only, points", "+10.0 ± 0.0") in drill.facts
+    assert ("kept on the source, points", "+10.0 ± 0.0") in drill.facts
+    assert dict(drill.facts)["share of the gap closed"] == "15 ± 0 [14, 17]"
     assert ("people in the queries", "4; too few for the interval") in drill.facts
     start = next(each for each in drills(summary, found, {}, {}) if each.title == "a → b, source-only")
     assert not start.charts and start.runs[0].folder == ""
@@ -157,8 +160,8 @@ def test_intervals_by_person_and_by_query_are_not_mixed_up() -> None:
     gain = pul.cells["a", "b"].gain
     assert gain is not None
     facts = dict(drill.facts)
-    assert facts["gain, drawn by person"] == sheets.between(gain.by_identity)
-    assert facts["gain, drawn by query"] == sheets.between(gain.by_query) != sheets.between(gain.by_identity)
+    assert facts["gain, interval drawn by person"] == sheets.between(gain.by_identity)
+    assert facts["gain, interval drawn by query"] == sheets.between(gain.by_query) != sheets.between(gain.by_identity)
     assert facts["people in the queries"] == "35"
 
 

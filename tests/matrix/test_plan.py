@@ -60,8 +60,8 @@ def test_a_target_without_labels_has_no_bound_and_the_other_has(data: Path, plan
         ({"recipes": ("pul", "adabn", "pul")}, r"^--recipes pul,adabn,pul: two are called pul; copy one to a file"),
         ({"settings": ("adapt.passes=-1",)}, r"adapt.passes"),
         ({"pairs": (("alpha", "nowhere"),)}, r"nowhere"),
-        ({"pairs": (("alpha", "beta"),) * 2}, r"^\('alpha', 'beta'\) is in the plan twice"),
-        ({"seeds": (3, 3)}, r"^3 is in the plan twice"),
+        ({"pairs": (("alpha", "beta"),) * 2}, r"^pair alpha:beta is there twice"),
+        ({"seeds": (3, 3)}, r"^seed 3 is there twice"),
         ({"threads": 1000}, r"^1000 threads are too many for \d+ cores"),
     ],
 )

@@ -37,7 +37,7 @@ def test_choices_are_averaged_over_the_runs_that_have_them() -> None:
         ["up (2 runs)", "30.0 (7.5)", "37.5 (0.0)", "22.5 (15.0)", "37.5 (0.0)", "30.0 (7.5)", "37.5 (0.0)"]
     ]
     assert sheets.correlations(summary) == [["up", "+1.00", "−1.00", "0.00", "+0.50"]]
-    assert [title.split(":")[0] for title, _, _ in sheets.sheets(summary)][4] == "Selection"
+    assert [title.split(":")[0] for title, _, _ in sheets.sheets(summary)][5] == "Selection"
 
 
 def test_runs_without_proxies_or_with_one_snapshot_have_no_choice() -> None:

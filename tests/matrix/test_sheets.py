@@ -48,6 +48,24 @@ def test_shares_and_what_is_kept_on_the_source(summary: Summary) -> None:
     assert sheets.shares(summarise(close, PAIRS, (0, 1), resamples=10))[0][1] == "n/a"
 
 
+def test_meanings_are_those_of_tables_that_are_there(summary: Summary) -> None:
+    found = sheets.meanings(summary)
+    assert [line.split(" ")[0].rstrip(":") for line in found] == ["mAP", "In", "Share", "Rank", "Kept"]
+    bare = summarise(runs(bound=None, cost=None), PAIRS, (0, 1), resamples=10)
+    assert [line.split(" ")[0].rstrip(":") for line in sheets.meanings(bare)] == ["mAP", "In", "Rank"]
+
+
+def test_targets_without_cameras_are_told_of() -> None:
+    found = runs()
+    for places in found.values():
+        for place, each in places.items():
+            if place.target == "b":
+                rows = tuple(replace(row, scores=replace(row.scored, protocol="any-camera")) for row in each.rows)
+                places[place] = replace(each, rows=rows)
+    lines = remarks(summarise(found, PAIRS, (0, 1), resamples=10))
+    assert f"on b: {sheets.ANY_CAMERA}" in lines and not any(line.startswith("on a:") for line in lines)
+
+
 def test_missing_runs_leave_a_dash_and_are_told(summary: Summary) -> None:
     found = runs()
     del found["up"][Place("a", "b", 0)], found["up"][Place("a", "b", 1)], found["down"][Place("b", "a", 1)]

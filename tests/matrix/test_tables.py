@@ -35,6 +35,7 @@ def test_terminal_shows_every_table(summary: Summary) -> None:
     text = capture.get()
     for part in (
         "mAP on the target",
+        "Rank-1 on the target",
         "Gain over source-only",
         "Share of the gap",
         "Kept on the source",
@@ -51,13 +52,13 @@ def test_markdown_has_a_table_for_every_sheet(summary: Summary) -> None:
         "made so\n\n**mAP on the target, percent**\n\n| | a → b | b → a | average | rank |\n|---|---:|"
     )
     assert "| up | +10.0 [+10.0, +10.0] |" in text and "- missing: b -> a" in text
-    assert text.count("|---|") == len(sheets.sheets(summary)) == 4
+    assert text.count("|---|") == len(sheets.sheets(summary)) == 5
 
 
 def test_latex_has_the_best_in_bold_and_its_remarks(summary: Summary) -> None:
     text = latex(summary, ["uda-reid matrix --domains a_b"])
-    assert r"up & \textbf{33.0 $\pm$ 0.7} & \textbf{43.0 $\pm$ 0.7} & 38.0" in text
-    assert text.count(r"\toprule") == text.count(r"\bottomrule") == 4 and text.count(r"\textbf") == 2
+    assert r"up & \textbf{33.0 $\pm$ 0.7} & \textbf{43.0 $\pm$ 0.7} & \textbf{38.0 $\pm$ 0.7}" in text
+    assert text.count(r"\toprule") == text.count(r"\bottomrule") == 5 and text.count(r"\textbf") == 3
     assert r"$-$5.5 [$-$6.0, $-$5.0] $\blacktriangledown$?" in text
     assert all(line.startswith("%") for line in text.splitlines() if "a_b" in line)
     assert "\\par\\footnotesize intervals on b are unreliable" in text
@@ -82,13 +83,15 @@ def test_csv_has_a_line_for_every_method_on_every_pair(summary: Summary) -> None
     assert (down["mAP"], down["rank1"], down["gain"], down["gain_low"], down["gain_high_by_query"]) == (
         "17.5", "27.5", "-5.5", "-6", "-5",
     )  # fmt: skip
-    assert (down["seeds"], down["query_identities"], down["interval_reliable"]) == ("2", "4", "no")
+    assert (down["seeds"], down["query_identities"], down["too_few"]) == ("2", "4", "people and seeds")
     assert down["negative_transfer"] == "yes" and float(down["source_change"]) == pytest.approx(-5.5)
     assert (
         start["gap_closed_low"] == ""
         and 13 < float(rows[2]["gap_closed_low"]) < 14.9 < float(rows[2]["gap_closed_high"]) < 18
     )
     assert float(rows[2]["gap_closed"]) == pytest.approx(50 * (10 / 67.5 + 10 / 66.5), abs=1e-3)
+    assert float(down["source_change_sd"]) == pytest.approx(0.7071, abs=1e-3)
+    assert float(rows[2]["gap_closed_sd"]) == pytest.approx(1000 * (1 / 66.5 - 1 / 67.5) / 2**0.5, abs=1e-3)
 
 
 def test_records_are_kept_one_to_a_line(tmp_path: Path) -> None:
@@ -116,7 +119,7 @@ def test_columns_of_the_csv_are_what_they_are_called() -> None:
             assert ends == pytest.approx([100 * end for end in expected], rel=1e-4)
             assert cell.gain.by_identity != cell.gain.by_query
             assert float(row["mAP_low"]) == pytest.approx(100 * cell.level.by_identity.low, rel=1e-4)
-            assert row["interval_reliable"] == "yes"
+            assert row["too_few"] == "seeds"
     assert {row["source_model"] for row in rows.values()} == {"a", "b"}
 
 

@@ -70,6 +70,36 @@ def test_embedding_map_is_added_to_a_finished_run_once(job: Job, data: Path) -> 
     assert read_map(direct / EMBEDDING_MAP).after is None
 
 
+def test_what_a_disk_has_damaged_is_made_again_and_equal(job: Job) -> None:
+    wanted = replace(job, embedding_map=True)
+    record, folder, _ = one(wanted)
+    names = ("ranked.json", "embedding_map.json", "record.json")
+    before = {name: (folder / name).read_bytes() for name in names}
+    for name in names[:2]:
+        (folder / name).write_bytes(before[name][:50])
+    assert one(wanted)[2]
+    assert {name: (folder / name).read_bytes() for name in names} == before
+    (folder / "ranked.json").unlink()
+    one(wanted)
+    assert (folder / "ranked.json").read_bytes() == before["ranked.json"]
+    (folder / "record.json").write_bytes(before["record.json"][:50])
+    again, _, found = one(wanted)
+    assert not found and again.history == record.history
+    assert "is no record, or is damaged" in (folder / "log.txt").read_text()
+
+
+def test_damaged_attention_is_made_again(job: Job, data: Path) -> None:
+    (data / "parted.yaml").write_text(
+        (data / "tiny.yaml").read_text().replace("strategy: pul", "strategy: daam").split("adapt:")[0]
+        + "adapt: {epochs: 1, batch: 8, instances: 2, iterations: 2}\n"
+    )
+    _, folder, _ = one(replace(job, recipe=str(data / "parted.yaml")))
+    before = (folder / "attention.json").read_bytes()
+    (folder / "attention.json").write_bytes(before[:50])
+    one(replace(job, recipe=str(data / "parted.yaml")))
+    assert (folder / "attention.json").read_bytes() == before
+
+
 def test_gap_is_measured_once_for_all_recipes_with_one_source_model(job: Job, data: Path) -> None:
     record, folder, _ = one(replace(job, gap=True))
     assert set(MEASURES) <= record.gap.keys() and read(folder / "record.json").gap == record.gap

@@ -121,5 +121,5 @@ def test_foreign_and_broken_lists_are_refused(tmp_path: Path) -> None:
     whole = json.loads(path.read_text())
     for text in ("", "[]", "{}", json.dumps({**whole, "format": 9}), json.dumps({**whole, "queries": [{"row": 1}]})):
         path.write_text(text)
-        with pytest.raises(CheckpointError, match=r"ranked\.json: holds no ranked lists of this version"):
+        with pytest.raises(CheckpointError, match=r"ranked\.json: holds no ranked lists, or is damaged"):
             read_lists(path)

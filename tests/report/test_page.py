@@ -232,7 +232,7 @@ def test_page_is_rebuilt_from_the_files_beside_the_record(lists: Lists, tmp_path
 
 
 def test_page_without_a_record_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"no finished run is there \(record\.json is missing\)"):
+    with pytest.raises(CheckpointError, match=r"no finished run is there \(record\.json is missing\), nor a matrix"):
         rebuild(tmp_path)
 
 

@@ -114,7 +114,7 @@ def test_foreign_and_broken_records_are_refused(tmp_path: Path) -> None:
         to_json(RECORD).replace('"curve": [', '"curve": [3,'),
     ):
         path.write_text(text)
-        with pytest.raises(CheckpointError, match=r"record\.json: is not a record of this version"):
+        with pytest.raises(CheckpointError, match=r"record\.json: is no record, or is damaged"):
             read(path)
 
 

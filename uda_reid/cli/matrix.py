@@ -121,7 +121,7 @@ def matrix(
 
     Finished runs are found again, interrupted ones go on, and one that fails does not stop the others.
     """
-    from uda_reid.matrix.folder import MATRIX, known_failures, matrix_of, write_matrix, write_tables
+    from uda_reid.matrix.folder import MATRIX, known_failures, matrix_of, replaced, write_matrix, write_tables
     from uda_reid.matrix.plan import Plan, every_pair, plan_runs
     from uda_reid.matrix.ray_pool import RayPool
     from uda_reid.matrix.slurm import options_of
@@ -131,7 +131,8 @@ def matrix(
     from uda_reid.training.devices import pick_device
 
     if bool(domains) == bool(pairs):
-        raise RecipeError("give the domains of the matrix, as --domains plaza,campus, or its --pairs plaza:campus")
+        both = "both are given: " if domains else ""
+        raise RecipeError(f"{both}give the domains of a matrix, as --domains plaza,campus, or its --pairs plaza:campus")
     plan = Plan(
         pairs=_pairs(pairs) if pairs else every_pair(_names(domains)),
         recipes=_names(recipes),
@@ -159,7 +160,7 @@ def matrix(
     asked = options_of(slurm or [], jobs=jobs, threads=threads, gpus=gpus)
     if executor is Executor.local:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        jobs = jobs or (1 if gpus else max(1, cores // threads))
+        jobs = min(jobs or (1 if gpus else max(1, cores // threads)), len(chosen.jobs))
     if dry_run:
         _print_plan(chosen, out, jobs)
         if executor is Executor.slurm:
@@ -170,15 +171,14 @@ def matrix(
     words = _repeatable(sys.argv[1:])
     command = shlex.join(["uda-reid", *words, *data_folder(words)])
     earlier = known_failures(out, planned)
+    for line in replaced(out, planned):
+        screen.print(line, markup=False, soft_wrap=True)
     write_matrix(matrix_of(planned, out, command, failed=earlier))
     if executor is Executor.slurm:
         _submit(chosen, out, asked)
         return
-    pool: Pool
-    if executor is Executor.ray:
-        pool = RayPool(jobs, threads, gpus=gpus, address=address)
-    else:
-        pool = Processes(min(jobs, len(chosen.jobs)), threads)
+    local = executor is Executor.local
+    pool: Pool = Processes(jobs, threads) if local else RayPool(jobs, threads, gpus=gpus, address=address)
     with resumable():
         failed = {event.cell: event.answer.failure for event in _make(chosen, pool)}
         others = {cell: failure for cell, failure in earlier.items() if cell not in chosen.jobs}

@@ -67,7 +67,8 @@ class Board:
         """Note what has happened; return it as a line where it is worth one."""
         if isinstance(event, Began):
             self.running[event.cell] = (event.worker, time.monotonic())
-            return ""
+            # Later the runs that end say enough; the first ones wait for source models, and that takes a while.
+            return "" if self.ended else f"begun: {event.cell}; source models that are missing are trained first"
         if isinstance(event, Postponed):
             self.running.pop(event.cell, None)
             if event.cell in self.postponed:

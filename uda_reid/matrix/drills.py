@@ -114,13 +114,19 @@ def _drill(
     records = {seed: record for seed, _, record in found}
     expected = len(summary.seeds)
     facts = [(name, sheets.spread(values, expected=expected)) for name, values in cell.values.items()]
+    if method.adapts:
+        facts.append(("gain over source-only, points", sheets.spread(cell.gains, expected=expected, form="+.1f")))
     if method.adapts and cell.gain is not None:
         facts += [
-            ("gain, drawn by person", sheets.between(cell.gain.by_identity)),
-            ("gain, drawn by query", sheets.between(cell.gain.by_query)),
+            ("gain, interval drawn by person", sheets.between(cell.gain.by_identity)),
+            ("gain, interval drawn by query", sheets.between(cell.gain.by_query)),
         ]
-    if cell.share is not None:
-        facts.append(("share of the gap closed, drawn by person", sheets.between(cell.share, ".0f") + " %"))
+    shares = [100 * share for share in cell.shares if share is not None]
+    if shares and len(shares) == len(cell.shares):
+        closed = sheets.spread(shares, expected=expected, form=".0f")
+        facts.append(("share of the gap closed", f"{closed} {sheets.between(cell.share, '.0f')}".strip()))
+    if method.adapts and cell.forgotten:
+        facts.append(("kept on the source, points", sheets.spread(cell.forgotten, expected=expected, form="+.1f")))
     if cell.level is not None:
         few = "" if cell.level.reliable else "; too few for the interval"
         facts.append(("people in the queries", f"{cell.level.identities}{few}"))

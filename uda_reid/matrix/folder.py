@@ -16,14 +16,14 @@ from uda_reid.matrix.results import Summary
 from uda_reid.matrix.summary import Runs, summarise
 from uda_reid.matrix.tables import comma_separated, json_lines, latex, markdown
 from uda_reid.ops.bootstrap import RESAMPLES
-from uda_reid.report import Record, Shown, read_shown
+from uda_reid.report import RECORD, Record, Shown, read_shown
 from uda_reid.writing import replace_file
 
 MATRIX = "matrix.json"
 PARTS = {"bound": "bound", "forgetting": "scores on its source", "gap": "gap", "selection": "proxies"}
 """What the parts of a record are called, by the options of `job.Job`."""
 FORMAT = 1
-SINGLY = 6
+SINGLY = 3
 """How many runs that are not made yet are told of one by one."""
 
 
@@ -138,6 +138,22 @@ def known_failures(root: Path, planned: Planned) -> dict[Cell, str]:
     return {cell: failure for cell, failure in found.items() if failure}
 
 
+def replaced(root: Path, planned: Planned) -> list[str]:
+    """Return what to say where a folder's tables had runs that a plan has not: the plan's take their place."""
+    try:
+        before = read_matrix(root)
+    except CheckpointError:
+        return []
+    kept = {(cell.recipe, cell.place) for cell in planned.jobs}
+    left = {(entry.recipe, entry.place) for entry in before.entries} - kept
+    if not left:
+        return []
+    return [
+        f"note: the tables in {root} were of {len(before.entries)} runs, {len(left)} of which are not in this matrix; "
+        f"they stay on disk, and this brings their tables back: {before.command}"
+    ]
+
+
 def collect(matrix: Matrix) -> tuple[dict[str, dict[Place, Record]], tuple[str, ...]]:
     """Return the finished runs by recipe and place, and what is missing, one line each; many that wait in one."""
     runs: dict[str, dict[Place, Record]] = {}
@@ -147,8 +163,8 @@ def collect(matrix: Matrix) -> tuple[dict[str, dict[Place, Record]], tuple[str, 
         lacking = lacks(record, entry.wanted) if record else ()
         if record is not None:
             runs.setdefault(entry.recipe, {})[entry.place] = record
-        if record is None and entry.failure:
-            missing.append(f"{entry} ({entry.failure})")
+        if record is None and (entry.failure or (matrix.root / entry.folder / RECORD).is_file()):
+            missing.append(f"{entry} ({entry.failure or 'its record is damaged'})")
         elif record is None:
             waiting.append(f"{entry} (not made yet)")
         elif lacking or entry.failure:
@@ -157,7 +173,8 @@ def collect(matrix: Matrix) -> tuple[dict[str, dict[Place, Record]], tuple[str, 
             missing.append(f"of {entry}: it {told}{f' ({entry.failure})' if entry.failure else ''}")
     if len(waiting) > SINGLY:
         count, first = len(waiting), waiting[0].removesuffix(" (not made yet)")
-        waiting = [f"{count} of {len(matrix.entries)} runs are not made yet, from {first} on; --dry-run lists them"]
+        told = "the line that makes the matrix lists them with --dry-run"
+        waiting = [f"{count} of {len(matrix.entries)} runs are not made yet, from {first} on; {told}"]
     return runs, (*missing, *waiting)
 
 

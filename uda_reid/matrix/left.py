@@ -10,7 +10,7 @@ from uda_reid.errors import CheckpointError
 from uda_reid.job import Job
 from uda_reid.matrix.plan import WANTED, Cell, Planned, wanted_by
 from uda_reid.pipeline import ADAPTED, SOURCE_MODEL
-from uda_reid.report import BOUND, EMBEDDING_MAP, RECORD, Record, read
+from uda_reid.report import BOUND, RECORD, Record, read, read_shown
 from uda_reid.selection import LABEL_FREE
 
 SCENES_CELL = 75.0
@@ -82,7 +82,11 @@ def finished(folder: Path, job: Job) -> bool:
     record = record_in(folder)
     if record is None or not (folder / ADAPTED).is_file():
         return False
-    if job.embedding_map and not (folder / EMBEDDING_MAP).is_file():
+    try:
+        shown = read_shown(folder)
+    except CheckpointError:
+        return False
+    if (job.embedding_map and shown.embeddings is None) or (shown.lists is None and record.start.scores is not None):
         return False
     return set(lacks(record, wanted_by(job))) <= {"selection"}
 

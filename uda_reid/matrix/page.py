@@ -90,7 +90,7 @@ def render(
             photographs=any(each.photographs for each in seen),
             ledger=ledger(summary, runs),
             recipes=recipes(runs),
-            meanings=sheets.MEANINGS,
+            meanings=sheets.meanings(summary),
             command=command,
             origin=origin,
             title=title(summary),
@@ -124,6 +124,8 @@ def headline(summary: Summary) -> str:
         text += f" {len(adapting) - len(finite)} of {len(adapting)} recipes lack runs and are left out of that."
     cells = [cell for each in adapting for cell in each.cells.values()]
     lost = sum(cell.negative and not cell.unsure for cell in cells)
+    if len(cells) == 1:
+        return text + " All of the interval is below zero: worse than source-only." * bool(lost)
     share = f"{lost} of {len(cells)} cells of recipes" if lost else f"none of the {len(cells)} cells of recipes"
     return f"{text} All of the interval is below zero, worse than source-only, in {share}."
 

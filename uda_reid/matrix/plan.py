@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 from uda_reid.errors import RecipeError
 from uda_reid.evaluation import why_unscored
 from uda_reid.job import Job, Prepared, open_domain
-from uda_reid.recipe import load
+from uda_reid.recipe import Recipe, load
 from uda_reid.run import Reporter, Silent
 from uda_reid.training.devices import use_threads
 
@@ -112,11 +112,13 @@ class Planned(NamedTuple):
         Raises:
             RecipeError: a pattern names no run.
         """
+        first = next(iter(self.jobs))
+        name = ":".join((*first.place.pair, first.recipe, str(first.place.seed)))
         for pattern in patterns:
             if not any(matches(cell, pattern) for cell in self.jobs):
                 raise RecipeError(
                     f"--only {pattern}: no run is called so; give source:target:recipe:seed, or the first of these, "
-                    "with * for any"
+                    f"with * for any; the first run is {name}"
                 )
         chosen = [cell for cell in self.jobs if not patterns or any(matches(cell, each) for each in patterns)]
         return Planned(
@@ -150,14 +152,15 @@ def plan_runs(plan: Plan, reporter: Reporter | None = None) -> Planned:
     use_threads(plan.threads)  # a part of what runs and source models are called by
     if plan.recipes and not all(plan.recipes):
         raise RecipeError(f"--recipes {','.join(plan.recipes)}: a name is missing beside a comma")
-    names = [load(recipe, settings=plan.settings).name for recipe in plan.recipes]
+    names = [_loaded(recipe, plan).name for recipe in plan.recipes]
     twice = next((name for name in names if names.count(name) > 1), "")
     if twice or not names:
         wrong = f"two are called {twice}; copy one to a file of another name" if twice else "none is named"
         raise RecipeError(f"--recipes {','.join(plan.recipes)}: {wrong}")
     doubled = next((each for each in (*plan.pairs, *plan.seeds) if (*plan.pairs, *plan.seeds).count(each) > 1), None)
     if doubled is not None:
-        raise RecipeError(f"{doubled} is in the plan twice; name every pair and every seed once")
+        what = f"pair {':'.join(doubled)}" if isinstance(doubled, tuple) else f"seed {doubled}"
+        raise RecipeError(f"{what} is there twice; name every pair and every seed once")
     if not (plan.pairs and plan.seeds):
         raise RecipeError("a matrix needs at least one pair and one seed")
     domains = {
@@ -197,6 +200,16 @@ def plan_runs(plan: Plan, reporter: Reporter | None = None) -> Planned:
     if len(profiles) > 1:
         raise RecipeError(f"the runs have profiles {', '.join(sorted(profiles))}: give --profile, or a table for each")
     return Planned(jobs, folders, profiles.pop())
+
+
+def _loaded(recipe: str, plan: Plan) -> Recipe:
+    """Return a recipe; of several, the one that does not take a setting is named."""
+    try:
+        return load(recipe, settings=plan.settings)
+    except RecipeError as error:
+        if len(plan.recipes) > 1 and recipe not in str(error):
+            raise RecipeError(f"recipe {recipe}: {error}") from error
+        raise
 
 
 def alone(job: Job) -> str:

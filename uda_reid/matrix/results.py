@@ -87,7 +87,7 @@ class Method:
         start: number of the source model that it starts from: recipes that were pretrained alike have the same.
         recipes: the recipes that were pretrained so.
         cells: by pair; a pair without any finished run is missing.
-        average: mAP in percent over the pairs, for every seed that has all of them.
+        averages: metric -> its mean in percent over the pairs, for every seed that has all of them.
         average_gain: points of mAP beyond source-only over the pairs, for every seed that has all of them.
         interval: of the average gain, a fraction; None where a pair has none.
         rank: mean place among the methods that start alike, 1 for the best, over pairs and seeds; NaN outside.
@@ -97,10 +97,15 @@ class Method:
     start: int
     recipes: tuple[str, ...]
     cells: Mapping[Pair, Result]
-    average: tuple[float, ...]
+    averages: Mapping[str, tuple[float, ...]]
     average_gain: tuple[float, ...] = ()
     interval: Interval | None = None
     rank: float = math.nan
+
+    @property
+    def average(self) -> tuple[float, ...]:
+        """The averages of mAP."""
+        return self.averages["mAP"]
 
     @property
     def adapts(self) -> bool:
@@ -119,6 +124,7 @@ class Summary:
         missing: runs that are not there, one line each.
         gaps: how far apart the pairs were, by every source model of which that was measured.
         published: what others have published for these pairs.
+        any_camera: targets whose images were searched in whatever camera, since cameras are unknown.
         selected: what other rules than the last checkpoint would have chosen, by recipe.
     """
 
@@ -126,6 +132,7 @@ class Summary:
     seeds: tuple[int, ...]
     methods: tuple[Method, ...]
     missing: tuple[str, ...] = ()
+    any_camera: tuple[str, ...] = ()
     selected: tuple[Selected, ...] = ()
     gaps: tuple[Gaps, ...] = ()
     published: tuple[Published, ...] = ()

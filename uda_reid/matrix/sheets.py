@@ -13,21 +13,25 @@ from uda_reid.report import BOUND
 
 Rows = list[list[str]]
 
+ANY_CAMERA = "protocol any-camera, since cameras are unknown; its numbers are higher than those across cameras"
 ENOUGH = 5
 """Seeds below which the spread of training is hardly known: an interval of draws ends at the extremes of a few."""
 
-MEANINGS = (
-    "mAP: trapezoid average precision (Market-1501 code), in percent; mean ± sample standard deviation over seeds.",
-    f"In brackets the {LEVEL:.0%} interval of the gain over source-only, paired by query and seed: people are drawn, "
-    "each with all queries, and seeds (percentile bootstrap).",
-    "Share of the gap closed: (adapted - source-only) / (bound - source-only), mean over seeds, with the interval of "
-    "the mean gain over the mean gap, drawn as that of the gain; n/a if a gap is under 2 points.",
-    "Rank: mean place by mAP among source-only and the recipes, over pairs and seeds.",
-    "Kept on the source: change of mAP on the source's own test images.",
-    "How far apart: larger is further; no label is used. Its rank correlation with the source-only mAP is over pairs, "
-    "means of their seeds; pairs also differ in how hard their targets are.",
-    "Selection: all other tables use the last checkpoint. The oracle looks at the target's test labels: nobody can.",
-)
+MEANINGS = {
+    "mAP": "mAP: trapezoid average precision (Market-1501 code), in percent; mean ± sample standard deviation over "
+    "seeds.",
+    "Gain": f"In brackets the {LEVEL:.0%} interval of the gain over source-only, paired by query and seed: people are "
+    "drawn, each with all queries, and seeds (percentile bootstrap).",
+    "Share": "Share of the gap closed: (adapted - source-only) / (bound - source-only), mean over seeds, with the "
+    "interval of the mean gain over the mean gap, drawn as that of the gain; n/a if a gap is under 2 points.",
+    "rank": "Rank: mean place by mAP among source-only and the recipes, over pairs and seeds.",
+    "Kept": "Kept on the source: change of mAP on the source's own test images.",
+    "How": "How far apart: larger is further; no label is used. Its rank correlation with the source-only mAP is over "
+    "pairs (n/a for fewer than three), means of their seeds; pairs also differ in how hard their targets are.",
+    "Selection": "Selection: all other tables use the last checkpoint. The oracle looks at the target's test labels: "
+    "nobody can.",
+}
+"""What the tables mean, by the word that their titles begin with."""
 
 
 def number(value: float, form: str = ".1f") -> str:
@@ -87,15 +91,21 @@ def head(summary: Summary) -> list[str]:
     return ["", *map(named_pair, summary.pairs), *average]
 
 
-def scores(summary: Summary) -> Rows:
-    """Return mAP of every method, and its mean rank."""
+def levels(summary: Summary, metric: str) -> Rows:
+    """Return a metric of every method, with its average over the pairs where there are several."""
     expected = len(summary.seeds)
     rows = []
     for method in summary.methods:
-        cells = [spread(cell.values["mAP"], expected=expected) if cell else "–" for cell in _in_order(summary, method)]
-        average = [spread(method.average, expected=expected)] if len(summary.pairs) > 1 else []
-        rows.append([named(summary, method), *cells, *average, "" if method.name == BOUND else number(method.rank)])
+        cells = [spread(cell.values[metric], expected=expected) if cell else "–" for cell in _in_order(summary, method)]
+        average = [spread(method.averages[metric], expected=expected)] if len(summary.pairs) > 1 else []
+        rows.append([named(summary, method), *cells, *average])
     return rows
+
+
+def scores(summary: Summary) -> Rows:
+    """Return mAP of every method, and its mean rank."""
+    ranks = ["" if method.name == BOUND else number(method.rank) for method in summary.methods]
+    return [[*row, rank] for row, rank in zip(levels(summary, "mAP"), ranks, strict=True)]
 
 
 def gains(summary: Summary) -> Rows:
@@ -209,6 +219,12 @@ def _in_order(summary: Summary, method: Method) -> list[Result | None]:
     return [method.cells.get(pair) for pair in summary.pairs]
 
 
+def meanings(summary: Summary) -> list[str]:
+    """Return what the tables mean that are there."""
+    there = {"rank", *(title.split(" ")[0].rstrip(":") for title, _, _ in sheets(summary))}
+    return [meaning for word, meaning in MEANINGS.items() if word in there]
+
+
 def remarks(summary: Summary) -> list[str]:
     """Return what a reader must know before believing the numbers, one line each."""
     found = [f"missing: {line}" for line in summary.missing]
@@ -218,6 +234,7 @@ def remarks(summary: Summary) -> list[str]:
         found.append(
             f"intervals on {target} are unreliable: its queries show {people} people, and under {FEW} a few decide"
         )
+    found += [f"on {target}: {ANY_CAMERA}" for target in summary.any_camera]
     if any(cell.level is None for cell in cells):
         found.append("some intervals are missing: seeds were not asked the same queries, or these have no AP or names")
     if len(summary.seeds) == 1:
@@ -239,6 +256,7 @@ def sheets(summary: Summary) -> list[tuple[str, list[str], Rows]]:
     kept = "Kept on the source: change of mAP on its own test images, points"
     parts = [
         ("mAP on the target, percent", [*columns, "rank"], scores(summary)),
+        ("Rank-1 on the target, percent", columns, levels(summary, "rank-1")),
         ("Gain over source-only, points of mAP; ▼: all of the interval is below zero", columns, gains(summary)),
         ("Share of the gap to the supervised bound closed, percent", pairs, shares(summary)),
         (kept, pairs, forgetting(summary)),
@@ -250,7 +268,7 @@ def sheets(summary: Summary) -> list[tuple[str, list[str], Rows]]:
         ),
     ]
     parts.append(
-        ("How far apart the pairs are before any adaptation", ["", *MEASURES, "source-only mAP"], gap(summary))
+        ("How far apart the pairs are before any adaptation", ["pair", *MEASURES, "source-only mAP"], gap(summary))
     )
     columns = ["", "pair", "mAP", "rank-1", "AP", "backbone", "remark", "where"]
     parts.append(("Published by others, in no average with ours", columns, literature(summary)))

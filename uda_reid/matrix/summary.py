@@ -57,7 +57,18 @@ def summarise(
         rows = {SOURCE_ONLY: shared, **own, **({BOUND: bounded} if bounded else {})}
         lines = [_method(name, start, recipes, rows[name], pairs, seeds, resamples) for name in rows]
         methods += _ranked(lines)
-    return Summary(tuple(pairs), tuple(seeds), tuple(methods), tuple(missing), selected(runs), tuple(apart))
+    everything = [record for records in runs.values() for record in records.values()]
+    blind = {record.target for record in everything if record.adapted.scored.protocol.startswith("any-camera")}
+    any_camera = tuple(target for target in dict.fromkeys(target for _, target in pairs) if target in blind)
+    return Summary(
+        tuple(pairs),
+        tuple(seeds),
+        tuple(methods),
+        tuple(missing),
+        selected=selected(runs),
+        gaps=tuple(apart),
+        any_camera=any_camera,
+    )
 
 
 def groups(runs: Runs) -> list[list[str]]:
@@ -103,7 +114,10 @@ def _method(
         start=start,
         recipes=tuple(recipes),
         cells=cells,
-        average=_means([[cell.values["mAP"][place] for place in places] for cell, places in parts]),
+        averages={
+            metric: _means([[cell.values[metric][place] for place in places] for cell, places in parts])
+            for metric in METRICS
+        },
         average_gain=_means([[cell.gains[place] for place in places] for cell, places in parts if cell.gains]),
         interval=_average_gain(name, records, list(cells.values()), pairs, resamples),
     )

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from uda_reid.matrix.plan import Place
 from uda_reid.matrix.results import Method, Result, Spread, Summary
-from uda_reid.matrix.sheets import MEANINGS, remarks, sheets
+from uda_reid.matrix.sheets import ENOUGH, meanings, remarks, sheets
 from uda_reid.matrix.summary import METRICS
 from uda_reid.report import BOUND, Record, to_json
 
@@ -32,7 +32,7 @@ def show(summary: Summary) -> RenderableType:
             table.add_row(*map(Text, row))
         parts.append(table)
     parts += [Text(line, style="bold") for line in remarks(summary)]
-    return Group(*parts, Text("\n".join(MEANINGS), style="dim"))
+    return Group(*parts, Text("\n".join(meanings(summary)), style="dim"))
 
 
 def markdown(summary: Summary, origin: Sequence[str]) -> str:
@@ -45,7 +45,7 @@ def markdown(summary: Summary, origin: Sequence[str]) -> str:
         lines = [written[0].replace("|  ", "| "), "|" + "|".join(marks) + "|", *written[1:]]
         parts += [f"**{title}**", "\n".join(lines)]
     parts += ["\n".join(f"- {line}" for line in remarks(summary))] if remarks(summary) else []
-    return "\n\n".join([*parts, "\n".join(MEANINGS)]) + "\n"
+    return "\n\n".join([*parts, "\n".join(meanings(summary))]) + "\n"
 
 
 SPECIAL = {
@@ -81,18 +81,28 @@ def latex(summary: Summary, origin: Sequence[str]) -> str:
             lines.append(" & ".join(cells) + r" \\")
         lines += ["\\bottomrule", "\\end{tabular}", "\\end{table}", ""]
     lines += [f"\\par\\footnotesize {tex(line)}." for line in remarks(summary)]
-    return "\n".join([*lines, *(f"% {line}" for line in MEANINGS)]) + "\n"
+    return "\n".join([*lines, *(f"% {line}" for line in meanings(summary))]) + "\n"
 
 
 def _best(summary: Summary) -> set[tuple[int, int]]:
-    """Return (row, column) of the highest mean mAP of every pair, of what has all its seeds; the bound is left out."""
-    found = set()
-    for column, pair in enumerate(summary.pairs, start=1):
-        means = {
+    """Return (row, column) of the highest mean mAP of every pair and of their average; the bound is left out.
+
+    A method that lacks a seed does not compete.
+    """
+    rows = {place: method for place, method in enumerate(summary.methods) if method.name != BOUND}
+    columns = [
+        {
             place: method.cells[pair].spread("mAP").mean
-            for place, method in enumerate(summary.methods)
-            if method.name != BOUND and pair in method.cells and method.cells[pair].seeds == summary.seeds
+            for place, method in rows.items()
+            if pair in method.cells and method.cells[pair].seeds == summary.seeds
         }
+        for pair in summary.pairs
+    ]
+    if len(summary.pairs) > 1:
+        whole = {place: method.average for place, method in rows.items() if len(method.average) == len(summary.seeds)}
+        columns.append({place: Spread.of(values).mean for place, values in whole.items()})
+    found = set()
+    for column, means in enumerate(columns, start=1):
         known = {place: mean for place, mean in means.items() if math.isfinite(mean)}
         if known:
             found.add((max(known, key=lambda place: known[place]), column))
@@ -106,8 +116,8 @@ def comma_separated(summary: Summary) -> str:
     columns += [f"{name}{part}" for name in names for part in ("", "_sd")]
     columns += [f"mAP_{end}" for end in ("low", "high")] + ["gain", "gain_sd"]
     columns += [f"gain_{end}{by}" for by in ("", "_by_query") for end in ("low", "high")]
-    columns += ["query_identities", "interval_reliable", "negative_transfer", "gap_closed"]
-    columns += ["gap_closed_low", "gap_closed_high", "source_change"]
+    columns += ["query_identities", "too_few", "negative_transfer", "gap_closed", "gap_closed_sd"]
+    columns += ["gap_closed_low", "gap_closed_high", "source_change", "source_change_sd"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
@@ -125,12 +135,14 @@ def _line(method: Method, pair: tuple[str, str], cell: Result) -> Iterable[Any]:
     yield from Spread.of(cell.gains)[:2]
     ends = (None,) * 4 if cell.gain is None else (*cell.gain.by_identity, *cell.gain.by_query)
     yield from (None if end is None else 100 * end for end in ends)
-    yield from (None, None) if cell.level is None else (cell.level.identities, cell.level.reliable)
+    yield None if cell.level is None else cell.level.identities
+    people = ["people"] * (cell.level is not None and not cell.level.reliable)
+    yield " and ".join([*people, *["seeds"] * (len(cell.seeds) < ENOUGH)])
     yield cell.negative if cell.gain else None
     closed = [share for share in cell.shares if share is not None]
-    yield 100 * Spread.of(closed).mean if len(closed) == len(cell.shares) else None
+    yield from (100 * value for value in Spread.of(closed if len(closed) == len(cell.shares) else ())[:2])
     yield from (None, None) if cell.share is None else (100 * end for end in cell.share)
-    yield Spread.of(cell.forgotten).mean
+    yield from Spread.of(cell.forgotten)[:2]
 
 
 def _plain(value: Any) -> Any:

@@ -9,13 +9,31 @@ from uda_reid.auditor import same_weights
 from uda_reid.data.images import unlabelled
 from uda_reid.evaluation import Evaluator
 from uda_reid.gap import domain_gap
-from uda_reid.job import Prepared
+from uda_reid.job import Prepared, is_drawn
 from uda_reid.pipeline.folders import ADAPTED
 from uda_reid.pipeline.sources import train_source
-from uda_reid.report import BOUND, EMBEDDING_MAP, LABELLED, Row, collect_map, write_map
+from uda_reid.report import (
+    ATTENTION,
+    BOUND,
+    EMBEDDING_MAP,
+    LABELLED,
+    LISTS,
+    Record,
+    Row,
+    collect,
+    collect_map,
+    collect_maps,
+    read_lists,
+    read_map,
+    read_maps,
+    whole,
+    write_lists,
+    write_map,
+    write_maps,
+)
 from uda_reid.run import Reporter, Run
 from uda_reid.training.encoders import load_encoder
-from uda_reid.types import Scores
+from uda_reid.types import Encoder, Scores
 
 
 def bound(prepared: Prepared, evaluator: Evaluator, reporter: Reporter) -> Row:
@@ -49,8 +67,21 @@ def gap(prepared: Prepared, run: Run) -> Mapping[str, float]:
     return measured
 
 
-def embedding_map(prepared: Prepared, folder: Path, run: Run) -> None:
-    """Keep where images of both domains lie for the source model and for the adapted one."""
-    before, after = train_source(prepared, prepared.source, run.reporter).encoder, load_encoder(folder / ADAPTED)
-    adapted = None if same_weights(before, after) else after
-    write_map(collect_map(before, adapted, prepared.source, prepared.target, run=run), folder / EMBEDDING_MAP)
+def pictures(prepared: Prepared, folder: Path, run: Run, evaluator: Evaluator | None, record: Record) -> None:
+    """Make what a run shows beside its numbers, where it is wanted and missing, or damaged."""
+    photographs = not is_drawn(prepared.target)
+    if evaluator and not whole(folder / LISTS, read_lists):
+        before, after = _models(prepared, folder, run)
+        write_lists(collect(record, evaluator, before, after, photographs=photographs), folder / LISTS)
+    if (folder / ATTENTION).is_file() and not whole(folder / ATTENTION, read_maps):
+        maps = collect_maps(_models(prepared, folder, run)[1], prepared.target, photographs=photographs, run=run)
+        if maps is not None:
+            write_maps(maps, folder / ATTENTION)
+    if prepared.job.embedding_map and not whole(folder / EMBEDDING_MAP, read_map):
+        before, after = _models(prepared, folder, run)
+        adapted = None if same_weights(before, after) else after
+        write_map(collect_map(before, adapted, prepared.source, prepared.target, run=run), folder / EMBEDDING_MAP)
+
+
+def _models(prepared: Prepared, folder: Path, run: Run) -> tuple[Encoder, Encoder]:
+    return train_source(prepared, prepared.source, run.reporter).encoder, load_encoder(folder / ADAPTED)

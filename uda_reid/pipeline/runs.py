@@ -12,18 +12,17 @@ from typing import Literal
 from uda_reid import __version__
 from uda_reid.auditor import Numbers, audit_snapshots, same_weights, snapshots
 from uda_reid.data.images import Photographs, unlabelled
-from uda_reid.errors import DataError, RecipeError, UdaReidError
+from uda_reid.errors import CheckpointError, DataError, RecipeError, UdaReidError
 from uda_reid.evaluation import Evaluator, check_protocol, why_unscored
 from uda_reid.job import Job, Prepared, is_drawn, open_domain
 from uda_reid.pipeline.folders import ADAPTED, locked, make_folder
-from uda_reid.pipeline.parts import bound, embedding_map, gap, on_source
+from uda_reid.pipeline.parts import bound, gap, on_source, pictures
 from uda_reid.pipeline.sources import train_source
 from uda_reid.pretraining import validate
 from uda_reid.recipe import resolved, to_yaml
 from uda_reid.report import (
     ATTENTION,
     BOUND,
-    EMBEDDING_MAP,
     LISTS,
     RECORD,
     SOURCE_ONLY,
@@ -70,7 +69,9 @@ def one(job: Job, *, reporter: Reporter | None = None) -> tuple[Record, Path, bo
         unscored = why_unscored(prepared.target)
         run = prepared.run(folder / "state", logged)
         evaluator = None if unscored else Evaluator(prepared.target, job.protocol, run)
-        record = read_record(found) if finished else _work(prepared, folder, run, evaluator)
+        kept = _found(found, logged) if finished else None
+        finished = kept is not None
+        record = kept or _work(prepared, folder, run, evaluator)
         if job.bound and evaluator and record.row(BOUND) is None:
             record = record.with_row(bound(prepared, evaluator, logged), command=job.command)
             write(record, found)
@@ -80,12 +81,20 @@ def one(job: Job, *, reporter: Reporter | None = None) -> tuple[Record, Path, bo
         if job.gap and not record.gap:
             record = replace(record, gap=gap(prepared, run), command=job.command)
             write(record, found)
-        if job.embedding_map and not (folder / EMBEDDING_MAP).is_file():
-            embedding_map(prepared, folder, run)
+        pictures(prepared, folder, run, evaluator, record)
         rebuild(folder, pictures=job.pictures)  # always: it is quick, and follows the record and --no-pictures
         for leftover in ("state", "probes"):
             shutil.rmtree(folder / leftover, ignore_errors=True)
     return record, folder, finished
+
+
+def _found(path: Path, reporter: Reporter) -> Record | None:
+    """Return the record of a finished run; None where a disk has damaged it, and the run is to be made again."""
+    try:
+        return read_record(path)
+    except CheckpointError as error:
+        reporter.log(f"warning: {error}")
+        return None
 
 
 def _work(prepared: Prepared, folder: Path, run: Run, evaluator: Evaluator | None) -> Record:

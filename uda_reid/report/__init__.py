@@ -5,7 +5,18 @@ from __future__ import annotations
 from uda_reid.report.attention import AttentionMaps, collect_maps, read_maps, write_maps
 from uda_reid.report.embedding_map import EmbeddingMap, collect_map, read_map, write_map
 from uda_reid.report.lists import Lists, collect, read_lists, write_lists
-from uda_reid.report.page import ATTENTION, EMBEDDING_MAP, LISTS, PAGE, RECORD, Shown, read_shown, rebuild, write_page
+from uda_reid.report.page import (
+    ATTENTION,
+    EMBEDDING_MAP,
+    LISTS,
+    PAGE,
+    RECORD,
+    Shown,
+    read_shown,
+    rebuild,
+    whole,
+    write_page,
+)
 from uda_reid.report.records import (
     BOUND,
     LABELLED,
@@ -56,6 +67,7 @@ __all__ = [
     "show",
     "show_row",
     "to_json",
+    "whole",
     "write",
     "write_lists",
     "write_maps",

@@ -135,7 +135,7 @@ def read_maps(path: Path) -> AttentionMaps:
         return AttentionMaps(str(data["root"]), bool(data["photographs"]), images)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{path}: holds no attention maps of this version of uda_reid ({error}); remove it to do without them"
+            f"{path}: holds no attention maps, or is damaged ({error}); the command of the run makes them again"
         ) from error
 
 

@@ -215,7 +215,7 @@ def read_map(path: Path) -> EmbeddingMap:
             raise ValueError("cameras that are not one for every image")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{path}: holds no embedding map of this version of uda_reid ({error}); remove it to do without it"
+            f"{path}: holds no embedding map, or is damaged ({error}); the command of the run makes it again"
         ) from error
     return found
 

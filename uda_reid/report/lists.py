@@ -170,7 +170,7 @@ def read_lists(path: Path) -> Lists:
         return Lists(str(data["root"]), bool(data["photographs"]), int(data["counted"]), queries)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{path}: holds no ranked lists of this version of uda_reid ({error}); remove it to do without them"
+            f"{path}: holds no ranked lists, or is damaged ({error}); the command of the run makes them again"
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,6 +53,15 @@ def read_shown(folder: Path) -> Shown:
     )
 
 
+def whole(path: Path, read_it: Callable[[Path], object]) -> bool:
+    """Return whether a file is there and can be read by its reader."""
+    try:
+        read_it(path)
+    except CheckpointError:
+        return False
+    return True
+
+
 def write_page(path: Path, record: Record, shown: Shown | None = None, *, pictures: bool = True) -> None:
     """Write the page of a run, whole or not at all.
 
@@ -78,10 +88,11 @@ def rebuild(folder: Path, *, pictures: bool = True) -> Path:
     Raises:
         CheckpointError: there is no finished run, or one of the files is damaged.
     """
-    folder = folder.parent if folder.is_file() else folder
+    given, folder = folder, folder.parent if folder.is_file() else folder
     if not (folder / RECORD).is_file():
         raise CheckpointError(
-            f"{folder}: no finished run is there ({RECORD} is missing); give a folder that adapt printed"
+            f"{given}: no finished run is there ({RECORD} is missing), nor a matrix (matrix.json is missing); give a "
+            "folder that adapt or matrix printed"
         )
     write_page(folder / PAGE, read(folder / RECORD), read_shown(folder), pictures=pictures)
     return folder / PAGE

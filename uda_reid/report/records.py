@@ -226,7 +226,7 @@ def read(path: Path) -> Record:
         values["on_source"] = tuple(scores for scores in on_source if scores is not None)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{path}: is not a record of this version of uda_reid ({error}); run with a new --out"
+            f"{path}: is no record, or is damaged ({error}); the command of the run makes it again"
         ) from error
     return Record(rows=rows, **{**values, "notes": tuple(values.get("notes", ()))})
 
