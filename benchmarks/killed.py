@@ -3,8 +3,8 @@
     python benchmarks/killed.py                                     # one pair of scenes, all recipes, three moments
     python benchmarks/killed.py --recipes pul,daam --kills 20 --draw 7
 
-`kill -9` hits the command and all its processes, wherever they are: drawing, training, writing. Records, without their
-times and folders, and the bytes of all models must be equal in the end; the exit code is 1 where they are not.
+`kill -9` hits the command and all its processes, wherever they are: reading, training, scoring, writing. Records,
+without their times, and the bytes of all models must be equal in the end; the exit code is 1 where they are not.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -35,7 +34,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--seed", default="0")
     parser.add_argument("--kills", type=int, default=3, help="how often it is killed (default: %(default)s)")
     parser.add_argument("--draw", type=int, default=0, help="seed of the moments")
-    parser.add_argument("--out", type=Path, default=Path("runs/killed"), help="folder for both matrices; is emptied")
+    parser.add_argument("--out", type=Path, default=Path("runs/killed"), help="folder for both matrices; a new one")
     return parser
 
 
@@ -68,7 +67,10 @@ def kept(out: Path) -> dict[str, Any]:
 def main() -> int:
     """Make both matrices and compare them."""
     options = arguments().parse_args()
-    shutil.rmtree(options.out, ignore_errors=True)
+    if options.kills < 1:
+        raise SystemExit(f"--kills {options.kills}: nothing would be killed; give at least 1")
+    if options.out.exists():
+        raise SystemExit(f"--out {options.out}: is there already; remove it, or give another folder")
     options.out.mkdir(parents=True)
     whole, broken = options.out / "whole", options.out / "killed"
     took = to_its_end(options, whole)
@@ -93,6 +95,8 @@ def main() -> int:
     expected, found = kept(whole), kept(broken)
     different = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
     runs, models = (sum(name.endswith(end) for name in expected) for end in ("record.json", ".safetensors"))
+    if killed < options.kills:
+        different.append(f"(only {killed} of {options.kills} kills)")
     verdict = "all equal" if not different else f"DIFFERENT: {', '.join(different)}"
     print(f"{runs} records and {models} models: {verdict}")
     return 1 if different else 0

@@ -7,7 +7,8 @@
 Two runs at a time with one thread each, through the same pipeline as `uda-reid adapt --bound --threads 1`, which finds
 these runs again with the same `--out`. It can be stopped and started at will: finished runs and source models are
 found, others go on from where they were. A run that fails is reported, the others are made, and the exit code is 1.
-`--write` puts the tables between two marks of a Markdown file and leaves the rest of the file as it is.
+`--write` puts the tables between two marks of a Markdown file and leaves the rest of the file as it is; those of a
+matrix have marks of their own.
 """
 
 from __future__ import annotations
@@ -24,8 +25,7 @@ from types import FrameType
 from benchmarks.results_page import Made, page, put
 from uda_reid.errors import RecipeError, UdaReidError
 from uda_reid.matrix.board import Board
-from uda_reid.matrix.folder import collect as finished_runs
-from uda_reid.matrix.folder import read_matrix
+from uda_reid.matrix.folder import read_matrix, write_tables
 from uda_reid.matrix.plan import Cell, Place, Plan, Planned, plan_runs
 from uda_reid.matrix.workers import Answer, Processes, make
 from uda_reid.report import Record
@@ -44,7 +44,7 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--recipes", default=RECIPES, help="names or YAML files (default: %(default)s)")
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--matrix", type=Path, help="make nothing; read the finished runs of this matrix instead")
+    parser.add_argument("--matrix", type=Path, help="make nothing; take the tables of this matrix instead")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder that holds the data sets")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder for runs and source models")
     parser.add_argument("--profile", choices=("paper", "small", "scenes"), help="default: chosen by the domains")
@@ -163,25 +163,25 @@ def main() -> int:
 
 
 def of_matrix(options: argparse.Namespace) -> int:
-    """Print the tables of the finished runs of a matrix, and write them down; return the exit code."""
+    """Print the tables of a matrix that is there, and write them down; return the exit code."""
     try:
         matrix = read_matrix(options.matrix)
-        runs, missing = finished_runs(matrix)
+        summary, _ = write_tables(matrix)
     except UdaReidError as error:
         say(f"error: {error}")
         return 2
-    command = f"{matrix.command}\npython benchmarks/results.py --matrix {options.matrix}"
-    text = page(runs, Made(matrix.pairs, matrix.seeds, command, failed=missing))
-    tell(text, matrix.profile, options.write if runs else None)
-    return 1 if missing else 0
+    names = ", ".join(method.name for method in summary.methods if method.adapts)
+    text = (options.matrix / "matrix.md").read_text(encoding="utf-8")
+    tell(f"### A matrix of {names}\n\n{text}", "matrix", options.write)
+    return 1 if summary.missing else 0
 
 
-def tell(text: str, profile: str, path: Path | None) -> None:
+def tell(text: str, name: str, path: Path | None) -> None:
     """Print the tables, and put them into a file."""
     print(text)
     if path:
         document = path.read_text(encoding="utf-8") if path.is_file() else "# Results\n"
-        path.write_text(put(document, text, profile), encoding="utf-8")
+        path.write_text(put(document, text, name), encoding="utf-8")
         say(f"written: {path}")
 
 

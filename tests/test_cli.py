@@ -592,17 +592,23 @@ def test_run_that_is_asked_to_end_ends_at_once_and_goes_on_to_the_same_weights(d
         words += ["--profile", "paper", "--threads", "1", "--out", str(data / out)]
         return subprocess.Popen([sys.executable, "-m", "uda_reid", *words], stderr=subprocess.PIPE, text=True)
 
-    assert start("whole").communicate(timeout=300) and (data / "whole").is_dir()
+    first = start("whole")
+    first.communicate(timeout=300)
+    assert first.returncode == 0
     running, seen = start("ended"), ""
     assert running.stderr is not None
-    while "PUL: round 1" not in seen:
-        seen += running.stderr.readline()
+    for line in running.stderr:
+        seen += line
+        if "PUL: round 1" in line:
+            break
+    assert "PUL: round 1" in seen
     running.send_signal(signal.SIGTERM)
     began = time.monotonic()
     rest = running.communicate(timeout=60)[1]
     assert running.returncode == 143 and time.monotonic() - began < 30
     assert "error: interrupted; the same command goes on from the last finished epoch or round" in rest
     again = start("ended")
-    assert again.communicate(timeout=300) and again.returncode == 0
-    first, second = (path.read_bytes() for path in sorted(data.glob("*/*/adapted.safetensors")))
-    assert first == second
+    told = again.communicate(timeout=300)[1]
+    assert again.returncode == 0 and "PUL: round 1" not in told and "PUL: round 2" in told
+    one, other = (path.read_bytes() for path in sorted(data.glob("*/*/adapted.safetensors")))
+    assert one == other

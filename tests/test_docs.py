@@ -73,6 +73,12 @@ def test_links_lead_somewhere(name: str) -> None:
 # ---- commands ------------------------------------------------------------
 
 
+def test_links_and_pictures_of_the_readme_are_there() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    local = [target for target in re.findall(r"\]\(([^)#]+)\)", text) if not target.startswith("https://")]
+    assert "docs/matrix.png" in local and all((ROOT / target).exists() for target in local), local
+
+
 def understood(words: list[str]) -> str:
     """Parse a command line as `uda-reid` would, without running it, and return the command's name."""
     command: Any = typer.main.get_command(app)

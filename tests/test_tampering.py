@@ -20,6 +20,7 @@ import torch
 
 from uda_reid.data.images import images_of, target_order, unlabelled
 from uda_reid.data.images.photographs import _FILES
+from uda_reid.errors import DataError
 from uda_reid.job import Job, open_domain
 from uda_reid.pipeline import one
 from uda_reid.run import QUIET, Run
@@ -50,6 +51,11 @@ def inside(thing: Any) -> Iterator[Any]:
         yield from (thing.func, thing.args, thing.keywords)
     elif isinstance(thing, types.GeneratorType) and thing.gi_frame is not None:
         yield thing.gi_frame.f_locals
+    elif isinstance(thing, types.TracebackType):
+        yield thing.tb_frame.f_locals
+        yield thing.tb_next
+    elif isinstance(thing, BaseException):
+        yield from (thing.args, thing.__traceback__, thing.__context__, thing.__cause__)
     elif isinstance(thing, weakref.ref):
         yield thing()
         yield getattr(thing, "__callback__", None)
@@ -150,6 +156,25 @@ def test_images_lead_to_no_file_and_no_identity(domain: Domain, cache: int) -> N
     read = target.images.read(rows, 32, 16)
     assert torch.equal(read, images_of(domain.train).read(target_order(len(rows)), 32, 16))
     assert secrets(domain, target, target.images.read) == []
+
+
+def error_of(images: Any, row: int) -> DataError:
+    try:
+        images.read(torch.tensor([row]), 32, 16)
+    except DataError as error:
+        error.__traceback__ = error.__traceback__.tb_next if error.__traceback__ else None  # but for this frame
+        return error
+    raise AssertionError("no error")
+
+
+def test_errors_lead_to_no_file(domain: Domain) -> None:
+    target = unlabelled(domain, cache_bytes=0)
+    errors = [error_of(target.images, 999)]
+    for path in domain.train.paths:
+        path.unlink()
+    errors.append(error_of(target.images, 0))
+    assert secrets(domain, errors) == []
+    assert secrets(domain, error_of(images_of(domain.train), 0))  # where nothing is sealed
 
 
 def test_the_search_finds_what_is_hidden_badly(domain: Domain) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -11,7 +12,7 @@ import torch
 
 from uda_reid.errors import CheckpointError
 from uda_reid.training.checkpoint import load, save
-from uda_reid.writing import replace_file, replacing
+from uda_reid.writing import keep_aside, replace_file, replacing
 
 
 @pytest.mark.parametrize("broken", ["fsync", "replace"])
@@ -97,3 +98,37 @@ def test_folder_that_is_a_file_is_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="cannot be written"):
         save(tmp_path / "file" / "state", {}, kind="test")
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_second_name_outlasts_the_replacement_and_the_first_is_there_all_the_while(
+    linked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    if not linked:
+        monkeypatch.setattr(Path, "hardlink_to", none)
+    path, other = tmp_path / "state", tmp_path / "state.previous"
+    for content in (b"one", b"two"):
+        replace_file(path, content)
+        keep_aside(path, other)
+        assert path.read_bytes() == other.read_bytes() == content
+    replace_file(path, b"three")
+    assert (path.read_bytes(), other.read_bytes()) == (b"three", b"two")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["state", "state.previous"]
+
+
+def test_second_name_that_cannot_be_given_is_told_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "state"
+    replace_file(path, b"one")
+    monkeypatch.setattr(Path, "hardlink_to", full)
+    monkeypatch.setattr("uda_reid.writing.shutil.copyfile", full)
+    with pytest.raises(CheckpointError, match="No space left on device"):
+        keep_aside(path, tmp_path / "other")
+    assert [each.name for each in tmp_path.iterdir()] == ["state"] and path.read_bytes() == b"one"

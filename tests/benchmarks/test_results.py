@@ -101,11 +101,11 @@ def test_tables_are_those_of_a_matrix_where_that_is_asked_for(
     monkeypatch.setattr(sys, "argv", ["results.py", "--matrix", str(tmp_path), "--write", str(page)])
     assert results.main() == 0
     text = page.read_text()
-    assert capsys.readouterr().out.strip() in text and "<!-- scenes: made by" in text
-    assert f"uda-reid matrix --domains a,b\npython benchmarks/results.py --matrix {tmp_path}\n```" in text
-    assert "| up | 33.0 ± 0.7 | 43.0 ± 0.7 | 38.0 ± 0.7 |" in text
+    assert capsys.readouterr().out.strip() in text and "<!-- matrix: made by" in text
+    assert "### A matrix of up, down" in text and "uda-reid matrix --domains a,b" in text
+    assert "| up | 33.0 ± 0.7 | 43.0 ± 0.7 | 38.0 ± 0.7 | 1.0 |" in text and "| up | +10.0 [+10.0, +10.0] |" in text
     (tmp_path / made[-1].folder / "record.json").unlink()
-    assert results.main() == 1 and "Failed and missing below: b -> a, down, seed 1 (not made yet)" in page.read_text()
+    assert results.main() == 1 and "missing: b -> a, down, seed 1 (not made yet)" in page.read_text()
     monkeypatch.setattr(sys, "argv", ["results.py", "--matrix", str(tmp_path / "nowhere")])
     assert results.main() == 2 and "run `uda-reid matrix` again" in capsys.readouterr().err
 

@@ -89,8 +89,8 @@ def test_array_of_slurm_is_told_and_refused_where_there_is_none(
         (["--domains", "alpha"], "--domains alpha: a matrix needs at least two names"),
         (["--domains", "alpha,alpha"], "--domains alpha,alpha: alpha is there twice"),
         (["--domains", "alpha,gamma"], "gamma"),
-        (["--domains", "", "--pairs", ""], "give the domains of the matrix"),
-        (["--pairs", "alpha:beta"], "give the domains of the matrix, as --domains plaza,campus, or its --pairs"),
+        (["--domains", "", "--pairs", ""], "give the domains of a matrix"),
+        (["--pairs", "alpha:beta"], "give the domains of a matrix, as --domains plaza,campus, or its --pairs"),
         (["--domains", "", "--pairs", "alpha"], "--pairs alpha: 'alpha' is no pair; write source:target"),
         (["--domains", "", "--pairs", "alpha:beta:x"], "'alpha:beta:x' is no pair"),
         (["--seeds", "0,x"], "--seeds 0,x: give whole numbers from 0"),
@@ -121,7 +121,7 @@ def test_run_that_fails_is_told_and_the_others_are_made(
     assert "failed: alpha -> beta, still, seed 0: " in err and broken.name in err
     lines = " ".join(out.split())  # paths are long, and lines end where the screen does
     assert "missing: alpha -> beta, still, seed 0 (" in lines and broken.name in lines
-    assert "missing: of beta -> alpha, still, seed 0: it has no scores on its source, gap (" in lines
+    assert "missing: of beta -> alpha, still, seed 0: it has no scores on its source, gap, map (" in lines
     broken.write_bytes(whole)
     code, out, err = run(monkeypatch, capsys, *words)
     assert code == 0 and "alpha -> beta, still, seed 0 (" not in out, err

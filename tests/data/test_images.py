@@ -309,14 +309,15 @@ def test_unlabelled_exposes_neither_identities_nor_files(tmp_path: Path) -> None
     assert not any(hasattr(target.images, name) for name in ("pids", "paths", "split", "_paths", "_photographs"))
 
 
-def test_unlabelled_images_can_be_preloaded(tmp_path: Path) -> None:
+def test_unlabelled_images_that_have_gone_are_told_without_a_name(tmp_path: Path) -> None:
     domain = domain_of(folder_of(tmp_path, 3))
-    images: Any = unlabelled(domain).images
-    images.preload(20, 12)
-    domain.train.paths[1].unlink()
-    images.read(torch.tensor([1]), 20, 12)
-    with pytest.raises(DataError, match=r"1 of 3 images is unreadable"):
-        images.preload(10, 6)
+    images = unlabelled(domain, cache_bytes=0).images
+    for path in domain.train.paths:
+        path.unlink()
+    with pytest.raises(DataError, match=r"^an image of the target cannot be read any more; `uda-reid data"):
+        images.read(torch.tensor([1]), 20, 12)
+    with pytest.raises(DataError, match="row 9 is out of range"):
+        images.read(torch.tensor([9]), 20, 12)
 
 
 def test_unlabelled_refuses_cameras_that_are_not_there(tmp_path: Path) -> None:

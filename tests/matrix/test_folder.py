@@ -121,6 +121,17 @@ def test_tables_that_give_way_to_those_of_a_smaller_matrix_are_told(matrix: Matr
     )
 
 
+def test_map_that_is_wanted_and_missing_or_damaged_is_told(matrix: Matrix) -> None:
+    entries = tuple(replace(entry, wanted=("map",) if entry.recipe == "up" else ()) for entry in matrix.entries)
+    for folder in ("up-a-s0", "up-a-s1"):
+        write_map(small(), matrix.root / folder / "embedding_map.json")
+    (matrix.root / "up-a-s1" / "embedding_map.json").write_text("{")
+    missing = collect(replace(matrix, entries=entries))[1]
+    assert [line for line in missing if "map" in line] == [
+        f"of {names}: it has no map" for names in ("a -> b, up, seed 1", "b -> a, up, seed 0", "b -> a, up, seed 1")
+    ]
+
+
 def test_damaged_record_is_told_as_such(matrix: Matrix) -> None:
     (matrix.root / "up-a-s0" / "record.json").write_text("{")
     assert collect(matrix)[1][0] == "a -> b, up, seed 0 (its record is damaged)"

@@ -70,7 +70,7 @@ def test_interval_of_the_share_draws_the_same_people_above_and_below() -> None:
     for _ in range(4000):
         chosen = np.concatenate([queries[person] for person in chance.integers(35, size=35)])
         seeds = chance.integers(3, size=3)
-        shares.append(gain[seeds][:, chosen].mean() / gap[seeds][:, chosen].mean())
+        shares.append(np.mean(gain[seeds][:, chosen].mean(1) / gap[seeds][:, chosen].mean(1)))
     low, high = np.quantile(shares, [0.025, 0.975])
     assert cell.share is not None
     assert cell.share.low == pytest.approx(low, abs=0.006) and cell.share.high == pytest.approx(high, abs=0.006)
@@ -86,6 +86,11 @@ def test_share_of_a_gap_that_is_hardly_there_has_no_interval() -> None:
     cell = summarise(found, PAIRS, (0, 1), resamples=400).methods[1].cells["a", "b"]
     assert None not in cell.shares and len(cell.shares) == 2 and cell.share is None
     assert summarise(runs(bound=None), PAIRS, (0, 1), resamples=10).methods[1].cells["a", "b"].share is None
+    near = runs()
+    place = Place("a", "b", 0)
+    near["up"][place] = record("up", place, [0.89] * 6, [0.9] * 6)  # one seed without a share, and a gap to draw from
+    cell = summarise(near, PAIRS, (0, 1), resamples=400).methods[1].cells["a", "b"]
+    assert cell.shares[0] is None and cell.share is None
 
 
 def test_places_are_among_source_only_and_the_recipes() -> None:

@@ -10,8 +10,9 @@ from uda_reid.evaluation import Evaluator
 from uda_reid.gap import MEASURES
 from uda_reid.job import Job, open_domain
 from uda_reid.pipeline import one, source_model
-from uda_reid.report import BOUND, EMBEDDING_MAP, LABELLED, SOURCE_ONLY, gap_closed, read, read_map
+from uda_reid.report import BOUND, EMBEDDING_MAP, LABELLED, SOURCE_ONLY, collect_map, gap_closed, read, read_map
 from uda_reid.report.records import remarks
+from uda_reid.run import QUIET
 from uda_reid.training.encoders import load_encoder
 
 
@@ -62,6 +63,9 @@ def test_embedding_map_is_added_to_a_finished_run_once(job: Job, data: Path) -> 
     shown = read_map(folder / EMBEDDING_MAP)
     assert (shown.source, shown.target) == ("alpha", "beta") and shown.before and shown.after
     assert "of the 10 nearest images" in (folder / "report.html").read_text().lower()
+    source = load_encoder(source_model(job)[0])
+    alpha, beta = open_domain("alpha", data), open_domain("beta", data)
+    assert shown == collect_map(source, load_encoder(folder / "adapted.safetensors"), alpha, beta, run=QUIET)
     written = (folder / EMBEDDING_MAP).stat().st_mtime_ns
     one(replace(job, embedding_map=True))
     assert (folder / EMBEDDING_MAP).stat().st_mtime_ns == written

@@ -148,6 +148,51 @@ def test_damaged_file_is_one_line(damage: str, tmp_path: Path) -> None:
         read_map(tmp_path / "embedding_map.json")
 
 
+@pytest.mark.parametrize("cams", [[1], ["1", 2, 1, 2], [1.5, 2, 1, 2], [True, 2, 1, 2]])
+def test_cameras_that_are_not_one_number_for_every_image_are_refused(cams: list[object], tmp_path: Path) -> None:
+    path = tmp_path / "embedding_map.json"
+    write_map(small(), path)
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps({**data, "cams": cams}))
+    with pytest.raises(CheckpointError, match="cameras that are not one for every image"):
+        read_map(path)
+
+
+def test_source_called_like_a_camera_is_not_taken_for_one() -> None:
+    around, first, _ = clouds(replace(small(), source="camera 1"))[2].groups
+    assert (around.name, around.hue, first.name) == ("camera 1 (source)", None, "camera 1")
+
+
+def test_embeddings_that_are_no_numbers_have_no_map(
+    domains: tuple[Domain, Domain], encoders: tuple[Encoder, Encoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: object, images: object, *, rows: torch.Tensor, **__: object) -> torch.Tensor:
+        return torch.full((len(rows), 4), torch.nan)
+
+    monkeypatch.setattr("uda_reid.report.embedding_map.extract", broken)
+    found = collect_map(encoders[0], None, *domains, run=QUIET)
+    assert found.before is None and "not finite" in told(found)
+
+
+def test_large_domains_are_shown_at_even_steps(
+    domains: tuple[Domain, Domain], encoders: tuple[Encoder, Encoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[int]] = []
+
+    def noted(_: object, images: object, *, rows: torch.Tensor, **__: object) -> torch.Tensor:
+        seen.append(rows.tolist())
+        return torch.randn(len(rows), 4, generator=torch.Generator().manual_seed(len(rows)))
+
+    monkeypatch.setattr("uda_reid.report.embedding_map.extract", noted)
+    gallery = domains[0].gallery
+    many = replace(
+        gallery, paths=gallery.paths[:1] * 1000, pids=np.ones(1000, dtype=np.int64), cams=np.ones(1000, dtype=np.int64)
+    )
+    found = collect_map(encoders[0], None, replace(domains[0], gallery=many), domains[1], run=QUIET)
+    assert found.of_target.count(False) == len(seen[0]) == 240
+    assert seen[0][:3] == [2, 6, 10] and seen[0][-1] == 997
+
+
 @pytest.mark.parametrize("positions", [[], [[0.5, 0.5]], [[0.1, 0.2, 0.3]], "near"])
 def test_positions_of_another_shape_are_refused(positions: object, shown: EmbeddingMap, tmp_path: Path) -> None:
     path = tmp_path / "embedding_map.json"
@@ -173,11 +218,11 @@ def test_clouds_put_every_image_in_its_domain_and_camera() -> None:
         "before, by domain", "after, by domain", "before, cameras of beta", "after, cameras of beta",
     ]  # fmt: skip
     one, two = found[0].groups
-    assert (one.name, two.name) == ("alpha", "beta (target)")
+    assert (one.name, two.name) == ("alpha (source)", "beta (target)")
     assert one.path == "M8.0,292.0h0M150.0,150.0h0"
     assert two.path.startswith("M292.0,8.0m-3,-3l6,6") and one.hue != two.hue  # a cross: not by colour alone
     around, first, second = found[2].groups
-    assert (around.name, around.hue, first.name, second.name) == ("alpha", None, "camera 1", "camera 2")
+    assert (around.name, around.hue, first.name, second.name) == ("alpha (source)", None, "camera 1", "camera 2")
     assert first.path == "M292.0,8.0h0" and second.path.startswith("M292.0,292.0m-3")
 
 
@@ -194,7 +239,7 @@ def test_page_has_the_maps(tmp_path: Path) -> None:
     assert "embeddings" in [section.get("id") for section in page.all("section")]
     assert {"href": "#embeddings"} in page.all("a") and "25% → 50%" in page.text
     drawn = [svg["aria-label"] for svg in page.all("svg") if "a map of" in (svg.get("aria-label") or "")]
-    assert len(drawn) == 4 and drawn[2] == "before, cameras of beta: a map of alpha, camera 1, camera 2"
+    assert len(drawn) == 4 and drawn[2] == "before, cameras of beta: a map of alpha (source), camera 1, camera 2"
     assert not re.search(r"https?:|url\(", text)
     assert 'id="embeddings"' not in render(RECORD)
     write(RECORD, tmp_path / "record.json")

@@ -48,6 +48,13 @@ def test_choice_is_the_extremes_and_even_steps_over_the_rest() -> None:
     assert chosen[6:] == tuple((others[place], "spread") for place in (15, 46, 76))
 
 
+def test_failures_are_those_after_adaptation() -> None:
+    before, after = np.array([0.5, 0.1, 0.6, 0.7]), np.array([0.5, 0.2, 0.6, 0.1])
+    assert choose(before, after, shown=4, extreme=1) == ((1, "improved"), (3, "worsened"), (0, "lowest"), (2, "spread"))
+    before[2], after[2] = 0.1, 0.4
+    assert choose(before, after, shown=3, extreme=1)[2] == (1, "lowest")
+
+
 def test_choice_of_equals_takes_the_earlier_rows() -> None:
     chosen = choose(np.zeros(6), np.full(6, 0.5), shown=2, extreme=2)
     assert chosen == ((0, "improved"), (1, "improved"))

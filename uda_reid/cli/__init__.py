@@ -55,6 +55,7 @@ def main() -> None:
 
     def end(number: int, _: FrameType | None) -> None:
         """End as by Ctrl-C: what is written is written whole, and states of finished epochs are there."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # whoever asks twice gets no other answer
         asked_to_end.append(number)
         raise KeyboardInterrupt
 

@@ -31,7 +31,7 @@ CURVES = {
     "nmi": "NMI with the identities",
 }
 COUNTS = ("clusters",)
-SHOWN = {LOWEST: 3, IMPROVED: 2, WORSENED: 2}
+SHOWN = {IMPROVED: 2, WORSENED: 2, LOWEST: 3}
 """How many queries are shown of those that a run keeps, by the reason it kept them for; its own page has all."""
 HITS, ATTENDED = 5, 5
 """How many places of a ranked list, and how many attention maps, are shown."""
@@ -196,11 +196,10 @@ def albums(drilled: Iterable[Drill]) -> dict[str, Album]:
 def record_of(method: Method, place: Place, runs: Runs) -> tuple[str, Record]:
     """Return a run that holds the method's row, of those with its source model, and its recipe."""
     recipes = [method.name] if method.adapts else method.recipes
-    return next(
-        (recipe, runs[recipe][place])
-        for recipe in recipes
-        if place in runs.get(recipe, {}) and runs[recipe][place].row(method.name)
-    )
+    found = [(recipe, runs[recipe][place]) for recipe in recipes if place in runs.get(recipe, {})]
+    found = [(recipe, record) for recipe, record in found if record.row(method.name)]
+    # What a run that adapts nothing shows is what the source model does.
+    return next((each for each in found if each[1].direct), found[0])
 
 
 def _charts(records: Mapping[int, Record]) -> Iterable[Chart]:

@@ -16,11 +16,12 @@ from uda_reid.matrix.results import Summary
 from uda_reid.matrix.summary import Runs, summarise
 from uda_reid.matrix.tables import comma_separated, json_lines, latex, markdown
 from uda_reid.ops.bootstrap import RESAMPLES
-from uda_reid.report import RECORD, Record, Shown, read_shown
+from uda_reid.report import EMBEDDING_MAP, RECORD, Record, Shown, read_map, read_shown, whole
 from uda_reid.writing import replace_file
 
 MATRIX = "matrix.json"
-PARTS = {"bound": "bound", "forgetting": "scores on its source", "gap": "gap", "selection": "proxies"}
+MAP = "map"
+PARTS = {"bound": "bound", "forgetting": "scores on its source", "gap": "gap", "selection": "proxies", "map": "map"}
 """What the parts of a record are called, by the options of `job.Job`."""
 FORMAT = 1
 SINGLY = 3
@@ -78,7 +79,7 @@ def matrix_of(planned: Planned, root: Path, command: str, *, failed: Mapping[Cel
             place=cell.place,
             folder=planned.folders[cell].name,
             command=job.command,
-            wanted=wanted_by(job),
+            wanted=(*wanted_by(job), *[MAP] * job.embedding_map),
             failure=(failed or {}).get(cell, ""),
         )
         for cell, job in planned.jobs.items()
@@ -161,6 +162,8 @@ def collect(matrix: Matrix) -> tuple[dict[str, dict[Place, Record]], tuple[str, 
     for entry in matrix.entries:
         record = record_in(matrix.root / entry.folder)
         lacking = lacks(record, entry.wanted) if record else ()
+        if MAP in entry.wanted and not whole(matrix.root / entry.folder / EMBEDDING_MAP, read_map):
+            lacking = (*lacking, MAP)
         if record is not None:
             runs.setdefault(entry.recipe, {})[entry.place] = record
         if record is None and (entry.failure or (matrix.root / entry.folder / RECORD).is_file()):
@@ -182,7 +185,7 @@ def shown_by(matrix: Matrix, runs: Runs) -> tuple[dict[tuple[str, Place], Shown]
     """Return what the first finished run of every recipe and pair shows, and which of these cannot be read."""
     found: dict[tuple[str, Place], Shown] = {}
     failed = []
-    for entry in sorted(matrix.entries, key=lambda entry: matrix.seeds.index(entry.place.seed)):
+    for entry in matrix.entries:  # in the order of seeds
         done = entry.place in runs.get(entry.recipe, {})
         if done and not any(key[0] == entry.recipe and key[1].pair == entry.place.pair for key in found):
             try:

@@ -39,6 +39,7 @@ def choose(waiting: Sequence[Cell], running: Iterable[Cell], trained: Iterable[s
 def seconds_left(todo: Iterable[Cell], took: Mapping[str, Sequence[float]], jobs: int) -> float:
     """Return how long the rest will take: as long for every recipe as it took so far.
 
+    >>> from uda_reid.matrix.plan import Place
     >>> cells = [Cell("pul", Place("a", "b", 0)), Cell("adda", Place("a", "b", 0))]
     >>> seconds_left(cells, {"pul": [20.0, 40.0]}, jobs=2)  # of adda nothing is known yet
     30.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ class RayPool:
         except ImportError as error:
             raise RecipeError('--executor ray needs Ray; install it with: pip install "uda_reid[ray]"') from error
         self.ray: Any = ray
+        on_end = signal.getsignal(signal.SIGTERM)
         try:
             self.ray.init(
                 address=address or None, ignore_reinit_error=True, log_to_driver=False, include_dashboard=False
@@ -37,6 +39,7 @@ class RayPool:
         except (ConnectionError, RuntimeError, ValueError) as error:
             told = " ".join(str(error).split())
             raise RecipeError(f"--address {address}: no Ray cluster is there ({told}); start one: ray start") from error
+        signal.signal(signal.SIGTERM, on_end)  # Ray puts one of its own there, which ends without a word
         has = self.ray.cluster_resources()
         room = int(has.get("CPU", 0)) // threads
         room = min(room, int(has.get("GPU", 0)) // gpus) if gpus else room

@@ -22,8 +22,8 @@ MEANINGS = {
     "seeds.",
     "Gain": f"In brackets the {LEVEL:.0%} interval of the gain over source-only, paired by query and seed: people are "
     "drawn, each with all queries, and seeds (percentile bootstrap).",
-    "Share": "Share of the gap closed: (adapted - source-only) / (bound - source-only), mean over seeds, with the "
-    "interval of the mean gain over the mean gap, drawn as that of the gain; n/a if a gap is under 2 points.",
+    "Share": "Share of the gap closed: (adapted - source-only) / (bound - source-only), mean over seeds, with its "
+    "interval, drawn as that of the gain; n/a if a gap is under 2 points.",
     "rank": "Rank: mean place by mAP among source-only and the recipes, over pairs and seeds.",
     "Kept": "Kept on the source: change of mAP on the source's own test images.",
     "How": "How far apart: larger is further; no label is used. Its rank correlation with the source-only mAP is over "

@@ -16,7 +16,17 @@ from uda_reid.matrix.gaps import Gaps, gaps
 from uda_reid.matrix.plan import Pair, Place
 from uda_reid.matrix.results import Method, Result, Spread, Summary
 from uda_reid.matrix.selected import selected
-from uda_reid.ops.bootstrap import LEVEL, RESAMPLES, Estimate, Interval, estimate, interval, resampled_means
+from uda_reid.ops.bootstrap import (
+    LEVEL,
+    RESAMPLES,
+    Estimate,
+    Interval,
+    estimate,
+    interval,
+    over_seeds,
+    resampled,
+    resampled_means,
+)
 from uda_reid.report import BOUND, SMALLEST_GAP, SOURCE_ONLY, Record, gap_closed
 from uda_reid.types import Scores
 
@@ -178,16 +188,23 @@ def _estimate(records: Sequence[Record], name: str, other: str | None, resamples
 
 
 def _share(records: Sequence[Record], name: str, resamples: int) -> Interval | None:
-    """Return the interval of the share of the gap closed: the same people and seeds are drawn above and below."""
+    """Return the interval of the share of the gap closed: the same people and seeds are drawn above and below.
+
+    Like the number itself it is a mean of the seeds' shares. A draw in which the gap of one of its seeds is too small
+    to have a share has none; there is no interval where that is more than one draw of forty.
+    """
     drawn = []
     for row in (name, BOUND):
         found = per_query(records, row, SOURCE_ONLY)
         if found is None:
             return None
-        drawn.append(resampled_means(*found, resamples=resamples, name=_named(records[0])))
-    gain, gap = drawn
-    wide = gap >= SMALLEST_GAP
-    return interval(gain[wide] / gap[wide]) if wide.mean() >= LEVEL + (1 - LEVEL) / 2 else None
+        drawn.append(resampled(*found, resamples=resamples, name=_named(records[0])))
+    (weights, gain), (_, gap) = drawn
+    known = ((gap >= SMALLEST_GAP) | (weights == 0)).all(1)
+    if known.mean() < LEVEL + (1 - LEVEL) / 2:
+        return None
+    with np.errstate(divide="ignore", invalid="ignore"):  # of seeds that were not drawn
+        return interval(over_seeds(weights, gain / gap)[known])
 
 
 def _named(record: Record) -> str:

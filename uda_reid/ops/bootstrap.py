@@ -120,7 +120,25 @@ def interval(drawn: Floats, level: float = LEVEL) -> Interval:
 def resampled_means(
     values: Floats, clusters: npt.NDArray[Any], *, resamples: int = RESAMPLES, seed: int = 0, name: str = ""
 ) -> Floats:
-    """Return means of `values` as other draws of people and seeds would have given them.
+    """Return means of `values` as other draws of people and seeds would have given them; arguments as of `resampled`.
+
+    Returns:
+        (R,) float64; NaN where a seed that was drawn has no counted query in the clusters that were drawn.
+    """
+    weights, means = resampled(values, clusters, resamples=resamples, seed=seed, name=name)
+    return over_seeds(weights, means)
+
+
+def over_seeds(weights: Floats, values: Floats) -> Floats:
+    """Return the mean of a value of every seed over the seeds that were drawn, how often each was: (R, S) to (R,)."""
+    found: Floats = np.where(weights > 0, weights * values, 0.0).sum(1) / weights.sum(1)
+    return found
+
+
+def resampled(
+    values: Floats, clusters: npt.NDArray[Any], *, resamples: int = RESAMPLES, seed: int = 0, name: str = ""
+) -> tuple[Floats, Floats]:
+    """Return what other draws of people and seeds would have given, seed by seed.
 
     For each, as many clusters as there are are drawn with replacement, each with all of its queries, and as many seeds.
 
@@ -132,7 +150,8 @@ def resampled_means(
         name: as of `estimate`.
 
     Returns:
-        (R,) float64; NaN where a seed that was drawn has no counted query in the clusters that were drawn.
+        (R, S) float64, how often each seed was drawn; and (R, S) float64, its mean over the queries of the clusters
+        that were drawn, NaN where none of them is counted.
 
     Raises:
         DataError: shapes do not match, or a seed has no counted query.
@@ -155,14 +174,13 @@ def resampled_means(
     sums, sizes = per_cluster(np.where(known, values, 0.0)), per_cluster(known)
     seeds = np.random.default_rng([seed, 0]).multinomial(len(values), [1 / len(values)] * len(values), size=resamples)
     draws = np.random.default_rng([seed, 1, zlib.crc32(name.encode())])
-    means = np.empty(resamples)
+    means = np.empty((resamples, len(values)))
     rows = max(1, ENTRIES // count)
     for first in range(0, resamples, rows):
-        weights = seeds[first : first + rows]
-        chosen = draws.integers(count, size=(len(weights), count))
-        chosen += np.arange(len(weights))[:, None] * count
+        size = min(rows, resamples - first)
+        chosen = draws.integers(count, size=(size, count))
+        chosen += np.arange(size)[:, None] * count
         times = np.bincount(chosen.ravel(), minlength=chosen.size).reshape(chosen.shape).astype(np.float64)
         with np.errstate(invalid="ignore"):  # 0 / 0: a mean over no query
-            each = (times @ sums) / (times @ sizes)
-        means[first : first + rows] = np.where(weights > 0, weights * each, 0.0).sum(1) / len(values)
-    return means
+            means[first : first + size] = (times @ sums) / (times @ sizes)
+    return seeds.astype(np.float64), means

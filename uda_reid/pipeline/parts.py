@@ -10,7 +10,7 @@ from uda_reid.data.images import unlabelled
 from uda_reid.evaluation import Evaluator
 from uda_reid.gap import domain_gap
 from uda_reid.job import Prepared, is_drawn
-from uda_reid.pipeline.folders import ADAPTED
+from uda_reid.pipeline.folders import ADAPTED, locked
 from uda_reid.pipeline.sources import train_source
 from uda_reid.report import (
     ATTENTION,
@@ -57,12 +57,13 @@ def on_source(prepared: Prepared, folder: Path, run: Run) -> tuple[Scores, Score
 def gap(prepared: Prepared, run: Run) -> Mapping[str, float]:
     """Measure the gap between source and target; the same for every recipe with this source model, so it is kept."""
     source, target = train_source(prepared, prepared.source, run.reporter), unlabelled(prepared.target)
-    kept = prepared.run(prepared.source_folder(prepared.source), run.reporter)
-    name = f"gap-{prepared.name_of(prepared.target)}"
-    found = kept.restore(name)
-    if found is None:
-        found = {"gap": domain_gap(source, target, run=kept)}
-        kept.save(name, found)
+    folder = prepared.source_folder(prepared.source)
+    kept, name = prepared.run(folder, run.reporter), f"gap-{prepared.name_of(prepared.target)}"
+    with locked(folder, waiting=run.reporter):  # other recipes want the same at the same time
+        found = kept.restore(name)
+        if found is None:
+            found = {"gap": domain_gap(source, target, run=kept)}
+            kept.save(name, found)
     measured: Mapping[str, float] = found["gap"]
     return measured
 

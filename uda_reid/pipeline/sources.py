@@ -36,7 +36,7 @@ def train_source(prepared: Prepared, domain: Domain, reporter: Reporter) -> Sour
         if not finished.is_file():
             facts = {**prepared.facts(source), LABELLED: prepared.labels_of(domain), "seed": prepared.job.seed}
             save_encoder(finished, source.encoder, facts=facts)
-            CheckpointFolder(folder).drop_previous()
+        CheckpointFolder(folder).drop_previous()
     return source
 
 

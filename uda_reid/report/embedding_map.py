@@ -61,8 +61,8 @@ class EmbeddingMap:
         splits: which images are shown: of the source, of the target.
         of_target: of every image, whether it is the target's; the source's come first.
         cams: of every image its camera; None where it is unknown.
-        before: the source model's view; None where there are too few images for a map.
-        after: the adapted model's; None where nothing was adapted.
+        before: the source model's view; None where there are too few images for a map, or embeddings are not finite.
+        after: the adapted model's; None where nothing was adapted, too.
     """
 
     source: str
@@ -127,6 +127,8 @@ def _view(
         extract(encoder, images_of(split), rows=rows, run=run, description="embedding map") for _, split, rows in shown
     ]
     features: Floats = normalise(torch.cat(parts)).numpy()
+    if not np.isfinite(features).all():
+        return None
     similar = features @ features.T
     np.fill_diagonal(similar, -np.inf)
     nearest = np.argsort(-similar, axis=1, kind="stable")[:, : min(NEIGHBOURS, len(similar) - 1)]
@@ -156,9 +158,10 @@ def _placed(features: Floats, seed: int) -> Positions:
 
 def clouds(shown: EmbeddingMap) -> tuple[Cloud, ...]:
     """Return the pictures of a map: before and after adaptation, by domain, and the target's by camera."""
-    names = {shown.source: False, f"{shown.target} (target)": True}
+    source = f"{shown.source} (source)"
+    names = {source: False, f"{shown.target} (target)": True}
     domains = {name: [row for row, mine in enumerate(shown.of_target) if mine is of] for name, of in names.items()}
-    cameras: dict[str, list[int]] = {shown.source: domains[shown.source]}
+    cameras: dict[str, list[int]] = {source: domains[source]}
     for cam in sorted({cam for cam, mine in zip(shown.cams, shown.of_target, strict=True) if mine and cam is not None}):
         rows = zip(shown.cams, shown.of_target, strict=True)
         cameras[f"camera {cam}"] = [row for row, each in enumerate(rows) if each == (cam, True)]
@@ -166,8 +169,7 @@ def clouds(shown: EmbeddingMap) -> tuple[Cloud, ...]:
     pictures = [cloud(f"{name}, by domain", view.positions, domains) for name, view in views]
     if len(cameras) > 1:
         pictures += [
-            cloud(f"{name}, cameras of {shown.target}", view.positions, cameras, around=shown.source)
-            for name, view in views
+            cloud(f"{name}, cameras of {shown.target}", view.positions, cameras, around=source) for name, view in views
         ]
     return tuple(pictures)
 
@@ -175,7 +177,9 @@ def clouds(shown: EmbeddingMap) -> tuple[Cloud, ...]:
 def told(shown: EmbeddingMap) -> str:
     """Return in a sentence or two how mixed the domains, and the cameras, are for the models."""
     if shown.before is None:
-        return f"Nothing is drawn: source or target has fewer than {FEWEST} images to show."
+        return (
+            f"Nothing is drawn: source or target has fewer than {FEWEST} images to show, or embeddings are not finite."
+        )
     views = [view for view in (shown.before, shown.after) if view is not None]
     mixed = " → ".join(f"{view.mixed:.0%}" for view in views)
     text = (
@@ -211,7 +215,7 @@ def read_map(path: Path) -> EmbeddingMap:
             str(data["source"]), str(data["target"]), (str(source), str(target)), tuple(map(bool, data["of_target"])),
             tuple(data["cams"]), _read_view(data["before"], count), _read_view(data["after"], count),
         )  # fmt: skip
-        if len(found.cams) != count:
+        if len(found.cams) != count or not all(cam is None or type(cam) is int for cam in found.cams):
             raise ValueError("cameras that are not one for every image")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(

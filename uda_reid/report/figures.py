@@ -113,6 +113,7 @@ class Group:
     name: str
     path: str
     hue: int | None
+    crosses: bool
 
 
 @dataclass(frozen=True)
@@ -255,7 +256,7 @@ def cloud(name: str, positions: Points, groups: Mapping[str, Sequence[int]], *, 
         number = coloured.index(key) if key in coloured else 0
         crosses = number % 2 == 1
         hue = round(210 + 360 * number / len(coloured)) % 360 if key in coloured else None
-        found.append(Group(key, path.replace("h0", CROSS) if crosses else path, hue))
+        found.append(Group(key, path.replace("h0", CROSS) if crosses else path, hue, crosses))
     return Cloud(name, frame.width, tuple(found))
 
 

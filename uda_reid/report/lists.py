@@ -20,7 +20,8 @@ from uda_reid.report.records import Record
 from uda_reid.types import Encoder
 from uda_reid.writing import replace_file
 
-FORMAT = 1
+FORMAT = 2
+"""1 had no failures."""
 SHOWN, EXTREME = 16, 4
 """How many queries are shown, and at most how many of them for each extreme: what improved, worsened, failed most."""
 IMPROVED, WORSENED, LOWEST, SPREAD = "improved", "worsened", "lowest", "spread"

@@ -79,7 +79,7 @@ STEPS = "finished rounds or epochs"
 GROUPS = {
     IMPROVED: "Most improved: average precision rose most",
     WORSENED: "Most worsened: average precision fell most",
-    LOWEST: "Failures: lowest average precision",
+    LOWEST: "Failures: of the others, lowest average precision",
     SPREAD: "Evenly spread over the others, from the highest to the lowest average precision",
 }
 
@@ -292,7 +292,9 @@ def groups(lists: Lists | None, record: Record) -> tuple[tuple[tuple[str, tuple[
     if not lists.queries:
         return (), "The protocol gives no average precision per query, so none could be chosen by it."
     found = {why: tuple(query for query in lists.queries if query.why == why) for why in GROUPS}
-    return tuple((GROUPS[why], chosen) for why, chosen in found.items() if chosen), ""
+    alone = len([chosen for chosen in found.values() if chosen]) <= 2  # nothing improved or worsened
+    titles = {**GROUPS, LOWEST: GROUPS[LOWEST].replace("of the others, ", "")} if alone else GROUPS
+    return tuple((titles[why], chosen) for why, chosen in found.items() if chosen), ""
 
 
 def rule(lists: Lists, record: Record) -> str:

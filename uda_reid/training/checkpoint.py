@@ -32,6 +32,10 @@ RESERVED = "__metadata__"
 PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
+class Damaged(CheckpointError):
+    """A file is not what was written: a disk has made something else of it, or nothing of its end."""
+
+
 def save(path: Path, state: State, *, kind: str) -> None:
     """Write `state` to `path`; whatever happens, `path` then holds the old state or the new one, whole.
 
@@ -78,7 +82,7 @@ def load(path: Path, *, kind: str | None = None) -> dict[str, Any]:
     except (SafetensorError, ValueError) as error:
         if data[:2] in PICKLES:
             raise CheckpointError(f"{path} is a PyTorch or pickle file, which is never read as a checkpoint") from error
-        raise CheckpointError(f"{path} is truncated or no checkpoint ({error})") from error
+        raise Damaged(f"{path} is truncated or no checkpoint ({error})") from error
     if KEY not in metadata:
         raise CheckpointError(f"{path} is a safetensors file, but no checkpoint of uda-reid")
     try:
@@ -88,10 +92,10 @@ def load(path: Path, *, kind: str | None = None) -> dict[str, Any]:
         if kind is not None and header["kind"] != kind:
             raise CheckpointError(f"{path} holds {header['kind']!r}, not {kind!r}")
         if header.get("checksum", found := _checksum(header["state"], tensors)) != found:  # older files have none
-            raise CheckpointError(f"{path} is damaged: its content is not what was written")
+            raise Damaged(f"{path} is damaged: its content is not what was written")
         state: dict[str, Any] = _decode(header["state"], tensors)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} is damaged: its header does not describe its tensors") from error
+        raise Damaged(f"{path} is damaged: its header does not describe its tensors") from error
     return state
 
 
@@ -199,27 +203,31 @@ class CheckpointFolder:
         save(path, state, kind=f"state {name}")
 
     def restore(self, name: str) -> dict[str, Any] | None:
-        """Return the state last kept under `name`, or None; where its file is damaged, the one before it.
+        """Return the state last kept under `name`, or None; where its file is damaged or gone, the one before it.
 
         Raises:
-            CheckpointError: there are files, but all are truncated, damaged or foreign.
+            CheckpointError: there are files, but all are damaged; or one cannot be read, or is foreign.
         """
-        path = self.path(name)
-        if not path.exists():
+        path, kind = self.path(name), f"state {name}"
+        previous = _previous(path)
+        if not path.exists() and not previous.exists():
             return None
         try:
-            return load(path, kind=f"state {name}")
+            return load(path, kind=kind)
+        except Damaged as error:
+            told = str(error)
         except CheckpointError as error:
-            previous = _previous(path)
-            if not previous.exists():
+            if path.exists():  # a disk that does not answer, say: the state may be whole
                 raise
-            try:
-                found = load(previous, kind=f"state {name}")
-            except CheckpointError:
-                raise error from None
-            if self.log is not None:
-                self.log(f"warning: {error}; the state before it is used, and what came after is computed again")
-            return found
+            told = str(error)
+        try:
+            found = load(previous, kind=kind)
+        except CheckpointError as error:
+            raise CheckpointError(f"{told}; remove it, and what it held is made again") from error
+        keep_aside(previous, path)  # else the next save would put the damaged one in the place of this one
+        if self.log is not None:
+            self.log(f"warning: {told}; the state before it is used, and what came after is computed again")
+        return found
 
     def drop_previous(self) -> None:
         """Remove the states before the last ones: of finished work nobody needs them."""

@@ -261,12 +261,14 @@ class _Sealed:
         return self._length
 
     def read(self, rows: Tensor, height: int, width: int) -> Tensor:
-        """Return images as `Photographs.read` does."""
-        return _FILES[id(self)].read(rows, height, width)
-
-    def preload(self, height: int, width: int, progress: Progress = QUIET.progress) -> None:
-        """Decode every file once, as `Photographs.preload` does."""
-        _FILES[id(self)].preload(height, width, progress)
+        """Return images as `Photographs.read` does; errors name rows and not files."""
+        try:
+            return _FILES[id(self)].read(rows, height, width)
+        except DataError as error:
+            told = str(error)
+        if any(str(path) in told for path in _FILES[id(self)]._paths):
+            told = "an image of the target cannot be read any more; `uda-reid data check` names it"
+        raise DataError(told)  # a new one, outside: the frames of the old one hold the file names
 
     def __copy__(self) -> Self:
         return self
@@ -292,8 +294,7 @@ def unlabelled(domain: Domain, *, cameras: bool = False, cache_bytes: int = 4 <<
         cache_bytes: memory for decoded images, in bytes.
 
     Returns:
-        The images in the order that `target_order` gives; `cams` (N,) int64 where asked for, else None. The images
-        also have `preload(height, width, progress)`.
+        The images in the order that `target_order` gives; `cams` (N,) int64 where asked for, else None.
 
     Raises:
         DataError: cameras are asked for and the domain has none.
