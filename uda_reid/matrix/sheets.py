@@ -200,7 +200,7 @@ def gap(summary: Summary) -> Rows:
             cells = [number(value, ".3f") for value in values]
             rows.append([f"{named_pair(pair)}{of}", *cells, number(100 * each.levels[pair])])
         told = [number(each.correlation[name], "+.2f") for name in MEASURES]
-        rows.append([f"rank correlation over {len(each.measured)} pairs{of}", *told, ""])
+        rows.append([f"rank correlation over {len(each.measured)} pair{'s' * (len(each.measured) > 1)}{of}", *told, ""])
     return rows
 
 
