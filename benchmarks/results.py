@@ -166,7 +166,7 @@ def of_matrix(options: argparse.Namespace) -> int:
     """Print the tables of a matrix that is there, and write them down; return the exit code."""
     try:
         matrix = read_matrix(options.matrix)
-        summary, _ = write_tables(matrix)
+        summary, _ = write_tables(matrix, pictures="--no-pictures" not in matrix.command)
     except UdaReidError as error:
         say(f"error: {error}")
         return 2

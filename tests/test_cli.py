@@ -273,13 +273,17 @@ def test_interrupt_is_one_line_and_the_exit_code_of_its_signal(
         time.sleep(5)
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr("uda_reid.pipeline.sources.pretrain", interrupted)
-    code, _, err = run(monkeypatch, capsys, "adapt", "--src", "alpha", "--tgt", "beta", *base)
-    assert code == expected
-    assert "error: interrupted; the same command goes on" in err
-    assert signal.getsignal(signal.SIGTERM) is before
-    monkeypatch.setattr("uda_reid.strategies.known", interrupted)
-    assert run(monkeypatch, capsys, "list", "strategies")[::2] == (expected, "error: interrupted\n")
+    on_ctrl_c = signal.signal(signal.SIGINT, signal.default_int_handler)  # work in the background ignores it
+    try:
+        monkeypatch.setattr("uda_reid.pipeline.sources.pretrain", interrupted)
+        code, _, err = run(monkeypatch, capsys, "adapt", "--src", "alpha", "--tgt", "beta", *base)
+        assert code == expected
+        assert "error: interrupted; the same command goes on" in err
+        assert signal.getsignal(signal.SIGTERM) is before
+        monkeypatch.setattr("uda_reid.strategies.known", interrupted)
+        assert run(monkeypatch, capsys, "list", "strategies")[::2] == (expected, "error: interrupted\n")
+    finally:
+        signal.signal(signal.SIGINT, on_ctrl_c)
 
 
 def test_full_disk_is_one_line(

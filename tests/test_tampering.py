@@ -158,9 +158,9 @@ def test_images_lead_to_no_file_and_no_identity(domain: Domain, cache: int) -> N
     assert secrets(domain, target, target.images.read) == []
 
 
-def error_of(images: Any, row: int) -> DataError:
+def error_of(images: Any, rows: Any, height: Any = 32) -> DataError:
     try:
-        images.read(torch.tensor([row]), 32, 16)
+        images.read(torch.tensor([rows]) if isinstance(rows, int) else rows, height, 16)
     except DataError as error:
         error.__traceback__ = error.__traceback__.tb_next if error.__traceback__ else None  # but for this frame
         return error
@@ -169,7 +169,8 @@ def error_of(images: Any, row: int) -> DataError:
 
 def test_errors_lead_to_no_file(domain: Domain) -> None:
     target = unlabelled(domain, cache_bytes=0)
-    errors = [error_of(target.images, 999)]
+    errors = [error_of(target.images, 999), error_of(target.images, [0, 1])]
+    errors += [error_of(target.images, 0, height) for height in (32.5, "32")]
     for path in domain.train.paths:
         path.unlink()
     errors.append(error_of(target.images, 0))

@@ -110,7 +110,8 @@ def test_page_shows_what_the_first_run_of_a_cell_shows_and_tells_what_cannot_be_
 
 def test_tables_that_give_way_to_those_of_a_smaller_matrix_are_told(matrix: Matrix, tmp_path: Path) -> None:
     cells = {Cell(entry.recipe, entry.place): Job(recipe=entry.recipe, source="a") for entry in matrix.entries}
-    planned = Planned(cells, dict.fromkeys(cells, tmp_path / "x"), "scenes")
+    folders = {cell: tmp_path / f"{cell.recipe}-{cell.place.source}-s{cell.place.seed}" for cell in cells}
+    planned = Planned(cells, folders, "scenes")
     assert replaced(tmp_path, planned) == []
     write_matrix(matrix)
     assert replaced(tmp_path, planned) == []
@@ -119,6 +120,8 @@ def test_tables_that_give_way_to_those_of_a_smaller_matrix_are_told(matrix: Matr
         f"note: the tables in {tmp_path} were of 12 runs, 10 of which are not in this matrix; they stay on disk, and "
         "this brings their tables back: uda-reid matrix --domains a,b"
     )
+    other = Planned(cells, dict.fromkeys(cells, tmp_path / "with-other-options"), "scenes")
+    assert "12 of which are not in this matrix" in replaced(tmp_path, other)[0]
 
 
 def test_map_that_is_wanted_and_missing_or_damaged_is_told(matrix: Matrix) -> None:
@@ -178,7 +181,7 @@ def test_runs_that_lack_a_part_or_failed_behind_their_scores_are_told(matrix: Ma
 def test_failures_of_an_earlier_command_are_known(matrix: Matrix, tmp_path: Path) -> None:
     cell, other = Cell("up", Place("a", "b", 0)), Cell("new", Place("a", "b", 0))
     job = Job(recipe="up", source="a")
-    planned = Planned({cell: job, other: job}, {cell: tmp_path / "x", other: tmp_path / "y"}, "small")
+    planned = Planned({cell: job, other: job}, {cell: tmp_path / "up-a-s0", other: tmp_path / "y"}, "small")
     assert known_failures(tmp_path, planned) == {}
     entries = [replace(entry, failure="no space left" if entry.recipe == "up" else "") for entry in matrix.entries]
     write_matrix(replace(matrix, entries=tuple(entries)))

@@ -118,7 +118,7 @@ def test_drill_down_has_every_run_with_its_command_curves_and_warnings(summary: 
     assert ("gain, interval drawn by person", "[+10.0, +10.0]") in drill.facts
     assert ("gain over source-only, points", "+10.0 ± 0.0") in drill.facts
     assert ("kept on the source, points", "+10.0 ± 0.0") in drill.facts
-    assert dict(drill.facts)["share of the gap closed"] == "15 ± 0 [14, 17]"
+    assert dict(drill.facts)["share of the gap closed, percent"] == "15 ± 0 [14, 17]"
     assert ("people in the queries", "4; too few for the interval") in drill.facts
     start = next(each for each in drills(summary, found, {}, {}) if each.title == "a → b, source-only")
     assert not start.charts and start.runs[0].folder == ""

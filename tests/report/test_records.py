@@ -112,6 +112,7 @@ def test_foreign_and_broken_records_are_refused(tmp_path: Path) -> None:
         to_json(replace(RECORD, recipe={})),
         to_json(RECORD).replace('"5": 0.75', '"6": 0.75'),
         to_json(RECORD).replace('"curve": [', '"curve": [3,'),
+        to_json(replace(RECORD, identities=(1,) * 99)),
     ):
         path.write_text(text)
         with pytest.raises(CheckpointError, match=r"record\.json: is no record, or is damaged"):

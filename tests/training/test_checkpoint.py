@@ -330,15 +330,15 @@ def test_damaged_state_gives_way_to_the_one_before_it_with_a_warning(
     assert found is not None and found["epoch"] == 2 and torch.equal(found["x"], torch.full((9,), 2.0))
     (line,) = said
     assert line.startswith("warning: ") and "pul.safetensors is damaged" in line and "the state before it" in line
-    # What was used is the last state now: a write that fails half-way leaves it, and so does the next damage.
+    # A write that fails half-way leaves the state that was used, and so does the next damage.
     with pytest.raises(CheckpointError, match="cannot be saved"):
         store.save("pul", {"epoch": object()})
     again = store.restore("pul")
-    assert again is not None and again["epoch"] == 2 and len(said) == 1
+    assert again is not None and again["epoch"] == 2
     store.save("pul", {"epoch": 3})
     store.path("pul").write_bytes(b"nothing")
     third = store.restore("pul")
-    assert third is not None and third["epoch"] == 2 and len(said) == 2
+    assert third is not None and third["epoch"] == 2
     store.drop_previous()
     assert [path.name for path in tmp_path.iterdir()] == ["pul.safetensors"]
 
@@ -350,7 +350,8 @@ def test_states_that_are_all_damaged_are_told_with_what_to_do(tmp_path: Path) ->
     for path in tmp_path.iterdir():
         path.write_bytes(b"nothing")
     with pytest.raises(
-        CheckpointError, match=r"pul\.safetensors is truncated .*; remove it, and what it held is made again$"
+        CheckpointError,
+        match=r"truncated .*; remove .*safetensors and .*previous, and what was held is",
     ):
         store.restore("pul")
 
@@ -386,7 +387,7 @@ def test_previous_state_of_another_name_is_none(tmp_path: Path) -> None:
     store.save("other", {})
     store.path("other").rename(tmp_path / "pul.safetensors.previous")
     store.path("pul").write_bytes(b"nothing")
-    with pytest.raises(CheckpointError, match="remove it"):
+    with pytest.raises(CheckpointError, match=r"remove .*previous, and what was held is made again"):
         store.restore("pul")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import signal
 import sys
+import time
 from types import FrameType
 from typing import Annotated, Any
 
@@ -43,6 +44,8 @@ def _root(
         raise typer.Exit
 
 
+AT_ONCE = 2.0
+"""Seconds in which another SIGTERM is the same one; later ones count, since Python loses some."""
 CTRL_C = 128 + signal.SIGINT
 
 # typer exports this one of its usage errors; its base class is that of all of them.
@@ -52,10 +55,14 @@ UsageError: type[Any] = typer.BadParameter.__mro__[1]
 def main() -> None:
     """Run the command line; a user's mistake is one line on the error stream and exit code 2."""
     asked_to_end: list[int] = []
+    asked: list[float] = []
 
     def end(number: int, _: FrameType | None) -> None:
         """End as by Ctrl-C: what is written is written whole, and states of finished epochs are there."""
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # whoever asks twice gets no other answer
+        now = time.monotonic()
+        if asked and now - asked[-1] < AT_ONCE:
+            return  # the first one is being followed
+        asked.append(now)
         asked_to_end.append(number)
         raise KeyboardInterrupt
 

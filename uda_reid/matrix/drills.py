@@ -19,7 +19,7 @@ from uda_reid.report.embedding_map import clouds, told
 from uda_reid.report.figures import Chart, Cloud, line_chart
 from uda_reid.report.lists import IMPROVED, LOWEST, WORSENED, Query
 from uda_reid.report.pictures import Album, Picture, album
-from uda_reid.report.sections import GROUPS
+from uda_reid.report.sections import title_of
 
 CURVES = {
     "mean_ap": "mAP on the target",
@@ -124,7 +124,7 @@ def _drill(
     shares = [100 * share for share in cell.shares if share is not None]
     if shares and len(shares) == len(cell.shares):
         closed = sheets.spread(shares, expected=expected, form=".0f")
-        facts.append(("share of the gap closed", f"{closed} {sheets.between(cell.share, '.0f')}".strip()))
+        facts.append(("share of the gap closed, percent", f"{closed} {sheets.between(cell.share, '.0f')}".strip()))
     if method.adapts and cell.forgotten:
         facts.append(("kept on the source, points", sheets.spread(cell.forgotten, expected=expected, form="+.1f")))
     if cell.level is not None:
@@ -169,7 +169,7 @@ def _pictured(seed: int, shown: Shown) -> Pictured:
     for why, number in SHOWN.items():
         chosen = [query for query in lists.queries if query.why == why][:number] if lists else []
         short = tuple(replace(query, before=query.before[:HITS], after=query.after[:HITS]) for query in chosen)
-        groups += [(GROUPS[why], short)] if short else []
+        groups += [(title_of(why, lists), short)] if lists and short else []
     seen = [each for each in (lists, attention) if each is not None]
     return Pictured(
         seed=seed,

@@ -132,10 +132,10 @@ def known_failures(root: Path, planned: Planned) -> dict[Cell, str]:
     if not (root / MATRIX).is_file():
         return {}
     try:
-        before = {(entry.recipe, entry.place): entry.failure for entry in read_matrix(root).entries}
+        before = {entry.folder: entry.failure for entry in read_matrix(root).entries}
     except CheckpointError:
         return {}
-    found = {cell: before.get((cell.recipe, cell.place), "") for cell in planned.jobs}
+    found = {cell: before.get(folder.name, "") for cell, folder in planned.folders.items()}
     return {cell: failure for cell, failure in found.items() if failure}
 
 
@@ -145,8 +145,7 @@ def replaced(root: Path, planned: Planned) -> list[str]:
         before = read_matrix(root)
     except CheckpointError:
         return []
-    kept = {(cell.recipe, cell.place) for cell in planned.jobs}
-    left = {(entry.recipe, entry.place) for entry in before.entries} - kept
+    left = {entry.folder for entry in before.entries} - {folder.name for folder in planned.folders.values()}
     if not left:
         return []
     return [

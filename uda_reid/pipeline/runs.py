@@ -93,7 +93,10 @@ def _found(path: Path, reporter: Reporter) -> Record | None:
     try:
         return read_record(path)
     except CheckpointError as error:
-        reporter.log(f"warning: {error}")
+        if isinstance(error.__cause__, OSError):
+            raise  # a disk that does not answer just now
+        path.replace(path.with_name(f"{path.name}.damaged"))
+        reporter.log(f"warning: {error}; it is kept as {path.name}.damaged")
         return None
 
 

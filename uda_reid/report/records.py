@@ -217,6 +217,10 @@ def read(path: Path) -> Record:
             raise ValueError("rows are missing")
         if not all(row.scores is None or {1, 5, 10} <= row.scores.cmc.keys() for row in rows):
             raise ValueError("ranks are missing")
+        lengths = {len(row.scores.average_precision) for row in rows if row.scores is not None}
+        lengths |= {len(data["identities"])} if lengths and data.get("identities") else set()
+        if len(lengths) > 1:
+            raise ValueError("scores of different numbers of queries")
         for name in ("history", "curve", "pretraining"):
             values[name] = tuple(map(_numbers, values.get(name, ())))
         values["validation"] = _numbers(values["validation"])

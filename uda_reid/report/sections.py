@@ -292,9 +292,13 @@ def groups(lists: Lists | None, record: Record) -> tuple[tuple[tuple[str, tuple[
     if not lists.queries:
         return (), "The protocol gives no average precision per query, so none could be chosen by it."
     found = {why: tuple(query for query in lists.queries if query.why == why) for why in GROUPS}
-    alone = len([chosen for chosen in found.values() if chosen]) <= 2  # nothing improved or worsened
-    titles = {**GROUPS, LOWEST: GROUPS[LOWEST].replace("of the others, ", "")} if alone else GROUPS
-    return tuple((titles[why], chosen) for why, chosen in found.items() if chosen), ""
+    return tuple((title_of(why, lists), chosen) for why, chosen in found.items() if chosen), ""
+
+
+def title_of(why: str, lists: Lists) -> str:
+    """Return the title of the queries that were chosen for a reason."""
+    others = any(query.why in (IMPROVED, WORSENED) for query in lists.queries)
+    return GROUPS[why] if others else GROUPS[why].replace("of the others, ", "")
 
 
 def rule(lists: Lists, record: Record) -> str:

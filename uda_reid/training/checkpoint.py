@@ -32,10 +32,6 @@ RESERVED = "__metadata__"
 PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
-class Damaged(CheckpointError):
-    """A file is not what was written: a disk has made something else of it, or nothing of its end."""
-
-
 def save(path: Path, state: State, *, kind: str) -> None:
     """Write `state` to `path`; whatever happens, `path` then holds the old state or the new one, whole.
 
@@ -82,7 +78,7 @@ def load(path: Path, *, kind: str | None = None) -> dict[str, Any]:
     except (SafetensorError, ValueError) as error:
         if data[:2] in PICKLES:
             raise CheckpointError(f"{path} is a PyTorch or pickle file, which is never read as a checkpoint") from error
-        raise Damaged(f"{path} is truncated or no checkpoint ({error})") from error
+        raise CheckpointError(f"{path} is truncated or no checkpoint ({error})") from error
     if KEY not in metadata:
         raise CheckpointError(f"{path} is a safetensors file, but no checkpoint of uda-reid")
     try:
@@ -92,10 +88,10 @@ def load(path: Path, *, kind: str | None = None) -> dict[str, Any]:
         if kind is not None and header["kind"] != kind:
             raise CheckpointError(f"{path} holds {header['kind']!r}, not {kind!r}")
         if header.get("checksum", found := _checksum(header["state"], tensors)) != found:  # older files have none
-            raise Damaged(f"{path} is damaged: its content is not what was written")
+            raise CheckpointError(f"{path} is damaged: its content is not what was written")
         state: dict[str, Any] = _decode(header["state"], tensors)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Damaged(f"{path} is damaged: its header does not describe its tensors") from error
+        raise CheckpointError(f"{path} is damaged: its header does not describe its tensors") from error
     return state
 
 
@@ -182,6 +178,7 @@ class CheckpointFolder:
 
     def __init__(self, folder: Path, *, log: Callable[[str], None] | None = None) -> None:
         self.folder, self.log = Path(folder), log
+        self.damaged: set[Path] = set()
 
     def path(self, name: str) -> Path:
         """Return the file of a state.
@@ -198,15 +195,16 @@ class CheckpointFolder:
             CheckpointError: as `save`.
         """
         path = self.path(name)
-        if path.exists():
+        if path.exists() and path not in self.damaged:  # else the only good state would give way to a damaged one
             keep_aside(path, _previous(path))
         save(path, state, kind=f"state {name}")
+        self.damaged.discard(path)
 
     def restore(self, name: str) -> dict[str, Any] | None:
         """Return the state last kept under `name`, or None; where its file is damaged or gone, the one before it.
 
         Raises:
-            CheckpointError: there are files, but all are damaged; or one cannot be read, or is foreign.
+            CheckpointError: there are files, but all are damaged or foreign; or the disk does not answer.
         """
         path, kind = self.path(name), f"state {name}"
         previous = _previous(path)
@@ -214,17 +212,16 @@ class CheckpointFolder:
             return None
         try:
             return load(path, kind=kind)
-        except Damaged as error:
-            told = str(error)
         except CheckpointError as error:
-            if path.exists():  # a disk that does not answer, say: the state may be whole
-                raise
+            if isinstance(error.__cause__, OSError) and path.exists():
+                raise  # a disk that does not answer just now: the state may be whole
             told = str(error)
         try:
             found = load(previous, kind=kind)
         except CheckpointError as error:
-            raise CheckpointError(f"{told}; remove it, and what it held is made again") from error
-        keep_aside(previous, path)  # else the next save would put the damaged one in the place of this one
+            there = " and ".join(str(each) for each in (path, previous) if each.exists())
+            raise CheckpointError(f"{told}; remove {there}, and what was held is made again") from error
+        self.damaged.add(path)
         if self.log is not None:
             self.log(f"warning: {told}; the state before it is used, and what came after is computed again")
         return found

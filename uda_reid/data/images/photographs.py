@@ -264,8 +264,12 @@ class _Sealed:
         """Return images as `Photographs.read` does; errors name rows and not files."""
         try:
             return _FILES[id(self)].read(rows, height, width)
-        except DataError as error:
-            told = str(error)
+        except Exception as error:
+            told = (
+                str(error)
+                if isinstance(error, DataError)
+                else f"images cannot be read ({type(error).__name__}: {error})"
+            )
         if any(str(path) in told for path in _FILES[id(self)]._paths):
             told = "an image of the target cannot be read any more; `uda-reid data check` names it"
         raise DataError(told)  # a new one, outside: the frames of the old one hold the file names
