@@ -54,7 +54,7 @@ def to_its_end(options: argparse.Namespace, out: Path) -> float:
 
 
 def kept(out: Path) -> dict[str, Any]:
-    """Return everything that must repeat: records without times and folders, and digests of all models."""
+    """Return everything that must repeat: records without their times and commands, and digests of all models."""
     found: dict[str, Any] = {}
     for path in sorted(out.rglob("record.json")):
         record = json.loads(path.read_text(encoding="utf-8"))

@@ -34,7 +34,7 @@ COUNTS = ("clusters",)
 SHOWN = {IMPROVED: 2, WORSENED: 2, LOWEST: 3}
 """How many queries are shown of those that a run keeps, by the reason it kept them for; its own page has all."""
 HITS, ATTENDED = 5, 5
-"""How many places of a ranked list, and how many attention maps, are shown."""
+"""How many places of a ranked list, and how many attention maps (every second one), are shown."""
 
 
 class Made(NamedTuple):

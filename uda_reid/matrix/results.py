@@ -49,7 +49,7 @@ class Result:
         gains: mAP beyond source-only in points, for every seed; empty for source-only.
         shares: share of the gap closed for every seed, None where the rule gives none; empty where there is no bound.
         share: interval of the share, drawn by person and seed like the gain; None where a seed has no share, or where
-            one draw of forty has a gap of under 2 points.
+            more than one draw of forty has a gap of under 2 points.
         forgotten: mAP on the source's own test images, after - before, in points, for every seed; empty if not scored.
     """
 
@@ -122,10 +122,10 @@ class Summary:
         seeds: that were asked for.
         methods: per source model source-only, its recipes, and the bound.
         missing: runs that are not there, one line each.
-        gaps: how far apart the pairs were, by every source model of which that was measured.
-        published: what others have published for these pairs.
         any_camera: targets whose images were searched in whatever camera, since cameras are unknown.
         selected: what other rules than the last checkpoint would have chosen, by recipe.
+        gaps: how far apart the pairs were, by every source model of which that was measured.
+        published: what others have published for these pairs.
     """
 
     pairs: tuple[Pair, ...]

@@ -261,7 +261,7 @@ class _Sealed:
         return self._length
 
     def read(self, rows: Tensor, height: int, width: int) -> Tensor:
-        """Return images as `Photographs.read` does; errors name rows and not files."""
+        """Return images as `Photographs.read` does; errors name no files, nor do their frames."""
         try:
             return _FILES[id(self)].read(rows, height, width)
         except Exception as error:
