@@ -14,6 +14,7 @@ FLOORS = {
     "shipped": 0,
     "options": 1,
     "writing": 1,
+    "updates": 0.9,
     "run": 1,
     "terminal": 1.1,
     "types": 2,
@@ -33,10 +34,12 @@ FLOORS = {
     "data": 4,
     "models.weights": 3.9,
     "models.attention": 3.9,
+    "models.batch_norm": 3.9,
     "models": 4,
     "models.branches": 4.1,
     "training": 5,
     "training.encoders": 5.1,
+    "training.processes": 5.1,
     "training.mixed": 5.5,
     "training.pseudo_labels": 5.5,
     "training.units": 5.5,
@@ -117,6 +120,7 @@ DOORS = {
     "ray": {"matrix.ray_pool"},
     "submitit": {"matrix.slurm"},
     "jinja2": {"report.page"},
+    "accelerate": {"training.processes"},
     "h5py": {"data.layouts.cuhk03_mat"},
 }
 

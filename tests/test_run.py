@@ -48,7 +48,7 @@ def test_step_refuses_a_loss_that_is_not_finite_and_changes_nothing() -> None:
 
 
 def test_run_refuses_an_unknown_precision() -> None:
-    with pytest.raises(RecipeError, match="precision 'fp8' is unknown; use fp32 or bf16"):
+    with pytest.raises(RecipeError, match="precision 'fp8' is unknown; use one of fp32, bf16, fp16"):
         Run(precision="fp8")  # type: ignore[arg-type]
 
 

@@ -19,3 +19,7 @@ class CheckpointError(UdaReidError):
 
 class NotFiniteError(UdaReidError):
     """A loss became infinite or no number; no weight has been touched by then."""
+
+
+class OutOfMemoryError(UdaReidError):
+    """A batch does not fit into memory; the message says which one would."""

@@ -194,7 +194,8 @@ def _fit(source: Source, model: Embedder, options: Pretrain, run: Run) -> None:
         classifier.train()
         with run.autocast():
             pooled = model.pooled(batch.images)
-            logits = classifier(model.neck(pooled))
+            pooled, embeddings = (run.gather(each, len(batch.rows)) for each in (pooled, model.neck(pooled)))
+            logits = classifier(embeddings)
         terms = {"identification": identification(logits.float(), batch.labels, smoothing=options.smoothing)}
         if triplet:
             terms["triplet"] = batch_hard_triplet(pooled.float(), batch.labels, margin=options.margin)

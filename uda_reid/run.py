@@ -7,17 +7,19 @@ through the `Run` it is handed. The default, `QUIET`, runs on one process on the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, Self, TypeVar, get_args, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from uda_reid.errors import NotFiniteError, RecipeError
+from uda_reid.errors import RecipeError
+from uda_reid.updates import Updates, fuse
 
 T = TypeVar("T")
+Precision = Literal["fp32", "bf16", "fp16"]
 State = Mapping[str, Any]
 """What `save` takes: nested mappings with text keys; leaves are tensors, NumPy arrays, numbers, text, None or lists."""
 
@@ -64,6 +66,89 @@ class Forgetful:
         return None
 
 
+class Processes(Protocol):
+    """The processes that share one run; each does the same, on its own rows of every batch."""
+
+    @property
+    def rank(self) -> int:
+        """Return the number of this process, from 0; process 0 is the main one, and the only one that writes."""
+
+    @property
+    def count(self) -> int:
+        """Return how many there are."""
+
+    def gather(self, tensor: Tensor, total: int) -> Tensor:
+        """Return the rows of all processes in order, (total, ...), on the device of `tensor`, with gradient."""
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors by their means over all processes, in place."""
+
+    def main_only(self, action: Callable[[], T]) -> T:
+        """Return to all processes what `action` gives on the main one; its error is raised on all of them."""
+
+    def any(self, here: bool) -> bool:
+        """Return whether it is so on any process."""
+
+    def prepare(self, module: nn.Module, *, trained: bool) -> None:
+        """Make layers that look at a whole batch look beyond this process, in place; `trained`: it will be."""
+
+
+class Alone:
+    """One process."""
+
+    rank, count = 0, 1
+
+    def gather(self, tensor: Tensor, total: int) -> Tensor:
+        """Return the tensor itself."""
+        return tensor
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Leave the tensors as they are."""
+
+    def main_only(self, action: Callable[[], T]) -> T:
+        """Return what `action` gives."""
+        return action()
+
+    def any(self, here: bool) -> bool:
+        """Return whether it is so here."""
+        return here
+
+    def prepare(self, module: nn.Module, *, trained: bool) -> None:
+        """Leave the module as it is."""
+
+    def __deepcopy__(self, _: object) -> Self:
+        return self  # modules hold on to it, and are copied
+
+
+ALONE = Alone()
+
+
+@runtime_checkable
+class CompilesBlocks(Protocol):
+    """An encoder whose blocks can be compiled one by one."""
+
+    def compile_blocks(self) -> None:
+        """Compile them; those that are compiled stay so."""
+
+
+class Stop:
+    """Whether somebody asked a run to stop; training notices after a step, keeps what it has and ends."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.noticing = False
+        """Whether somebody will look soon; who asks while nobody does has to end the work by other means."""
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Inside, somebody looks at `asked` soon."""
+        self.noticing = True
+        try:
+            yield
+        finally:
+            self.noticing = False
+
+
 Probe = Callable[[nn.Module, int, Tensor | None], None]
 
 
@@ -78,22 +163,39 @@ class Run:
     Args:
         seed: root of every random stream of this run.
         device: where modules and batches live, as torch names it (`cpu`, `cuda`, `cuda:1`).
-        precision: `fp32`, or `bf16` for autocast in the forward passes.
+        precision: `fp32`, or `bf16` or `fp16` for autocast in the forward passes.
         store: where `save` and `restore` keep states (default: nowhere).
         reporter: where `log` and `progress` show themselves (default: nowhere).
         prober: what `probe` does with a snapshot (default: nothing).
+        processes: who shares this run (default: nobody).
+        accumulate: losses per update.
+        rollbacks: how often training may go back to the beginning of an epoch and halve its learning rates, where a
+            loss is not finite.
+        compiled: whether encoders' blocks are compiled (`torch.compile`).
+        stop: asks training to stop.
+        updates: makes the updates (default: as `accumulate` and `precision` say).
     """
 
     seed: int = 0
     device: str = "cpu"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     store: Store = field(default_factory=Forgetful)
     reporter: Reporter = field(default_factory=Silent)
     prober: Probe = _no_probe
+    processes: Processes = ALONE
+    accumulate: int = 1
+    rollbacks: int = 0
+    compiled: bool = False
+    stop: Stop = field(default_factory=Stop)
+    updates: Updates = field(default=None)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        if self.precision not in ("fp32", "bf16"):
-            raise RecipeError(f"precision {self.precision!r} is unknown; use fp32 or bf16")
+        if self.precision not in get_args(Precision):
+            raise RecipeError(f"precision {self.precision!r} is unknown; use one of {', '.join(get_args(Precision))}")
+        if self.updates is None:
+            scaled = self.precision == "fp16"
+            made = Updates(accumulate=self.accumulate, scaled=scaled, device=self.device)
+            object.__setattr__(self, "updates", made)
 
     def seed_for(self, name: str) -> int:
         """Return the seed of the random stream called `name`: 63 bits that depend on the name and the run's seed only.
@@ -123,11 +225,23 @@ class Run:
                     torch.cuda.manual_seed(self.seed_for(name))
             yield
 
+    def random_state(self) -> State:
+        """Return the state of torch's global random numbers, for `set_random_state`."""
+        cuda = torch.device(self.device).type == "cuda"
+        return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if cuda else []}
+
+    def set_random_state(self, state: State) -> None:
+        """Set torch's global random numbers; only inside `randomness`."""
+        torch.set_rng_state(state["cpu"])
+        if state["cuda"]:
+            torch.cuda.set_rng_state_all(state["cuda"])
+
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context in which forward passes run at this run's precision."""
         if self.precision == "fp32":
             return nullcontext()
-        return torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16)
+        kind = torch.bfloat16 if self.precision == "bf16" else torch.float16
+        return torch.autocast(torch.device(self.device).type, dtype=kind)
 
     def log(self, message: str) -> None:
         """Say one line to whoever watches."""
@@ -145,44 +259,68 @@ class Run:
             step: the number of finished epochs or rounds.
             pseudo_labels: (N,) int64 cluster per target row, -1 where the row was not used; for later audits.
         """
-        self.prober(encoder, step, pseudo_labels)
+        self.main_only(lambda: self.prober(encoder, step, pseudo_labels))
 
     def save(self, name: str, state: State) -> None:
         """Keep `state` under `name`, so that an interrupted run can go on from here."""
-        self.store.save(name, state)
+        self.main_only(lambda: self.store.save(name, state))
 
     def restore(self, name: str) -> dict[str, Any] | None:
         """Return what was last saved under `name`, or None where there is nothing."""
-        return self.store.restore(name)
+        return self.main_only(lambda: self.store.restore(name))
 
     def prepare(self, module: nn.Module, *optimizers: torch.optim.Optimizer) -> None:
-        """Make `module` and the optimizers of its parameters ready for this run's device, in place."""
+        """Make `module` and the optimizers of its parameters ready for this run's device and processes, in place."""
         module.to(self.device)
+        self.processes.prepare(module, trained=bool(optimizers))
+        if torch.device(self.device).type == "cuda":
+            module.to(memory_format=torch.channels_last)
+            fuse(*optimizers)
+        if self.compiled:
+            for part in module.modules():
+                if isinstance(part, CompilesBlocks):
+                    part.compile_blocks()
 
     def step(self, loss: Tensor, *optimizers: torch.optim.Optimizer) -> None:
-        """Backpropagate `loss` and step the optimizers.
+        """Backpropagate `loss` and step the optimizers, by the mean of the gradients of all processes.
 
         Raises:
             NotFiniteError: the loss is not finite; no weight has been touched by then.
         """
-        if not bool(torch.isfinite(loss)):
-            raise NotFiniteError(
-                f"the loss became {float(loss.detach())}; lower the learning rate"
-                " (--set adapt.lr=... or --set pretrain.lr=...)"
-            )
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        for optimizer in optimizers:
-            optimizer.step()
+        self.updates.step(loss, optimizers, self.processes.average)
 
-    def gather(self, tensor: Tensor) -> Tensor:
-        """Return the rows of all processes in order; with one process, the tensor itself."""
-        return tensor
+    def share(self, total: int) -> slice:
+        """Return which rows of a batch of `total` are this process's: the first process has the first ones.
+
+        Raises:
+            RecipeError: there are fewer rows than processes.
+        """
+        if total < self.processes.count:
+            many = self.processes.count
+            raise RecipeError(f"a batch of {total} images is too small for {many} processes; use fewer of them")
+        size, more = divmod(total, self.processes.count)
+        rank = self.processes.rank
+        first = rank * size + min(rank, more)
+        return slice(first, first + size + (rank < more))
+
+    def gather(self, tensor: Tensor, total: int) -> Tensor:
+        """Return what all processes made of a batch, in the order of its rows; with one process, the tensor itself.
+
+        Losses look at whole batches. On this, every process computes the same loss, and the gradients that reach each
+        encoder are those of its own rows; `step` puts them together.
+
+        Args:
+            tensor: (b, ...) what this process made of its share of the batch (`share`).
+            total: the number of rows of the whole batch.
+
+        Returns:
+            (total, ...), with gradient.
+        """
+        return self.processes.gather(tensor, total)
 
     def main_only(self, action: Callable[[], T]) -> T:
-        """Return what `action` gives on the main process, to all processes."""
-        return action()
+        """Return what `action` gives on the main process, to all processes; it must not ask others for anything."""
+        return self.processes.main_only(action)
 
 
 QUIET = Run()

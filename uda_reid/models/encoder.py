@@ -19,6 +19,7 @@ from torchvision.models.resnet import BasicBlock
 
 from uda_reid.errors import CheckpointError, DataError, RecipeError
 from uda_reid.models.attention import Attention
+from uda_reid.models.batch_norm import grouped
 from uda_reid.models.weights import SUFFIXES, LoadReport, fill, find_imagenet, read
 from uda_reid.types import Encoder
 
@@ -126,6 +127,7 @@ class EncoderSpec:
     last_stride: Literal[1, 2] = 1  # section 3.4
     attention: Literal["none", "spatial", "channel", "both"] = "none"  # before the last stage (models.attention)
     weights: str = "imagenet"  # "imagenet", "none", or a .safetensors or .pth file
+    bn_group: Annotated[int, Field(ge=0)] = 0  # images that batch norm takes together in training; 0: the whole batch
 
     def __post_init__(self) -> None:
         if self.backbone not in BACKBONES:
@@ -138,6 +140,8 @@ class EncoderSpec:
             )
         if self.weights == "imagenet" and not BACKBONES[self.backbone].imagenet:
             raise RecipeError(f"weights 'imagenet' do not exist for {self.backbone}; use weights: none")
+        if self.bn_group == 1:
+            raise RecipeError("bn_group 1: one image has no variance; use at least 2, or 0 for the whole batch")
         if self.hidden and self.dim:
             raise RecipeError(f"dim {self.dim} and hidden {self.hidden} are both sizes of the embedding; give one")
         if self.hidden and self.neck == "none":
@@ -209,6 +213,13 @@ class Embedder(Encoder):
             # layer a ReLU follows, and the shift decides how often a unit is on.
             neck.bias.requires_grad_(bool(spec.hidden))
             self.neck = neck
+        grouped(self, spec.bn_group)
+
+    def compile_blocks(self) -> None:
+        """Compile the trunk's blocks, in place; copies of the encoder are not compiled."""
+        for block in self.trunk:
+            if block._compiled_call_impl is None:
+                block.compile()
 
     def early(self, images: Tensor) -> Tensor:
         """Return the maps (B, C, h, w) before the last stage of images (B, 3, H, W) float in [0, 1], RGB.

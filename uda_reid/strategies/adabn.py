@@ -118,13 +118,24 @@ class Moments:
         """Take in a batch (B, C, ...) floating, and return its own mean and variance, (C,) float32 each."""
         others = [0, *range(2, values.ndim)]
         variance, mean = torch.var_mean(values.float(), others, correction=0)
-        count = values.numel() // values.shape[1]
-        self.count += count
-        share = count / self.count
-        difference = mean.double() - self.mean
-        self.mean += share * difference
-        self.variance += share * (variance.double() - self.variance) + share * (1 - share) * difference.square()
+        self.mix(values.numel() // values.shape[1], mean.double(), variance.double())
         return mean, variance
+
+    def mix(self, count: int, mean: Tensor, variance: Tensor) -> None:
+        """Take in `count` values per channel by their moments, (C,) float64 each."""
+        self.count += count
+        share = count / max(self.count, 1)
+        difference = mean - self.mean
+        self.mean += share * difference
+        self.variance += share * (variance - self.variance) + share * (1 - share) * difference.square()
+
+    def of_all(self, run: Run) -> Moments:
+        """Return the moments of what all processes have added."""
+        every = Moments(len(self.mean), self.mean.device)
+        mine = torch.stack([torch.full_like(self.mean, self.count), self.mean, self.variance])[None]
+        for count, mean, variance in run.gather(mine, run.processes.count):
+            every.mix(int(count[0]), mean, variance)
+        return every
 
 
 def _measure(
@@ -140,12 +151,13 @@ def _measure(
     """Return the moments of every layer's inputs over the planned batches, in the order of `layers`."""
     size = int(encoder.spec["height"]), int(encoder.spec["width"])
     unused = torch.Generator()  # test images are not augmented
+    mine = plan[run.processes.rank :: run.processes.count]
     with _watched(layers, by_batch=by_batch) as found, torch.no_grad():
-        for rows in run.progress(plan, title, len(plan)):
+        for rows in run.progress(mine, title, len(mine)):
             pictures = augment(images.read(rows, *size).to(run.device), "none", unused)
             with run.autocast():
                 encoder(pictures)
-    return found
+    return [moments.of_all(run) for moments in found]
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import islice
 from typing import Annotated, Any, Literal
 
@@ -21,7 +20,7 @@ from uda_reid.data.sampling import endless
 from uda_reid.models.batch_norm import batch_norms
 from uda_reid.models.heads import Discriminator
 from uda_reid.ops.losses import told_apart
-from uda_reid.run import QUIET, Forgetful, Run
+from uda_reid.run import QUIET, Run
 from uda_reid.training.loop import Batches, SideBySide, Stateful, train
 from uda_reid.types import AdaptationResult, Batch, Encoder, Images, Source, Target
 
@@ -86,14 +85,14 @@ class ADDA:
                 layer.train(self.batch_norm == "target")
             with run.autocast():
                 with torch.no_grad():
-                    mine = head(fixed(pair[0].images))
-                theirs = head(encoder(pair[1].images))
+                    mine = head(run.gather(fixed(pair[0].images), len(pair[0].rows)))
+                theirs = head(run.gather(encoder(pair[1].images), len(pair[1].rows)))
             return self.update(mine.float(), theirs.float(), discriminator, towards=towards, apart=apart, run=run)
 
         for epoch in range(len(history), self.epochs):
             pairs = self._pairs(source, target, encoder, epoch, run)
-            once = replace(run, store=Forgetful())  # what an epoch changes is saved below, all at once
-            history += train(step, {0: pairs}.__getitem__, epochs=1, parts={}, name=f"adda/{epoch}", run=once)
+            name, batches = f"adda/{epoch}", {0: pairs}.__getitem__  # what an epoch changes is saved below, all at once
+            history += train(step, batches, epochs=1, parts=parts, name=name, run=run, keep=False)
             told = ", ".join(f"{term} {value:.3f}" for term, value in history[-1].items())
             warnings = (f"warning: adda: {warning}" for warning in _warnings(epoch, history[-1]))
             for line in (f"adda: epoch {epoch + 1}/{self.epochs}: {told}", *warnings):

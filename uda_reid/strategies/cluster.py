@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -23,7 +23,7 @@ from uda_reid.errors import RecipeError
 from uda_reid.models.encoder import Embedder
 from uda_reid.models.heads import centroid_classifier
 from uda_reid.ops.losses import batch_hard_triplet, identification
-from uda_reid.run import QUIET, Forgetful, Run
+from uda_reid.run import QUIET, Run
 from uda_reid.training.features import extract
 from uda_reid.training.loop import Batches, Stateful, train
 from uda_reid.training.pseudo_labels import Distance, Method, PseudoLabels, assign
@@ -79,7 +79,8 @@ class Cluster:
         for epoch in range(len(history), self.epochs):
             # Both codes choose the radius in the first epoch and keep it; one that had to be changed is kept, too.
             eps = history[-1].get("eps", self.eps) if history else self.eps
-            found = self.label(extract(encoder, target.images, run=run), eps=eps, run=run, epoch=epoch)
+            features = extract(encoder, target.images, run=run)
+            found = run.main_only(partial(self.label, features, eps=eps, run=run, epoch=epoch))
             changes += [f"epoch {epoch + 1}: {step}" for step in found.steps]
             for step in found.steps:
                 run.log(f"cluster: {step}")
@@ -140,7 +141,7 @@ class Cluster:
             encoder.train()
             head.train()
             with run.autocast():
-                pooled, embeddings = _both(encoder, batch.images)
+                pooled, embeddings = (run.gather(each, len(batch.rows)) for each in _both(encoder, batch.images))
                 logits = head(embeddings)
             terms = {}
             if "identification" in self.loss:
@@ -152,7 +153,7 @@ class Cluster:
 
         parts: dict[str, Stateful] = {"encoder": encoder, "head": head, "optimizer": optimizer}
         # An epoch and its labels are saved together, or neither: a head is of no use with other clusters.
-        return train(step, batches, epochs=1, parts=parts, name=name, run=replace(run, store=Forgetful()))[-1]
+        return train(step, batches, epochs=1, parts=parts, name=name, run=run, keep=False)[-1]
 
     def _facts(self, stopped: str, history: list[dict[str, float]], changes: list[str]) -> dict[str, Any]:
         found: dict[str, Any] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -19,14 +19,13 @@ from torch import Tensor, nn
 
 from uda_reid.errors import RecipeError
 from uda_reid.models.attention import Shape
-from uda_reid.models.batch_norm import statistics_kept
 from uda_reid.models.branches import Parted, TwoBranches, with_attention
 from uda_reid.models.heads import DomainSimilarity, OneClass, centroid_classifier
 from uda_reid.ops.losses import batch_hard_triplet, by_nearness, identification, smoothed, soft_identification
-from uda_reid.run import QUIET, Forgetful, Run
+from uda_reid.run import QUIET, Run
 from uda_reid.training.features import extract
-from uda_reid.training.loop import train
-from uda_reid.training.mixed import mixed
+from uda_reid.training.loop import Stateful, train
+from uda_reid.training.mixed import embed, mixed
 from uda_reid.training.pseudo_labels import Method, PseudoLabels, assign
 from uda_reid.types import AdaptationResult, Batch, Source, Target
 
@@ -103,7 +102,7 @@ class DAAM:
             for group, rate in zip(optimizer.param_groups, (self.lr, self.fresh_lr), strict=True):
                 group["lr"] = rate * 0.1 ** sum(epoch >= milestone for milestone in self.milestones)
             features = extract(encoder, target.images, run=run)
-            found = self.label(features, run=run, epoch=epoch)
+            found = run.main_only(partial(self.label, features, run=run, epoch=epoch))
             trained = self._train(net, optimizer, source, target, features, found, epoch, run)
             changes += [f"epoch {epoch + 1}: {step}" for step in found.steps]
             history.append({**found.counts, **({"eps": found.eps} if self.method == "dbscan" else {}), **trained})
@@ -151,9 +150,9 @@ class DAAM:
 
         def step(pair: tuple[Batch, ...]) -> Mapping[str, Tensor]:
             net.train()
-            first, (known, clustered) = len(pair[0].images), (batch.labels for batch in pair)
+            first, (known, clustered) = len(pair[0].rows), (batch.labels for batch in pair)
             with run.autocast():
-                both = self._embed(branches, pair[0].images, pair[1].images)
+                both = Parted(*embed(branches, pair, apart=self.batch_norm == "target", run=run))
                 logits, guesses = net["identities"](both.embeddings[:first]), head(both.embeddings[first:])
             terms = {
                 "identification": identification(logits, known),
@@ -174,16 +173,8 @@ class DAAM:
             source, target, found.labels, branches.encoder, batch=self.batch, instances=self.instances,
             batches=self.iterations, augmentation=self.augmentation, name=name, run=run,
         )  # fmt: skip
-        once = replace(run, store=Forgetful())  # an epoch and its labels are saved together, or neither
-        return train(step, lambda _: pairs, epochs=1, parts={}, name=name, run=once)[-1]
-
-    def _embed(self, branches: TwoBranches, mine: Tensor, theirs: Tensor) -> Parted:
-        """Return what the branches make of source and target images, one below the other."""
-        if self.batch_norm == "mixed":
-            return Parted(*branches(torch.cat([mine, theirs])))
-        with statistics_kept(branches):
-            known = branches(mine)
-        return Parted(*(torch.cat(parts) for parts in zip(known, branches(theirs), strict=True)))
+        parts: dict[str, Stateful] = {"net": net, "optimizer": optimizer, "head": head, "own": own}
+        return train(step, lambda _: pairs, epochs=1, parts=parts, name=name, run=run, keep=False)[-1]
 
     def _facts(self, history: list[dict[str, float]], changes: list[str]) -> dict[str, Any]:
         by_radius = f"none; DBSCAN, Jaccard, eps {self.eps or 'by rule'}, min_samples {self.min_samples}"

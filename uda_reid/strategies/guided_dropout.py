@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -17,14 +17,13 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from uda_reid.models.batch_norm import statistics_kept
 from uda_reid.models.heads import Classifier
 from uda_reid.ops.impact import deterministic_mask, normalised, stochastic_mask
 from uda_reid.ops.losses import identification
-from uda_reid.run import QUIET, Forgetful, Run
+from uda_reid.run import QUIET, Run
 from uda_reid.training.features import extract
-from uda_reid.training.loop import Stateful, train
-from uda_reid.training.mixed import every_domain
+from uda_reid.training.loop import Draws, Stateful, train
+from uda_reid.training.mixed import embed, every_domain
 from uda_reid.training.pseudo_labels import PseudoLabels, assign
 from uda_reid.training.units import (
     class_means,
@@ -86,7 +85,8 @@ class GuidedDropout:
         for epoch in range(len(history), self.deterministic + self.stochastic):
             first, features = epoch < self.deterministic, extract(encoder, target.images, run=run)
             stream = run.stream(f"guided_dropout/kmeans/{epoch}")
-            found = assign(features, method="kmeans", clusters=self.clusters, starts=self.starts, generator=stream)
+            options: dict[str, Any] = {"method": "kmeans", "clusters": self.clusters, "starts": self.starts}
+            found = run.main_only(partial(assign, features, generator=stream, **options))
             if epoch == 0:
                 known = source_classes(source, run=run)
             if epoch in (0, self.deterministic):  # either phase begins with scores of the encoder as it is
@@ -151,14 +151,15 @@ class GuidedDropout:
         run.prepare(head, optimizer)
         domains = torch.full((people + found.clusters,), len(names) - 1)  # of every class
         domains[source.pids[source.training]] = source.domains[source.training]
-        domains, scores, draws = domains.to(run.device), scores.to(run.device), run.stream(f"{name}/masks")
+        domains, scores, draws = domains.to(run.device), scores.to(run.device), Draws(run.stream(f"{name}/masks"))
 
         def step(parts: tuple[Batch, ...]) -> Mapping[str, Tensor]:
             encoder.train()
             labels = torch.cat([part.labels for part in parts])
-            mask = self.mask(scores, domains[labels], draws, first=first)
+            mask = self.mask(scores, domains[labels], draws.generator, first=first)
             with run.autocast():
-                logits = head(self._embed(encoder, [part.images for part in parts]).float().relu() * mask)
+                [embeddings] = embed(encoder, parts, apart=self.batch_norm == "target", run=run)
+                logits = head(embeddings.float().relu() * mask)
             pairs = zip(*(torch.split(each, self.batch) for each in (logits.float(), labels)), strict=True)
             losses = [identification(*pair) for pair in pairs]
             run.step(torch.stack(losses).mean(), optimizer)
@@ -169,16 +170,9 @@ class GuidedDropout:
             source, target, found.labels + people, names, encoder, batch=self.batch,
             batches=self.iterations, augmentation=self.augmentation, name=name, run=run,
         )  # fmt: skip
-        parts: dict[str, Stateful] = {"encoder": encoder, "head": head, "optimizer": optimizer}
+        parts: dict[str, Stateful] = {"encoder": encoder, "head": head, "optimizer": optimizer, "draws": draws}
         # An epoch and its labels are saved together, or neither: a head is of no use with other clusters.
-        return train(step, lambda _: plan, epochs=1, parts=parts, name=name, run=replace(run, store=Forgetful()))[-1]
-
-    def _embed(self, encoder: Encoder, images: Sequence[Tensor]) -> Tensor:
-        """Return the embeddings of the images of every domain, the target last, one below the other."""
-        parts = images if self.batch_norm == "target" else [torch.cat(list(images))]
-        with statistics_kept(encoder):
-            known = [encoder(part) for part in parts[:-1]]
-        return torch.cat([*known, encoder(parts[-1])])
+        return train(step, lambda _: plan, epochs=1, parts=parts, name=name, run=run, keep=False)[-1]
 
     def _facts(self, source: Source, history: Sequence[Mapping[str, float]], warnings: Sequence[str]) -> dict[str, Any]:
         learned = ", ".join(scored_on_training(source))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -60,7 +61,8 @@ class PUL:
             encoder.load_state_dict(saved["encoder"])
             history = saved["history"]
         for number in range(len(history), self.rounds):
-            clusters, reliable = self.choose(extract(encoder, target.images, run=run), run=run, number=number)
+            features = extract(encoder, target.images, run=run)
+            clusters, reliable = run.main_only(partial(self.choose, features, run=run, number=number))
             reason = self._stop(int(reliable.sum()), history)
             if reason:
                 stopped = f"after {number} rounds: {reason}"
@@ -137,7 +139,7 @@ class PUL:
             encoder.train()
             head.train()
             with run.autocast():
-                logits = head(encoder(batch.images))
+                logits = head(run.gather(encoder(batch.images), len(batch.rows)))
             loss = identification(logits.float(), batch.labels)
             run.step(loss, optimizer)
             return {"loss": loss, "accuracy": (logits.detach().argmax(1) == batch.labels).float().mean()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from uda_reid.data.images import augment
+from uda_reid.data.images import augment, skip
 from uda_reid.run import QUIET, Run
 from uda_reid.types import Encoder, Images
 
@@ -41,14 +41,34 @@ def extract(
     training = [module for module in encoder.modules() if module.training]
     encoder.eval()
     generator = run.stream("features")
-    found = []
+    processes = run.processes
+    found: list[Tensor] = []
     try:
         with torch.inference_mode(), run.autocast():
             blocks = torch.split(rows, BATCH)
-            for block in run.progress(blocks, description, len(blocks)):
-                pictures = augment(images.read(block, *size).to(run.device), augmentation, generator)
-                found.append(run.gather(encoder(pictures)).float().cpu())
+            # One block for each process at a time: whoever embeds it, a block is the same, to the last bit.
+            rounds = range(0, len(blocks), processes.count)
+            for first in run.progress(rounds, description, len(rounds)):
+                embeddings = torch.zeros(0, encoder.dim, device=run.device)
+                for number in range(first, min(first + processes.count, len(blocks))):
+                    block = blocks[number]
+                    if number - first != processes.rank:
+                        skip(augmentation, len(block), generator)
+                        continue
+                    pictures = augment(images.read(block, *size).to(run.device), augmentation, generator)
+                    embeddings = encoder(pictures).float()
+                found += [embeddings.cpu()] if processes.count == 1 else [_in_order(embeddings, blocks, first, run)]
     finally:
         for module in training:
             module.training = True
     return torch.cat(found) if found else torch.zeros(0, encoder.dim)
+
+
+def _in_order(embeddings: Tensor, blocks: tuple[Tensor, ...], first: int, run: Run) -> Tensor:
+    """Return the embeddings of the blocks from `first` on, one of every process, on the CPU."""
+    count = run.processes.count
+    whole = embeddings.new_zeros(BATCH, embeddings.shape[1])
+    whole[: len(embeddings)] = embeddings
+    everyone = torch.split(run.gather(whole, count * BATCH).cpu(), BATCH)
+    wave = zip(everyone, blocks[first : first + count], strict=False)
+    return torch.cat([part[: len(block)] for part, block in wave])

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from typing import Any, Protocol, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from uda_reid.data.images import augment
-from uda_reid.errors import NotFiniteError
+from uda_reid.data.images import Share, augment, skip
+from uda_reid.errors import NotFiniteError, OutOfMemoryError
 from uda_reid.run import Run
 from uda_reid.types import Batch, Images
+from uda_reid.updates import not_finite
 
 Step = TypeVar("Step")
 
@@ -26,6 +31,49 @@ class Stateful(Protocol):
         """Put a state back."""
 
 
+@runtime_checkable
+class Skippable(Protocol):
+    """Batches that can begin later."""
+
+    def skip(self, count: int) -> None:
+        """Leave out the first batches."""
+
+
+class Draws:
+    """Random numbers that steps draw, as a part of a training.
+
+    Args:
+        generator: where they come from.
+    """
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the generator is."""
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        """Set the generator back."""
+        self.generator.set_state(state_dict["generator"])
+
+
+PARTIAL = "step"
+"""Name of what is kept of an epoch that was stopped in its middle."""
+NOTHING = {"name": "", "epoch": 0}
+"""Kept under that name where there is nothing of the kind any more."""
+UPDATES = "updates"
+"""Name of what is kept of `run.updates`, where finished epochs are saved by others."""
+LOOK = 50
+"""Steps after which the device is asked whether every loss was finite."""
+AGREE = 10
+"""Steps after which several processes agree on whether to stop."""
+
+
+class Stopped(KeyboardInterrupt):
+    """Somebody asked the run to stop; it has kept the step that it was at."""
+
+
 def train(
     step: Callable[[Step], Mapping[str, Tensor]],
     batches: Callable[[int], Iterable[Step]],
@@ -35,12 +83,14 @@ def train(
     name: str,
     run: Run,
     slot: str = "",
+    keep: bool = True,
 ) -> list[dict[str, float]]:
     """Run `epochs` epochs of `step` and return the mean of every term that it reports, per epoch.
 
     Resumes by itself: after each epoch the parts are saved, and a later call with the same name goes on from the last
-    finished epoch. For that, `batches(epoch)` may depend on nothing but the epoch's number; torch's global random
-    numbers (dropout) are a stream of their own in every epoch.
+    finished epoch; where `run.stop` asked for it, from the step that it stopped at. For that, `batches(epoch)` may
+    depend on nothing but the epoch's number; torch's global random numbers (dropout) are a stream of their own in every
+    epoch.
 
     Args:
         step: one update; returns scalar tensors to report, by name.
@@ -50,42 +100,184 @@ def train(
         name: names the random streams, and what was saved.
         run: the surroundings.
         slot: where the state is kept (default: `name`); a later training with the same slot overwrites it.
+        keep: whether finished epochs are saved; a caller who saves more than the parts does so itself.
 
     Returns:
         One mapping per epoch: term -> mean over its batches.
+
+    Raises:
+        NotFiniteError: a loss is not finite, and `run.rollbacks` are used up; what is saved stays.
+        Stopped: `run.stop` asked for it.
     """
     slot = slot or name
     history: list[dict[str, float]] = []
-    saved = run.restore(slot)
-    if saved is not None and saved["name"] == name:
+    saved = run.restore(slot if keep else UPDATES)
+    if saved is not None and not keep:
+        run.updates.load_state_dict(saved)
+    elif saved is not None and saved["name"] == name:
         history = saved["history"]
-        for key, part in parts.items():
-            part.load_state_dict(saved["parts"][key])
+        _put_back(saved, parts, run)
         if 0 < len(history) < epochs:
             run.log(f"{name}: goes on after epoch {len(history)} of {epochs}")
     for epoch in range(len(history), epochs):
-        with run.randomness(f"{name}/epoch/{epoch}"):
-            planned = batches(epoch)
-            total = len(planned) if isinstance(planned, Sized) else None
-            terms: list[Mapping[str, Tensor]] = []
-            for batch in run.progress(planned, f"{name}: epoch {epoch + 1}/{epochs}", total):
-                try:
-                    terms.append(step(batch))
-                except NotFiniteError as error:
-                    where = f"{name}: epoch {epoch + 1}, step {len(terms) + 1}"
-                    raise NotFiniteError(f"{where}: {error}; {_seen(terms, batch)}; what is saved stays") from error
-        history.append(_means(terms))
-        state = {key: part.state_dict() for key, part in parts.items()}
-        run.save(slot, {"name": name, "history": history, "parts": state})
+        history.append(_epoch(step, batches, epoch, epochs, parts, name, run))
+        if keep:
+            run.save(slot, {"name": name, "history": history, **_state(parts, run)})
+        elif run.updates.unusual:
+            run.save(UPDATES, run.updates.state_dict())
     return history
 
 
-def _seen(terms: list[Mapping[str, Tensor]], batch: object) -> str:
-    """Return what was measured one step before, and which rows a step was given, in words."""
-    before = ", ".join(f"{name} {float(term):.4g}" for name, term in (terms[-1] if terms else {}).items())
+def _state(parts: Mapping[str, Stateful], run: Run) -> dict[str, Any]:
+    return {"parts": {key: part.state_dict() for key, part in parts.items()}, "updates": run.updates.state_dict()}
+
+
+def _epoch(
+    step: Callable[[Step], Mapping[str, Tensor]],
+    batches: Callable[[int], Iterable[Step]],
+    epoch: int,
+    epochs: int,
+    parts: Mapping[str, Stateful],
+    name: str,
+    run: Run,
+) -> dict[str, float]:
+    """Run one epoch, again with half the learning rate where a loss is not finite and the run has rollbacks left."""
+    before = copy.deepcopy(_state(parts, run)["parts"]) if run.rollbacks else {}
+    while True:
+        try:
+            return _attempt(step, batches, epoch, epochs, parts, name, run)
+        except NotFiniteError as error:
+            if run.updates.halved >= run.rollbacks:
+                raise
+            run.updates.halve()
+            run.save(PARTIAL, NOTHING)
+            for key, part in parts.items():
+                part.load_state_dict(copy.deepcopy(before[key]))
+            run.log(f"warning: {error}; back to the beginning of the epoch, with half the learning rate")
+
+
+def _attempt(
+    step: Callable[[Step], Mapping[str, Tensor]],
+    batches: Callable[[int], Iterable[Step]],
+    epoch: int,
+    epochs: int,
+    parts: Mapping[str, Stateful],
+    name: str,
+    run: Run,
+) -> dict[str, float]:
+    terms: list[Mapping[str, Tensor]] = []
+    seen: list[tuple[Tensor, ...]] = []  # the rows of the steps since the last look
+    title = f"{name}: epoch {epoch + 1}"
+    with run.randomness(f"{name}/epoch/{epoch}"):
+        planned = batches(epoch)
+        total = len(planned) if isinstance(planned, Sized) else None
+        partial = run.restore(PARTIAL)
+        resumed = partial is not None and (partial["name"], partial["epoch"]) == (name, epoch)
+        if partial is not None and resumed:
+            terms = [dict(zip(partial["terms"], values.unbind(), strict=True)) for values in partial["values"]]
+            _put_back(partial, parts, run)
+            run.set_random_state(partial["random"])
+            run.log(f"{title}: goes on after step {len(terms)}")
+            planned, total = _without(planned, len(terms)), None if total is None else total - len(terms)
+        with run.stop.watched():
+            for batch in run.progress(planned, f"{title}/{epochs}", total):
+                run.updates.now = len(seen)
+                seen.append(_rows(batch))
+                try:
+                    terms.append(step(batch))
+                except NotFiniteError as error:
+                    raise NotFiniteError(_told(error, terms, seen[-1], title)) from error
+                except (torch.OutOfMemoryError, MemoryError) as error:
+                    run.updates.forget()
+                    raise OutOfMemoryError(f"{title}: {_too_large(step, batch, name, run)}") from error
+                if len(terms) % LOOK == 0:
+                    _look(terms, seen, title, run)
+                if run.updates.settled and _asked(run, len(terms)):
+                    _look(terms, seen, title, run)
+                    run.save(PARTIAL, {"name": name, "epoch": epoch, **_stacked(terms, run), **_state(parts, run)})
+                    raise Stopped(f"{title}: stopped after step {len(terms)}")
+        run.updates.flush(run.processes.average)
+        _look(terms, seen, title, run)
+    if resumed:
+        run.save(PARTIAL, NOTHING)
+    return _means(terms)
+
+
+def _put_back(saved: Mapping[str, Any], parts: Mapping[str, Stateful], run: Run) -> None:
+    for key, part in parts.items():
+        part.load_state_dict(saved["parts"][key])
+    run.updates.load_state_dict(saved["updates"])
+
+
+def _stacked(terms: list[Mapping[str, Tensor]], run: Run) -> dict[str, Any]:
+    values = torch.stack([torch.stack([term.detach().float() for term in each.values()]) for each in terms])
+    return {"terms": list(terms[0]), "values": values, "random": run.random_state()}
+
+
+def _asked(run: Run, steps: int) -> bool:
+    """Return whether the run is to stop now; several processes agree, so that all stop at the same step."""
+    if run.processes.count == 1:
+        return run.stop.asked
+    return steps % AGREE == 0 and run.processes.any(run.stop.asked)
+
+
+def _look(terms: list[Mapping[str, Tensor]], seen: list[tuple[Tensor, ...]], title: str, run: Run) -> None:
+    """Ask the device for the first loss since the last look that was not finite."""
+    first = run.updates.check()
+    if first >= 0:
+        error = not_finite("was not finite; every update that it would have made is left out")
+        raise NotFiniteError(_told(error, terms[: len(terms) - len(seen) + first], seen[first], title))
+    seen.clear()
+
+
+def _told(error: object, before: list[Mapping[str, Tensor]], rows: tuple[Tensor, ...], title: str) -> str:
+    """Return where a loss was not finite, what was measured one step before, and which rows the step was given."""
+    terms = ", ".join(f"{name} {float(term):.4g}" for name, term in (before[-1] if before else {}).items())
+    given = " and ".join(f"{part.tolist()}" for part in rows)
+    where = f"{title}, step {len(before) + 1}: {error}; the step before had {terms or 'nothing to tell'}"
+    return f"{where}; rows {given or 'unknown'}; what is saved stays"
+
+
+def _parts(batch: object) -> tuple[Batch, ...]:
+    """Return the batches of all domains that a step is given."""
     parts = batch if isinstance(batch, tuple) and not isinstance(batch, Batch) else (batch,)
-    rows = " and ".join(f"{part.rows.tolist()}" for part in parts if isinstance(part, Batch))
-    return f"the step before had {before or 'nothing to tell'}; rows {rows or 'unknown'}"
+    return tuple(part for part in parts if isinstance(part, Batch))
+
+
+def _rows(batch: object) -> tuple[Tensor, ...]:
+    return tuple(part.rows for part in _parts(batch))
+
+
+def _too_large(step: Callable[[Any], Any], batch: Any, name: str, run: Run) -> str:
+    """Return in words that a batch is too large, and the largest part of it that fits, by trying.
+
+    The trial updates spoil the weights in memory, which nobody will use: the run ends here.
+    """
+    parts = _parts(batch)
+    size, fits = max((len(part.rows) for part in parts), default=0), 0
+    if run.processes.count == 1:  # else the others would have to try the same
+        tried = size // 2
+        while tried and not fits:
+            cut = tuple(Batch(part.images[:tried], part.labels[:tried], part.rows[:tried]) for part in parts)
+            try:
+                step(cut[0] if isinstance(batch, Batch) else cut)
+                fits = tried
+            except (torch.OutOfMemoryError, MemoryError):
+                tried //= 2
+            except Exception:  # a step that takes no other number of images
+                break
+    option = "pretrain.batch" if name.startswith("pretrain") else "adapt.batch"
+    remedy = f"{fits} fit" if fits else f"{size // 2} may fit"
+    choose = f"--set {option}={fits or size // 2}, or --precision bf16"
+    return f"a batch of {size} images does not fit into memory, {remedy}; use {choose}; what is saved stays"
+
+
+def _without(batches: Iterable[Step], count: int) -> Iterable[Step]:
+    """Return the batches behind the first `count`; ours draw what these would have drawn and read none of them."""
+    if not isinstance(batches, Skippable):
+        return islice(batches, count, None)
+    batches.skip(count)
+    return batches
 
 
 def _means(terms: list[Mapping[str, Tensor]]) -> dict[str, float]:
@@ -95,6 +287,8 @@ def _means(terms: list[Mapping[str, Tensor]]) -> dict[str, float]:
 
 class Batches:
     """Augmented batches on the run's device, for planned batches of rows.
+
+    With several processes each has the images of its own share of every batch, and the labels of all.
 
     Args:
         images: where pictures come from.
@@ -120,15 +314,45 @@ class Batches:
         self.images, self.labels, self.plan = images, labels, list(plan)
         self.size, self.augmentation, self.run = size, augmentation, run
         self.generator = run.stream(name)
+        self.start = 0
+
+    def skip(self, count: int) -> None:
+        """Leave out the first batches."""
+        self.start = count
 
     def __len__(self) -> int:
         return len(self.plan)
 
     def __iter__(self) -> Iterator[Batch]:
-        for rows in self.plan:
-            pictures = self.images.read(rows, *self.size).to(self.run.device)
-            pictures = augment(pictures, self.augmentation, self.generator)
+        for rows in self.plan[: self.start]:
+            skip(self.augmentation, len(rows), self.generator)
+        plan = self.plan[self.start :]
+        for rows, pixels in zip(plan, self._pixels(plan), strict=True):
+            share = Share(self.generator, self.run.share(len(rows)).start, len(rows))
+            pictures = augment(pixels, self.augmentation, share)
             yield Batch(pictures, self.labels[rows].to(self.run.device), rows)
+
+    def _pixels(self, plan: list[Tensor]) -> Iterator[Tensor]:
+        """Yield this process's images of every batch, uint8, on the run's device."""
+        if torch.device(self.run.device).type == "cpu":
+            yield from map(self._read, plan)
+            return
+        for pixels in ahead(lambda rows: self._read(rows).pin_memory(), plan):  # while the device works
+            yield pixels.to(self.run.device, non_blocking=True)
+
+    def _read(self, rows: Tensor) -> Tensor:
+        return self.images.read(rows[self.run.share(len(rows))], *self.size)
+
+
+def ahead(read: Callable[[Tensor], Tensor], plan: list[Tensor], *, many: int = 2) -> Iterator[Tensor]:
+    """Yield what `read` gives for every item of a plan, in order; a thread reads the next ones meanwhile."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque(pool.submit(read, rows) for rows in plan[:many])
+        for rows in [*plan[many:], *[None] * min(many, len(plan))]:
+            pixels = waiting.popleft().result()
+            if rows is not None:
+                waiting.append(pool.submit(read, rows))
+            yield pixels
 
 
 class SideBySide:
@@ -140,6 +364,11 @@ class SideBySide:
 
     def __init__(self, *domains: Batches) -> None:
         self.domains = domains
+
+    def skip(self, count: int) -> None:
+        """Leave out the first batches of every domain."""
+        for domain in self.domains:
+            domain.skip(count)
 
     def __len__(self) -> int:
         return len(self.domains[0])

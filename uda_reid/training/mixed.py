@@ -1,4 +1,4 @@
-"""Batches of labelled sources and a clustered target side by side."""
+"""Labelled sources and a clustered target side by side: their batches, and how they are embedded."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from uda_reid.data.sampling import endless, identity_balanced
+from uda_reid.models.batch_norm import statistics_kept
 from uda_reid.run import Run
 from uda_reid.training.loop import Batches, SideBySide
-from uda_reid.types import Encoder, Images, Source, Target
+from uda_reid.types import Batch, Encoder, Images, Source, Target
 
 
 def mixed(
@@ -109,3 +110,26 @@ def every_domain(
         rows = source.training[source.domains[source.training] == number]
         parts.append(side(source.images, source.pids, rows, title))
     return SideBySide(*parts, side(target.images, labels, torch.arange(len(labels)), names[-1]))
+
+
+def embed(module: nn.Module, batches: Sequence[Batch], *, apart: bool, run: Run) -> tuple[Tensor, ...]:
+    """Return what `module` makes of the images of every domain, one domain below the other.
+
+    Args:
+        module: images (b, 3, H, W) to one tensor (b, ...), or to a tuple of them.
+        batches: one of every domain, the target last.
+        apart: whether batch norm normalises every domain by itself, and keeps the statistics of the target alone;
+            else all domains together.
+        run: the surroundings; with several processes, each embeds its own images, and gets the embeddings of all.
+
+    Returns:
+        Every tensor, (B, ...) with the images of all domains and all processes.
+    """
+    images = [batch.images for batch in batches]
+    parts = images if apart else [torch.cat(images)]
+    with statistics_kept(module):
+        known = [module(part) for part in parts[:-1]]
+    found = [each if isinstance(each, tuple) else (each,) for each in (*known, module(parts[-1]))]
+    sizes, totals = [len(each) for each in images], [len(batch.rows) for batch in batches]
+    every = (torch.split(torch.cat(column), sizes) for column in zip(*found, strict=True))
+    return tuple(torch.cat([*map(run.gather, domains, totals)]) for domains in every)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from uda_reid.data.images import augment
 from uda_reid.errors import DataError
-from uda_reid.models.batch_norm import batch_norms
+from uda_reid.models.batch_norm import batch_norms, grouped
 from uda_reid.models.heads import Classifier
 from uda_reid.ops.clustering import cluster_means
 from uda_reid.ops.distance import normalise
@@ -71,6 +71,7 @@ def with_statistics(
     if len(rows) < 2:
         raise DataError(f"{len(rows)} image has no variance for batch norm; use at least 2, or batch_norm: mixed")
     own, size = copy.deepcopy(encoder).eval(), (int(encoder.spec["height"]), int(encoder.spec["width"]))
+    grouped(own, 0)  # these parts are of any size
     run.prepare(own)
     layers = batch_norms(own)
     momenta = [layer.momentum for layer in layers]
@@ -83,9 +84,11 @@ def with_statistics(
     plan = torch.tensor_split(order, max(1, len(order) // STATISTICS_BATCH))
     with torch.no_grad(), run.autocast():
         for part in plan:
-            own(augment(images.read(part, *size).to(run.device), "none", UNUSED))
+            mine = part[run.share(len(part))]
+            own(augment(images.read(mine, *size).to(run.device), "none", UNUSED))
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
+    grouped(own, int(encoder.spec.get("bn_group", 0)))
     return own.eval()
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from uda_reid.data.images.augmentation import (
     AUGMENTATIONS,
     IMAGENET_MEAN,
+    Share,
     augment,
     erase_rectangles,
     flip_and_crop,
     jitter_colours,
     rotate_and_shift,
+    skip,
 )
 from uda_reid.data.images.photographs import Photographs, Progress, images_of, sizes, target_order, unlabelled
 
@@ -18,6 +20,7 @@ __all__ = [
     "IMAGENET_MEAN",
     "Photographs",
     "Progress",
+    "Share",
     "augment",
     "erase_rectangles",
     "flip_and_crop",
@@ -25,6 +28,7 @@ __all__ = [
     "jitter_colours",
     "rotate_and_shift",
     "sizes",
+    "skip",
     "target_order",
     "unlabelled",
 ]

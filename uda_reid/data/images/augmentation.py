@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,14 +17,28 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Mean RGB of ImageNet; erased rectangles are filled with it: zero after the usual normalisation."""
 
 
-def augment(images: Tensor, kind: str, generator: torch.Generator) -> Tensor:
+class Share(NamedTuple):
+    """The random numbers of some images of a batch: those that they would get if the whole batch were here.
+
+    Args:
+        generator: a CPU generator, from which the numbers of the whole batch are drawn.
+        first: the place of the first image in the batch.
+        total: images in the whole batch.
+    """
+
+    generator: torch.Generator
+    first: int
+    total: int
+
+
+def augment(images: Tensor, kind: str, generator: torch.Generator | Share) -> Tensor:
     """Return randomly changed copies of a batch, each image changed in its own way.
 
     Args:
         images: (B, 3, H, W), uint8 or floating in [0, 1], on any device.
         kind: `none`; `ide`: rotation within 20 degrees and shifts within 0.2 of the size, borders repeated,
             no flip; `reid`: flip, pad and crop, mild colour jitter, random erasing.
-        generator: a CPU generator, from which all random numbers come; how many depends on B alone.
+        generator: a CPU generator, from which all random numbers come; how many depends on the size of the batch alone.
 
     Returns:
         (B, 3, H, W) float32 in [0, 1] on the device of `images`.
@@ -44,7 +60,7 @@ def augment(images: Tensor, kind: str, generator: torch.Generator) -> Tensor:
     if len(images) == 0:  # grids of no image cannot be made
         return images
     if kind == "ide":
-        draws = [_uniform(low, -low, len(images), generator, images) for low in (-20.0, -0.2, -0.2)]
+        draws = [_uniform(low, -low, images, generator) for low in (-20.0, -0.2, -0.2)]
         return rotate_and_shift(images, degrees=draws[0], down=draws[1], right=draws[2])
     if kind == "reid":
         images = flip_and_crop(images, generator)
@@ -53,11 +69,28 @@ def augment(images: Tensor, kind: str, generator: torch.Generator) -> Tensor:
     return images
 
 
-def _uniform(low: float, high: float, shape: int | tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
-    # Drawn on the CPU and then moved, so that every device sees the same numbers.
-    shape = (shape,) if isinstance(shape, int) else shape
-    drawn = torch.rand(shape, generator=generator) * (high - low) + low
-    return drawn.to(like.device)
+def _uniform(
+    low: float,
+    high: float,
+    images: Tensor,
+    generator: torch.Generator | Share,
+    *,
+    before: tuple[int, ...] = (),
+    behind: tuple[int, ...] = (),
+) -> Tensor:
+    """Return numbers (*before, B, *behind), drawn on the CPU and then moved: every device sees the same ones."""
+    share = _share(generator, images)
+    drawn = torch.rand((*before, share.total, *behind), generator=share.generator) * (high - low) + low
+    return drawn.narrow(len(before), share.first, len(images)).to(images.device)
+
+
+def _share(generator: torch.Generator | Share, images: Tensor) -> Share:
+    return generator if isinstance(generator, Share) else Share(generator, 0, len(images))
+
+
+def skip(kind: str, total: int, generator: torch.Generator) -> None:
+    """Draw what `augment` draws for a batch of `total` images, and drop it."""
+    augment(torch.zeros(1, 3, 8, 8), kind, Share(generator, 0, total))
 
 
 def rotate_and_shift(images: Tensor, *, degrees: Tensor, down: Tensor, right: Tensor) -> Tensor:
@@ -88,14 +121,14 @@ def rotate_and_shift(images: Tensor, *, degrees: Tensor, down: Tensor, right: Te
     return moved.clamp_(0, 1)  # interpolation weights may add up to a hair above 1
 
 
-def flip_and_crop(images: Tensor, generator: torch.Generator) -> Tensor:
+def flip_and_crop(images: Tensor, generator: torch.Generator | Share) -> Tensor:
     """Mirror every second image on average, pad all with black and cut the old size out at a random place.
 
     The padding is 10/256 of the height, the usual 10 pixels of 256 x 128 crops, and at least 2 pixels.
 
     Args:
         images: (B, C, H, W).
-        generator: a CPU generator.
+        generator: a CPU generator, or a share of a batch.
 
     Returns:
         (B, C, H, W).
@@ -104,27 +137,29 @@ def flip_and_crop(images: Tensor, generator: torch.Generator) -> Tensor:
         Luo et al. 2019, section 3.
     """
     count, _, height, width = images.shape
-    mirrored = _uniform(0, 1, (count, 1, 1, 1), generator, images) < 0.5
+    mirrored = _uniform(0, 1, images, generator, behind=(1, 1, 1)) < 0.5
     images = torch.where(mirrored, images.flip(-1), images)
     margin = max(2, round(height * 10 / 256))
-    places = torch.randint(0, 2 * margin + 1, (2, count), generator=generator).to(images.device)
+    share = _share(generator, images)
+    places = torch.randint(0, 2 * margin + 1, (2, share.total), generator=share.generator)
+    places = places[:, share.first : share.first + count].to(images.device)
     windows = F.pad(images, (margin, margin, margin, margin)).unfold(2, height, 1).unfold(3, width, 1)
     cropped: Tensor = windows[torch.arange(count, device=images.device), :, places[0], places[1]]
     return cropped
 
 
-def jitter_colours(images: Tensor, generator: torch.Generator, *, strength: float = 0.2) -> Tensor:
+def jitter_colours(images: Tensor, generator: torch.Generator | Share, *, strength: float = 0.2) -> Tensor:
     """Change each image's brightness, contrast and saturation by factors in [1 - strength, 1 + strength].
 
     Args:
         images: (B, 3, H, W) float32 in [0, 1].
-        generator: a CPU generator.
+        generator: a CPU generator, or a share of a batch.
         strength: in [0, 1].
 
     Returns:
         (B, 3, H, W) float32 in [0, 1].
     """
-    factors = _uniform(1 - strength, 1 + strength, (3, len(images), 1, 1, 1), generator, images)
+    factors = _uniform(1 - strength, 1 + strength, images, generator, before=(3,), behind=(1, 1, 1))
     brightness, contrast, saturation = factors
     luma = torch.tensor([0.299, 0.587, 0.114], device=images.device).view(1, 3, 1, 1)
     images = images * brightness
@@ -135,7 +170,7 @@ def jitter_colours(images: Tensor, generator: torch.Generator, *, strength: floa
     return saturated.clamp_(0, 1)
 
 
-def erase_rectangles(images: Tensor, generator: torch.Generator, *, probability: float = 0.5) -> Tensor:
+def erase_rectangles(images: Tensor, generator: torch.Generator | Share, *, probability: float = 0.5) -> Tensor:
     """Cover a random rectangle of some images with the mean colour of ImageNet.
 
     The area is uniform in 2 to 40 % of the image, height / width uniform in 0.3 to 1/0.3; of ten rectangles
@@ -143,7 +178,7 @@ def erase_rectangles(images: Tensor, generator: torch.Generator, *, probability:
 
     Args:
         images: (B, 3, H, W) float32.
-        generator: a CPU generator.
+        generator: a CPU generator, or a share of a batch.
         probability: share of images that are erased, in [0, 1].
 
     Returns:
@@ -152,11 +187,11 @@ def erase_rectangles(images: Tensor, generator: torch.Generator, *, probability:
     Source:
         Zhong et al. 2017, "Random Erasing Data Augmentation", algorithm 1; ranges and colour of Luo et al.
     """
-    count, _, height, width = images.shape
-    chosen = _uniform(0, 1, count, generator, images) < probability
-    area = _uniform(0.02, 0.4, (count, 10), generator, images) * (height * width)
-    aspect = _uniform(0.3, 1 / 0.3, (count, 10), generator, images)
-    place = _uniform(0, 1, (2, count), generator, images)
+    height, width = images.shape[-2:]
+    chosen = _uniform(0, 1, images, generator) < probability
+    area = _uniform(0.02, 0.4, images, generator, behind=(10,)) * (height * width)
+    aspect = _uniform(0.3, 1 / 0.3, images, generator, behind=(10,))
+    place = _uniform(0, 1, images, generator, before=(2,))
     tall, wide = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
     fits = (tall >= 1) & (wide >= 1) & (tall < height) & (wide < width)
     first = fits.int().argmax(1, keepdim=True)
