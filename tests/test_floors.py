@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "uda_reid"
 FLOORS = {
     "errors": 0,
     "shipped": 0,
+    "launch": 0,
     "options": 1,
     "writing": 1,
     "updates": 0.9,

@@ -109,7 +109,7 @@ def nudge(module: nn.Module) -> None:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in module.parameters():
-            weight *= 1 + 1e-7 * (2 * torch.rand(weight.shape, generator=generator) - 1)
+            weight.mul_(1 + 1e-7 * (2 * torch.rand(weight.shape, generator=generator) - 1))
 
 
 def work(folder: Path, *, double: bool, groups: list[int], names: list[str], nudged: bool = False) -> None:

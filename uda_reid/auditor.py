@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +73,12 @@ def audit_snapshots(
     order = target_order(len(target.train)).numpy()
     pids, cams = target.train.pids[order], None if target.train.cams is None else target.train.cams[order]
     curve: list[Mapping[str, float]] = (run.restore("audit") or {"curve": []})["curve"]
-    files = sorted(folder.glob("step-*.safetensors"))
-    earlier = store.restore(files[len(curve) - 1].stem) if 0 < len(curve) <= len(files) else None
+    names = run.main_only(lambda: [file.stem for file in sorted(folder.glob("step-*.safetensors"))])
+    done = len(curve)
+    earlier = run.main_only(lambda: store.restore(names[done - 1])) if 0 < done <= len(names) else None
     before = None if earlier is None else earlier.get("pseudo_labels")
-    for file in files[len(curve) :]:
-        state = store.restore(file.stem)
+    for name in names[done:]:
+        state = run.main_only(partial(store.restore, name))
         if state is None:
             continue
         entry = {"step": float(state["step"])}

@@ -124,7 +124,10 @@ class Evaluator:
 
     def score(self, encoder: Encoder | Features) -> Scores:
         """Return how well an encoder, or what `features` gave for it, retrieves the domain's identities."""
-        query, gallery = encoder if isinstance(encoder, Features) else self.features(encoder)
+        features = encoder if isinstance(encoder, Features) else self.features(encoder)
+        return self.run.main_only(lambda: self._score(*features))
+
+    def _score(self, query: Tensor, gallery: Tensor) -> Scores:
         if self.protocol == SHOT:
             return self._single_gallery_shot(query, gallery)
         ranking = rank(

@@ -14,13 +14,15 @@ from uda_reid.data.scenes import SCENES, ensure
 from uda_reid.data.union import union
 from uda_reid.errors import RecipeError
 from uda_reid.evaluation import check_protocol
+from uda_reid.launch import Stop
 from uda_reid.models.encoder import find_weights
 from uda_reid.pretraining import check_identities
 from uda_reid.recipe import choose_profile, load, resolved
 from uda_reid.report import BOUND, LABELLED, SOURCE_ONLY, Facts, same_labels
-from uda_reid.run import Reporter, Run, Silent
+from uda_reid.run import Precision, Reporter, Run, Silent
 from uda_reid.training.checkpoint import CheckpointFolder
 from uda_reid.training.devices import digest_of, pick_device, threads_in_use
+from uda_reid.training.processes import join
 from uda_reid.types import Domain, Source
 
 
@@ -38,7 +40,11 @@ class Job:
         profile: `paper`, `small` or `scenes`; None chooses by the domains.
         settings: options as `section.option=value`, over the recipe's.
         device: `cpu`, `cuda`, `cuda:1`, or `auto`.
-        precision: `fp32` or `bf16`.
+        precision: `fp32`, `bf16` or `fp16`.
+        accumulate: losses per update.
+        rollbacks: how often training may go back to the beginning of an epoch and halve its learning rates, where a
+            loss is not finite.
+        compiled: compile the encoder's blocks (`torch.compile`).
         threads: CPU threads; 0 leaves torch's choice. Weights repeat bit by bit only for the same number.
         weights: folder with weights files, looked into before the usual places.
         bound: also train and score the supervised bound.
@@ -60,7 +66,10 @@ class Job:
     profile: Literal["paper", "small", "scenes"] | None = None
     settings: tuple[str, ...] = ()
     device: str = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
+    accumulate: int = 1
+    rollbacks: int = 0
+    compiled: bool = False
     threads: int = 0
     weights: Path | None = None
     bound: bool = False
@@ -127,8 +136,8 @@ def is_scene(domain: Domain) -> bool:
 class Prepared:
     """A job with its domains read and its recipe resolved: everything that is known before any training."""
 
-    def __init__(self, job: Job, reporter: Reporter) -> None:
-        self.job, self.reporter = job, reporter
+    def __init__(self, job: Job, reporter: Reporter, stop: Stop | None = None) -> None:
+        self.job, self.reporter, self.stop = job, reporter, stop or Stop()
         # What was typed is checked before anything is drawn or read.
         recipe = load(job.recipe, settings=job.settings)
         if recipe.name in (SOURCE_ONLY, BOUND):
@@ -143,7 +152,9 @@ class Prepared:
             and not any(each.is_dir() for each in (Path(job.target), job.data / job.target))
         ):
             raise RecipeError(f"--tgt {job.target}: there is one target at a time; run the command once for each")
-        self.device = pick_device(job.device)
+        self.processes, self.device = join(job.device)
+        if self.processes.rank:  # the main process tells what all of them do
+            self.reporter = reporter = Silent()
         self.sources = tuple(open_domain(name, job.data, reporter=reporter) for name in names)
         targets = () if job.target is None else (open_domain(job.target, job.data, reporter=reporter),)
         for domain in self.sources:
@@ -180,6 +191,11 @@ class Prepared:
             precision=self.job.precision,
             store=CheckpointFolder(store, log=(reporter or self.reporter).log),
             reporter=reporter or self.reporter,
+            processes=self.processes,
+            accumulate=self.job.accumulate,
+            rollbacks=self.job.rollbacks,
+            compiled=self.job.compiled,
+            stop=self.stop,
         )
 
     def source_folder(self, domain: Domain) -> Path:
@@ -221,6 +237,8 @@ class Prepared:
         )
 
     def _digest(self, content: Mapping[str, Any], keys: Iterable[str], options: Mapping[str, Any]) -> str:
+        unusual = {"accumulate": 1, "rollbacks": 0, "compiled": False}
+        # Not the number of processes: with any, the weights are the same but for rounding, and a run goes on with any.
         return digest_of(
             {
                 **content,
@@ -228,7 +246,8 @@ class Prepared:
                 "weights": "" if self.weights is None else digest_of(self.weights),
                 "seed": self.job.seed,
                 "precision": self.job.precision,
-                "device": self.device,
+                **{name: value for name, usual in unusual.items() if (value := getattr(self.job, name)) != usual},
+                "device": pick_device(self.job.device),
                 "threads": threads_in_use(),
                 "version": __version__,
             }

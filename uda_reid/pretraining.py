@@ -87,7 +87,7 @@ def pretrain(
     check_identities(domain)
     images = Photographs(domain.train, name=f"{domain.name} train")
     # Every image, the held-out ones too, before any time is spent: a broken file is an error now and not hours later.
-    images.preload(encoder.height, encoder.width, progress=run.progress)
+    run.main_only(lambda: images.preload(encoder.height, encoder.width, progress=run.progress))
     pids, validation = _renumber(domain.train, options.validation, run)
     classes = int(pids.max()) + 1 - len(torch.unique(pids[validation]))
     if classes < 2:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from uda_reid.errors import RecipeError
+from uda_reid.launch import Stop
 from uda_reid.updates import Updates, fuse
 
 T = TypeVar("T")
@@ -131,25 +132,11 @@ class CompilesBlocks(Protocol):
         """Compile them; those that are compiled stay so."""
 
 
-class Stop:
-    """Whether somebody asked a run to stop; training notices after a step, keeps what it has and ends."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self.noticing = False
-        """Whether somebody will look soon; who asks while nobody does has to end the work by other means."""
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Inside, somebody looks at `asked` soon."""
-        self.noticing = True
-        try:
-            yield
-        finally:
-            self.noticing = False
-
-
 Probe = Callable[[nn.Module, int, Tensor | None], None]
+
+
+UNMADE = Updates()
+"""Stands for updates that a run makes for itself."""
 
 
 def _no_probe(encoder: nn.Module, step: int, pseudo_labels: Tensor | None) -> None:
@@ -187,12 +174,12 @@ class Run:
     rollbacks: int = 0
     compiled: bool = False
     stop: Stop = field(default_factory=Stop)
-    updates: Updates = field(default=None)  # type: ignore[assignment]
+    updates: Updates = UNMADE
 
     def __post_init__(self) -> None:
         if self.precision not in get_args(Precision):
             raise RecipeError(f"precision {self.precision!r} is unknown; use one of {', '.join(get_args(Precision))}")
-        if self.updates is None:
+        if self.updates is UNMADE:
             scaled = self.precision == "fp16"
             made = Updates(accumulate=self.accumulate, scaled=scaled, device=self.device)
             object.__setattr__(self, "updates", made)

@@ -1,14 +1,18 @@
 """The command line: one command per job; errors in one line.
 
+Where a launcher has started several processes, the first one prints; an error is told by the first that has it.
+
 Exit codes: 0 done, 1 a part of a matrix failed, 2 bad input, 130 interrupted by Ctrl-C, 143 asked to end by SIGTERM.
 """
 
 from __future__ import annotations
 
 import io
+import os
 import signal
 import sys
 import time
+import traceback
 from types import FrameType
 from typing import Annotated, Any
 
@@ -16,8 +20,9 @@ import typer
 
 from uda_reid import __version__
 from uda_reid.cli import data, features, matrix, names, runs
-from uda_reid.cli.arguments import Interrupted, screen
-from uda_reid.errors import UdaReidError
+from uda_reid.cli.arguments import Interrupted, screen, stop
+from uda_reid.errors import RecipeError, UdaReidError
+from uda_reid.launch import launched
 from uda_reid.terminal import visible
 
 app = typer.Typer(
@@ -35,17 +40,29 @@ app.add_typer(data.app)
 app.add_typer(names.app)
 
 
+TOGETHER = ("adapt", "pretrain", "evaluate")
+"""Commands whose work several processes share."""
+
+
 @app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
 ) -> None:
     if version:
         typer.echo(__version__)
         raise typer.Exit
+    if launched() > 1 and context.invoked_subcommand not in TOGETHER:
+        raise RecipeError(
+            f"{context.invoked_subcommand} is work for one process, and the launcher started {launched()}; "
+            f"start it without one (together go {', '.join(TOGETHER)})"
+        )
 
 
 AT_ONCE = 2.0
 """Seconds in which another SIGTERM is the same one; later ones count, since Python loses some."""
+GRACE = 20.0
+"""Seconds in which training has to notice a SIGTERM; schedulers kill after 30."""
 CTRL_C = 128 + signal.SIGINT
 
 # typer exports this one of its usage errors; its base class is that of all of them.
@@ -58,43 +75,72 @@ def main() -> None:
     asked: list[float] = []
 
     def end(number: int, _: FrameType | None) -> None:
-        """End as by Ctrl-C: what is written is written whole, and states of finished epochs are there."""
+        """Let training end after its step, which it keeps; end other work as by Ctrl-C: what is written is whole."""
         now = time.monotonic()
         if asked and now - asked[-1] < AT_ONCE:
             return  # the first one is being followed
         asked.append(now)
         asked_to_end.append(number)
+        if stop.noticing and not stop.asked:
+            stop.asked = True
+            signal.setitimer(signal.ITIMER_REAL, GRACE)
+            return
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, end)
+    def give_up(_: int, __: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, act) for number, act in ((signal.SIGTERM, end), (signal.SIGALRM, give_up))}
     try:
         _run(asked_to_end)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, act in before.items():
+            signal.signal(number, act)
 
 
 def _run(asked_to_end: list[int]) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold bytes that no encoding knows
+    code = _command(asked_to_end)
+    if launched() > 1 and code:
+        _leave(code)
+    raise SystemExit(code)
+
+
+def _command(asked_to_end: list[int]) -> int:
+    """Run the command and return the exit code; errors of ours are told."""
     try:
-        code = app(standalone_mode=False)
+        code = int(app(standalone_mode=False) or 0)
     except UsageError as error:
         # Without any argument the help has been shown and there is no message.
         message = " ".join(error.format_message().split()).replace("Value error, ", "").rstrip(".")
         if message:
             command = error.ctx.command_path if error.ctx else "uda-reid"
             _complain(f"{message}; see {command} --help")
-        raise SystemExit(2) from None
+        return 2
     except UdaReidError as error:
         _complain(str(error))
-        raise SystemExit(_stopped(asked_to_end) if isinstance(error, Interrupted) else 2) from None
+        return _stopped(asked_to_end) if isinstance(error, Interrupted) else 2
     except OSError as error:
         _complain(f"{error.filename or 'the output'}: {error.strerror or type(error).__name__}")
-        raise SystemExit(2) from None
+        return 2
+    except Exception:
+        if launched() < 2:
+            raise
+        traceback.print_exc()
+        return 1
     if code == CTRL_C:  # what typer makes of an interruption outside of work that can say more
         _complain("interrupted")
-        code = _stopped(asked_to_end)
-    raise SystemExit(code)
+        return _stopped(asked_to_end)
+    return code
+
+
+def _leave(code: int) -> None:
+    """End this process at once: others may be waiting for it, and its threads for them."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
 
 
 def _stopped(asked_to_end: list[int]) -> int:
@@ -103,4 +149,9 @@ def _stopped(asked_to_end: list[int]) -> int:
 
 
 def _complain(message: str) -> None:
+    if launched() > 1:
+        from uda_reid.training.processes import speaks
+
+        if not speaks():
+            return
     screen.print(f"error: {visible(message)}", markup=False, soft_wrap=True)

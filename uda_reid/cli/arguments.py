@@ -13,13 +13,16 @@ import typer
 from rich.console import Console
 
 from uda_reid.errors import UdaReidError
+from uda_reid.launch import Stop, first
 
 screen = Console(stderr=True, highlight=False, emoji=False)
+stop = Stop()
+"""Set by SIGTERM while a model is trained."""
 
 
 def output() -> Console:
     """Return what results are printed on; into a file or a pipe lines are wide, so that a name stays on its line."""
-    console = Console(highlight=False, emoji=False)
+    console = Console(highlight=False, emoji=False, quiet=not first())  # of several processes one prints
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 160
     return console
@@ -55,6 +58,7 @@ class Precision(StrEnum):
 
     fp32 = "fp32"
     bf16 = "bf16"
+    fp16 = "fp16"
 
 
 Source = Annotated[
@@ -80,7 +84,19 @@ Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Change one option: adapt.lr=1e-4, pretrain.epochs=5.")
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-PrecisionOption = Annotated[Precision, typer.Option("--precision", help="fp32, or bf16 for the forward passes.")]
+PrecisionOption = Annotated[
+    Precision, typer.Option("--precision", help="fp32, or bf16 or fp16 for the forward passes.")
+]
+Accumulate = Annotated[int, typer.Option("--accumulate", min=1, help="Batches per update: gradients are averaged.")]
+Rollbacks = Annotated[
+    int,
+    typer.Option(
+        "--rollbacks",
+        min=0,
+        help="How often a loss that is not finite may start an epoch again with half the learning rate.",
+    ),
+]
+Compiled = Annotated[bool, typer.Option("--compile", help="Compile the encoder's blocks (torch.compile).")]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0: torch's choice.")]
 Weights = Annotated[
     Path | None, typer.Option("--weights", parser=path, help="Folder with weights files, looked into first.")
@@ -109,7 +125,7 @@ def told(*, interrupted: str, kept: str = "") -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        raise Interrupted(f"interrupted; {interrupted}") from error
+        raise Interrupted(f"{str(error) or 'interrupted'}; {interrupted}") from error
     except OSError as error:
         place = error.filename or "the output"
         reason = error.strerror or type(error).__name__
@@ -119,6 +135,4 @@ def told(*, interrupted: str, kept: str = "") -> Iterator[None]:
 def resumable() -> AbstractContextManager[None]:
     """Return the context of commands that go on where they stopped."""
     goes_on = "the same command goes on"
-    return told(
-        interrupted=f"{goes_on} from the last finished epoch or round", kept=f"what was finished is kept, {goes_on}"
-    )
+    return told(interrupted=f"{goes_on} from what was finished", kept=f"what was finished is kept, {goes_on}")

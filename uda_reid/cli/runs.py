@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from uda_reid.cli.arguments import (
+    Accumulate,
+    Compiled,
     Data,
     Device,
     Json,
@@ -21,6 +23,7 @@ from uda_reid.cli.arguments import (
     ProfileOption,
     Protocol,
     RecipeName,
+    Rollbacks,
     Seed,
     Settings,
     Source,
@@ -32,8 +35,10 @@ from uda_reid.cli.arguments import (
     path,
     resumable,
     screen,
+    stop,
     told,
 )
+from uda_reid.launch import first
 from uda_reid.terminal import RichReporter
 
 if TYPE_CHECKING:
@@ -76,6 +81,9 @@ def adapt(
     protocol: Protocol = "auto",
     device: Device = "auto",
     precision: PrecisionOption = Precision.fp32,
+    accumulate: Accumulate = 1,
+    rollbacks: Rollbacks = 0,
+    compiled: Compiled = False,
     threads: Threads = 0,
     weights: Weights = None,
     pictures: Pictures = True,
@@ -91,10 +99,13 @@ def adapt(
     job = _job(
         recipe=recipe, source=src, target=tgt, data=data, out=out, seed=seed, profile=profile, settings=set_,
         bound=bound, forgetting=forgetting, gap=gap, selection=selection, embedding_map=embedding_map,
-        protocol=protocol, device=device, precision=precision, threads=threads, weights=weights, pictures=pictures,
+        protocol=protocol, device=device, precision=precision, accumulate=accumulate, rollbacks=rollbacks,
+        compiled=compiled, threads=threads, weights=weights, pictures=pictures,
     )  # fmt: skip
     with resumable():
-        record, folder, finished = one(job, reporter=RichReporter(screen))
+        record, folder, finished = one(job, reporter=RichReporter(screen), stop=stop)
+    if not first():
+        return
     if json:
         typer.echo(to_json(record), nl=False)
         return
@@ -121,6 +132,9 @@ def pretrain(
     set_: Settings = None,
     device: Device = "auto",
     precision: PrecisionOption = Precision.fp32,
+    accumulate: Accumulate = 1,
+    rollbacks: Rollbacks = 0,
+    compiled: Compiled = False,
     threads: Threads = 0,
     weights: Weights = None,
 ) -> None:
@@ -129,10 +143,13 @@ def pretrain(
 
     job = _job(
         recipe=recipe, source=src, data=data, out=out, seed=seed, profile=profile, settings=set_,
-        device=device, precision=precision, threads=threads, weights=weights,
+        device=device, precision=precision, accumulate=accumulate, rollbacks=rollbacks, compiled=compiled,
+        threads=threads, weights=weights,
     )  # fmt: skip
     with resumable():
-        path, used, validation = source_model(job, reporter=RichReporter(screen))
+        path, used, validation = source_model(job, reporter=RichReporter(screen), stop=stop)
+    if not first():
+        return
     typer.echo(f"profile: {used}")
     for name, value in validation.items():
         typer.echo(f"held-out identities: {name} {100 * value:.1f} %")

@@ -14,7 +14,7 @@ from uda_reid.errors import RecipeError
 from uda_reid.evaluation import why_unscored
 from uda_reid.job import Job, Prepared, open_domain
 from uda_reid.recipe import Recipe, load
-from uda_reid.run import Reporter, Silent
+from uda_reid.run import Precision, Reporter, Silent
 from uda_reid.training.devices import use_threads
 
 Pair = tuple[str, str]
@@ -87,7 +87,7 @@ class Plan:
     profile: Literal["paper", "small", "scenes"] | None = None
     settings: tuple[str, ...] = ()
     device: str = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     threads: int = 1
     weights: Path | None = None
     protocol: str = "auto"

@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from uda_reid.errors import CheckpointError, DataError
-from uda_reid.run import Reporter
+from uda_reid.run import ALONE, Processes, Reporter
 
 SOURCE_MODEL, ADAPTED = "source.safetensors", "adapted.safetensors"
 """The model in the folder of a source, and the one in the folder of a run."""
@@ -32,17 +32,26 @@ def make_folder(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path, *, waiting: Reporter | None = None) -> Iterator[None]:
+def locked(folder: Path, *, waiting: Reporter | None = None, processes: Processes = ALONE) -> Iterator[None]:
     """Hold the folder's lock, which is released with the process, however that ends.
 
     Args:
         folder: the folder.
+        processes: who works on it together; the main one holds the lock for all.
         waiting: says that another process is at work, and waits; without it that is an error.
 
     Raises:
         Busy: another process holds the lock.
     """
     lock = FileLock(folder / ".lock")
+    processes.main_only(lambda: _acquire(lock, folder, waiting))
+    try:
+        yield
+    finally:
+        lock.release()  # of the others, who do not hold it, that is nothing
+
+
+def _acquire(lock: FileLock, folder: Path, waiting: Reporter | None) -> None:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
@@ -51,7 +60,3 @@ def locked(folder: Path, *, waiting: Reporter | None = None) -> Iterator[None]:
             raise Busy(f"{busy} very run; wait for it, or choose another --out or --seed") from error
         waiting.log(f"{busy} source model; waiting for it")
         lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from uda_reid.auditor import same_weights
 from uda_reid.data.images import unlabelled
-from uda_reid.evaluation import Evaluator
+from uda_reid.evaluation import Evaluator, Features
 from uda_reid.gap import domain_gap
 from uda_reid.job import Prepared, is_drawn
 from uda_reid.pipeline.folders import ADAPTED, locked
@@ -59,7 +59,7 @@ def gap(prepared: Prepared, run: Run) -> Mapping[str, float]:
     source, target = train_source(prepared, prepared.source, run.reporter), unlabelled(prepared.target)
     folder = prepared.source_folder(prepared.source)
     kept, name = prepared.run(folder, run.reporter), f"gap-{prepared.name_of(prepared.target)}"
-    with locked(folder, waiting=run.reporter):  # other recipes want the same at the same time
+    with locked(folder, waiting=run.reporter, processes=run.processes):  # other recipes want the same at the same time
         found = kept.restore(name)
         if found is None:
             found = {"gap": domain_gap(source, target, run=kept)}
@@ -70,18 +70,32 @@ def gap(prepared: Prepared, run: Run) -> Mapping[str, float]:
 
 def pictures(prepared: Prepared, folder: Path, run: Run, evaluator: Evaluator | None, record: Record) -> None:
     """Make what a run shows beside its numbers, where it is wanted and missing, or damaged."""
-    photographs = not is_drawn(prepared.target)
-    if evaluator and not whole(folder / LISTS, read_lists):
-        before, after = _models(prepared, folder, run)
-        write_lists(collect(record, evaluator, before, after, photographs=photographs), folder / LISTS)
-    if (folder / ATTENTION).is_file() and not whole(folder / ATTENTION, read_maps):
-        maps = collect_maps(_models(prepared, folder, run)[1], prepared.target, photographs=photographs, run=run)
-        if maps is not None:
-            write_maps(maps, folder / ATTENTION)
-    if prepared.job.embedding_map and not whole(folder / EMBEDDING_MAP, read_map):
-        before, after = _models(prepared, folder, run)
-        adapted = None if same_weights(before, after) else after
-        write_map(collect_map(before, adapted, prepared.source, prepared.target, run=run), folder / EMBEDDING_MAP)
+    if evaluator and not run.main_only(lambda: whole(folder / LISTS, read_lists)):
+        before, after = (evaluator.features(model) for model in _models(prepared, folder, run))
+        run.main_only(lambda: keep_lists(record, evaluator, before, after, prepared, folder))
+    if run.main_only(lambda: (folder / ATTENTION).is_file() and not whole(folder / ATTENTION, read_maps)):
+        adapted = _models(prepared, folder, run)[1]
+        run.main_only(lambda: keep_maps(adapted, prepared, folder, run))
+    if prepared.job.embedding_map and not run.main_only(lambda: whole(folder / EMBEDDING_MAP, read_map)):
+        source, target = _models(prepared, folder, run)
+        changed = None if same_weights(source, target) else target
+        found = collect_map(source, changed, prepared.source, prepared.target, run=run)
+        run.main_only(lambda: write_map(found, folder / EMBEDDING_MAP))
+
+
+def keep_lists(
+    record: Record, evaluator: Evaluator, before: Features, after: Features, prepared: Prepared, folder: Path
+) -> None:
+    """Write what some queries find first before and after adaptation."""
+    lists = collect(record, evaluator, before, after, photographs=not is_drawn(prepared.target))
+    write_lists(lists, folder / LISTS)
+
+
+def keep_maps(encoder: Encoder, prepared: Prepared, folder: Path, run: Run) -> None:
+    """Write what an encoder with attention looks at on some of the target's images."""
+    maps = collect_maps(encoder, prepared.target, photographs=not is_drawn(prepared.target), run=run)
+    if maps is not None:
+        write_maps(maps, folder / ATTENTION)
 
 
 def _models(prepared: Prepared, folder: Path, run: Run) -> tuple[Encoder, Encoder]:

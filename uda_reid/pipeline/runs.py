@@ -6,48 +6,42 @@ import shutil
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from uda_reid import __version__
 from uda_reid.auditor import Numbers, audit_snapshots, same_weights, snapshots
 from uda_reid.data.images import Photographs, unlabelled
 from uda_reid.errors import CheckpointError, DataError, RecipeError, UdaReidError
 from uda_reid.evaluation import Evaluator, check_protocol, why_unscored
-from uda_reid.job import Job, Prepared, is_drawn, open_domain
+from uda_reid.job import Job, Prepared, open_domain
+from uda_reid.launch import Stop
 from uda_reid.pipeline.folders import ADAPTED, locked, make_folder
-from uda_reid.pipeline.parts import bound, gap, on_source, pictures
+from uda_reid.pipeline.parts import bound, gap, keep_lists, keep_maps, on_source, pictures
 from uda_reid.pipeline.sources import train_source
 from uda_reid.pretraining import validate
 from uda_reid.recipe import resolved, to_yaml
-from uda_reid.report import (
-    ATTENTION,
-    BOUND,
-    LISTS,
-    RECORD,
-    SOURCE_ONLY,
-    Record,
-    Row,
-    collect,
-    collect_maps,
-    rebuild,
-    write,
-    write_lists,
-    write_maps,
-)
+from uda_reid.report import BOUND, RECORD, SOURCE_ONLY, Record, Row, rebuild, write
 from uda_reid.report import read as read_record
-from uda_reid.run import Reporter, Run, Silent
+from uda_reid.run import Precision, Reporter, Run, Silent
 from uda_reid.terminal import Logged
-from uda_reid.training.devices import environment, pick_device, use_threads
+from uda_reid.training.devices import environment, use_threads
 from uda_reid.training.encoders import load_encoder, load_facts, save_encoder
+from uda_reid.training.processes import join
 from uda_reid.writing import replace_file
 
 
-def one(job: Job, *, reporter: Reporter | None = None) -> tuple[Record, Path, bool]:
+def one(job: Job, *, reporter: Reporter | None = None, stop: Stop | None = None) -> tuple[Record, Path, bool]:
     """Carry one model from one source, or from several at once, to one target, and score it.
 
     Training, adaptation and the audit are resumed from what an interrupted run left; a finished run is found and
-    returned. Its page is written anew every time.
+    returned. Its page is written anew every time. Where a launcher has started several processes, all of them train and
+    embed; the main one writes.
+
+    Args:
+        job: what to carry where.
+        reporter: shows what is going on.
+        stop: asks the training to stop after a step, and to keep what it has.
 
     Returns:
         The record, the run's folder, and whether the run had been finished before.
@@ -55,41 +49,49 @@ def one(job: Job, *, reporter: Reporter | None = None) -> tuple[Record, Path, bo
     Raises:
         UdaReidError: bad input.
         Busy: another process is working on the same run.
+        Stopped: `stop` asked for it.
     """
     use_threads(job.threads)
-    prepared = Prepared(job, reporter or Silent())
+    prepared = Prepared(job, reporter or Silent(), stop)
+    main = prepared.processes.main_only
     if job.target is None:
         raise RecipeError("there is no target to adapt to; name one with --tgt")
     folder = prepared.run_folder()
-    make_folder(folder)
-    with locked(folder):
+    main(lambda: make_folder(folder))
+    with locked(folder, processes=prepared.processes):
         found = folder / RECORD
-        finished = found.is_file() and (folder / ADAPTED).is_file()
-        logged = Logged(prepared.reporter, folder / "log.txt")
+        logged = prepared.reporter if prepared.processes.rank else Logged(prepared.reporter, folder / "log.txt")
         unscored = why_unscored(prepared.target)
         run = prepared.run(folder / "state", logged)
         evaluator = None if unscored else Evaluator(prepared.target, job.protocol, run)
-        kept = _found(found, logged) if finished else None
+        kept = main(lambda: _found(folder, logged))
         finished = kept is not None
         record = kept or _work(prepared, folder, run, evaluator)
         if job.bound and evaluator and record.row(BOUND) is None:
             record = record.with_row(bound(prepared, evaluator, logged), command=job.command)
-            write(record, found)
+            main(partial(write, record, found))
         if job.forgetting and not record.on_source and not why_unscored(prepared.source):
             record = replace(record, on_source=on_source(prepared, folder, run), command=job.command)
-            write(record, found)
+            main(partial(write, record, found))
         if job.gap and not record.gap:
             record = replace(record, gap=gap(prepared, run), command=job.command)
-            write(record, found)
+            main(partial(write, record, found))
         pictures(prepared, folder, run, evaluator, record)
-        rebuild(folder, pictures=job.pictures)  # always: it is quick, and follows the record and --no-pictures
-        for leftover in ("state", "probes"):
-            shutil.rmtree(folder / leftover, ignore_errors=True)
+        main(lambda: _finish(folder, job))
     return record, folder, finished
 
 
-def _found(path: Path, reporter: Reporter) -> Record | None:
+def _finish(folder: Path, job: Job) -> None:
+    rebuild(folder, pictures=job.pictures)  # always: it is quick, and follows the record and --no-pictures
+    for leftover in ("state", "probes"):
+        shutil.rmtree(folder / leftover, ignore_errors=True)
+
+
+def _found(folder: Path, reporter: Reporter) -> Record | None:
     """Return the record of a finished run; None where a disk has damaged it, and the run is to be made again."""
+    path = folder / RECORD
+    if not (path.is_file() and (folder / ADAPTED).is_file()):
+        return None
     try:
         return read_record(path)
     except CheckpointError as error:
@@ -102,10 +104,10 @@ def _found(path: Path, reporter: Reporter) -> Record | None:
 
 def _work(prepared: Prepared, folder: Path, run: Run, evaluator: Evaluator | None) -> Record:
     """Train, adapt and score; without an evaluator nothing is scored."""
-    recipe, target = prepared.recipe, prepared.target
-    _announce(prepared, folder, run)
+    recipe, target, main = prepared.recipe, prepared.target, run.main_only
+    main(lambda: _announce(prepared, folder, run))
     clock, audited = Clock(), evaluator is not None or target.labelled or prepared.job.selection
-    check_images(prepared, evaluator)
+    main(lambda: check_images(prepared, evaluator))
     clock.lap("images")
     source = train_source(prepared, prepared.source, run.reporter)
     validation = validate(source, run=run)
@@ -120,24 +122,21 @@ def _work(prepared: Prepared, folder: Path, run: Run, evaluator: Evaluator | Non
     clock.lap("adapt")
     again = found if same_weights(source.encoder, result.encoder) else None
     adapted = again or (evaluator.features(result.encoder) if evaluator else None)
-    known = {**facts, **result.facts, **prepared.labels_known}
+    known = {**facts, **result.facts, **run.updates.facts(), **prepared.labels_known}
     after = Row(recipe.name, evaluator.score(adapted) if evaluator and adapted else None, known)
     origin = {"recipe": recipe.name, "adapted to": target.name, "profile": recipe.profile, "seed": prepared.job.seed}
-    save_encoder(folder / ADAPTED, result.encoder, facts={**after.facts, **origin})
+    main(lambda: save_encoder(folder / ADAPTED, result.encoder, facts={**after.facts, **origin}))
     curve = audit_snapshots(
         folder / "probes", result.encoder, after.scores, target, evaluator,
         source=source if prepared.job.selection else None, run=run,
     )  # fmt: skip
     record = _record(prepared, (before, after), history=history, curve=curve, validation=validation)
     if evaluator and found and adapted:
-        lists = collect(record, evaluator, found, adapted, photographs=not is_drawn(target))
-        write_lists(lists, folder / LISTS)
-    maps = collect_maps(result.encoder, target, photographs=not is_drawn(target), run=run)
-    if maps is not None:
-        write_maps(maps, folder / ATTENTION)
+        main(partial(keep_lists, record, evaluator, found, adapted, prepared, folder))
+    main(lambda: keep_maps(result.encoder, prepared, folder, run))
     clock.lap("evaluate")
     record = replace(record, seconds=clock.seconds)
-    write(record, folder / RECORD)
+    main(lambda: write(record, folder / RECORD))
     return record
 
 
@@ -177,7 +176,7 @@ def _record(
         history=history,
         curve=curve,
         seconds={},
-        environment=environment(prepared.device),
+        environment=environment(prepared.device, prepared.processes.count),
         notes=(*recipe.notes, *prepared.notes()),
         unscored=why_unscored(prepared.target),
         pretraining=tuple(trained["history"] if trained else ()),
@@ -206,7 +205,7 @@ def score_checkpoint(
     protocol: str = "auto",
     seed: int = 0,
     device: str = "auto",
-    precision: Literal["fp32", "bf16"] = "fp32",
+    precision: Precision = "fp32",
     threads: int = 0,
     reporter: Reporter | None = None,
 ) -> Row:
@@ -214,7 +213,9 @@ def score_checkpoint(
     use_threads(threads)
     reporter = reporter or Silent()
     check_protocol(protocol)
-    run = Run(seed=seed, device=pick_device(device), precision=precision, reporter=reporter)
+    processes, device = join(device)
+    reporter = Silent() if processes.rank else reporter
+    run = Run(seed=seed, device=device, precision=precision, reporter=reporter, processes=processes)
     encoder, facts = load_encoder(checkpoint), load_facts(checkpoint)
     scores = Evaluator(open_domain(target, data, reporter=reporter), protocol, run).score(encoder)
     return Row(checkpoint.stem, scores, facts)

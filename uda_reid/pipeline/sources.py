@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from uda_reid.job import Job, Prepared
+from uda_reid.launch import Stop
 from uda_reid.pipeline.folders import SOURCE_MODEL, locked, make_folder
 from uda_reid.pretraining import pretrain, validate
 from uda_reid.report import LABELLED
@@ -21,29 +22,33 @@ def train_source(prepared: Prepared, domain: Domain, reporter: Reporter) -> Sour
 
     Several runs may need it at once: one trains it, the others wait.
     """
-    folder = prepared.source_folder(domain)
-    make_folder(folder)
+    folder, main = prepared.source_folder(domain), prepared.processes.main_only
+    main(lambda: make_folder(folder))
     finished = folder / SOURCE_MODEL
-    with locked(folder, waiting=reporter):
-        reporter.log(f"source model: {finished}{' (found)' if finished.is_file() else ''}")
+    with locked(folder, waiting=reporter, processes=prepared.processes):
+        found = main(finished.is_file)
+        reporter.log(f"source model: {finished}{' (found)' if found else ''}")
+        run = prepared.run(folder, reporter)
         source = pretrain(
             domain,
             prepared.recipe.pretrain,
             encoder=prepared.recipe.encoder,
             weights_folders=prepared.folders,
-            run=prepared.run(folder, reporter),
+            run=run,
         )
-        if not finished.is_file():
+        if not found:
             facts = {**prepared.facts(source), LABELLED: prepared.labels_of(domain), "seed": prepared.job.seed}
-            save_encoder(finished, source.encoder, facts=facts)
-        CheckpointFolder(folder).drop_previous()
+            main(lambda: save_encoder(finished, source.encoder, facts={**facts, **run.updates.facts()}))
+        main(CheckpointFolder(folder).drop_previous)
     return source
 
 
-def source_model(job: Job, *, reporter: Reporter | None = None) -> tuple[Path, str, Mapping[str, float]]:
+def source_model(
+    job: Job, *, reporter: Reporter | None = None, stop: Stop | None = None
+) -> tuple[Path, str, Mapping[str, float]]:
     """Train the source model of a job, or find it; return its file, its profile and scores on held-out identities."""
     use_threads(job.threads)
-    prepared = Prepared(job, reporter or Silent())
+    prepared = Prepared(job, reporter or Silent(), stop)
     folder = prepared.source_folder(prepared.source)
     source = train_source(prepared, prepared.source, prepared.reporter)
     validation = validate(source, run=prepared.run(folder))

@@ -15,14 +15,15 @@ import torch
 from uda_reid.errors import RecipeError
 
 
-def environment(device: str) -> dict[str, str | int]:
-    """Return what bit-identity depends on: versions, threads, device and processor."""
+def environment(device: str, processes: int = 1) -> dict[str, str | int]:
+    """Return what bit-identity depends on: versions, threads, processes, device and processor."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": version_of("torchvision"),
         **{package: version_of(package) for package in ("numpy", "scipy", "scikit-learn", "pillow", "safetensors")},
         "threads": torch.get_num_threads(),
+        "processes": processes,
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         "processor": processor(),
     }

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from uda_reid.errors import RecipeError, UdaReidError
+from uda_reid.launch import first, launched
 from uda_reid.models.batch_norm import shared
 from uda_reid.run import ALONE, Processes
 from uda_reid.training.devices import pick_device
@@ -195,11 +196,6 @@ def join(device: str = "auto") -> tuple[Processes, str]:
     return Several(), str(state.device)
 
 
-def launched() -> int:
-    """Return how many processes the launcher has started, of which this is one."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def speaks() -> bool:
     """Return whether this process is the one that tells the person of an error: the first that has one.
 
@@ -208,7 +204,7 @@ def speaks() -> bool:
     if launched() < 2:
         return True
     if not dist.is_initialized():
-        return os.environ.get("RANK", "0") == "0"
+        return first()
     try:
         return bool(dist.distributed_c10d._get_default_store().add(TOLD, 1) == 1)
     except RuntimeError:  # the process that kept the store has ended: it had the error before this one

@@ -1,0 +1,35 @@
+"""What a launcher tells a process of the others, and how a run is asked to stop; nothing heavy is imported."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+def launched() -> int:
+    """Return how many processes `torchrun` or `accelerate launch` has started, of which this is one; else 1."""
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def first() -> bool:
+    """Return whether this process is the launcher's first one."""
+    return launched() < 2 or (os.environ.get("RANK") or "0") == "0"
+
+
+class Stop:
+    """Whether somebody asked a run to stop; training notices after a step, keeps what it has and ends."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.noticing = False
+        """Whether somebody will look soon; who asks while nobody does has to end the work by other means."""
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Inside, somebody looks at `asked` soon."""
+        self.noticing = True
+        try:
+            yield
+        finally:
+            self.noticing = False
