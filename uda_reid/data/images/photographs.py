@@ -194,10 +194,9 @@ class Photographs:
             missing = [row for row in np.unique(rows.numpy()).tolist() if not known[row]]
             failures = self._fill(kept, missing, missing)
             known[[row for row in missing if row not in failures]] = True
-            images = kept.take(rows.numpy(), axis=0)
         if failures:
             raise UnreadableError(str(next(iter(failures.values()))), failures)
-        return torch.from_numpy(images)
+        return torch.from_numpy(images if cache is None else cache[0].take(rows.numpy(), axis=0))
 
     def preload(
         self,
@@ -239,7 +238,7 @@ class Photographs:
 
     def _preload_file(self, height: int, width: int, progress: Progress, log: Callable[[str], None]) -> bool:
         """Return whether all images are in a file, which is written first where there is none."""
-        if self._file(height, width) is not None:
+        if self._files.get((height, width)) is not None:
             return True
         if not self._is_large(height, width):
             return False
