@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.test_tampering import secrets
 from uda_reid.data.images import Photographs, images_of, photographs, pixels, target_order, unlabelled
 from uda_reid.errors import DataError, UnreadableError
 from uda_reid.types import Domain, Split
@@ -198,6 +199,18 @@ def test_target_finds_the_file_of_the_training_images(
     monkeypatch.setattr(photographs, "_decode", None)
     assert torch.equal(target.images.read(ROWS, HEIGHT, WIDTH), expected)
     assert len(files(cache)) == 1
+
+
+def test_target_with_a_file_leads_to_no_file_name(split: Split) -> None:
+    preloaded(split)
+    target = unlabelled(domain_of(split), cache_bytes=0, mapped_above=0)
+    read = target.images.read(ROWS, HEIGHT, WIDTH)
+    split.paths[3].unlink()
+    anew = unlabelled(domain_of(split), cache_bytes=0, mapped_above=0)
+    with pytest.raises(UnreadableError) as caught:
+        anew.images.read(ROWS, HEIGHT, WIDTH)
+    caught.value.__traceback__ = None  # but for this frame, which knows the files
+    assert secrets(domain_of(split), target, target.images.read, read, anew, caught.value) == []
 
 
 @pytest.mark.parametrize("change", ["touched", "gone", "file gone", "never read"])
