@@ -306,7 +306,8 @@ class Photographs:
             used = sum(pixels.size for pixels, _ in self._caches.values())
             if used + len(self) * 3 * height * width > self._cache_bytes:
                 return None
-            pixels = np.empty((len(self), 3, height, width), dtype=np.uint8)
+            # From torch: NumPy asks for pages so large that a few rows would take the memory of many.
+            pixels: Pixels = torch.empty((len(self), 3, height, width), dtype=torch.uint8).numpy()
             self._caches[height, width] = pixels, np.zeros(len(self), dtype=np.bool_)
         return self._caches[height, width]
 
