@@ -1,5 +1,9 @@
 """The errors a user can cause; each message says what was given, what is wrong and what to do."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 
 class UdaReidError(Exception):
     """Base of every error that this package raises on purpose; the command line prints it as one line."""
@@ -7,6 +11,19 @@ class UdaReidError(Exception):
 
 class DataError(UdaReidError):
     """A data set on disk, an image or an array handed to a function is not what it has to be."""
+
+
+class UnreadableError(DataError):
+    """Image files are missing or damaged.
+
+    Args:
+        message: names the first of them.
+        rows: all rows, among those that were asked for, whose files cannot be decoded; each once.
+    """
+
+    def __init__(self, message: str, rows: Iterable[int] = ()) -> None:
+        super().__init__(message)
+        self.rows = tuple(rows)
 
 
 class RecipeError(UdaReidError):

@@ -228,12 +228,12 @@ def check_images(prepared: Prepared, evaluator: Evaluator | None) -> None:
         DataError: images cannot be decoded; the first of every split is named, the others are counted.
     """
     size = prepared.recipe.encoder.height, prepared.recipe.encoder.width
-    # Looked at and not kept: `unlabelled` decodes them again, into a cache of its own.
+    # A few are looked at and not kept: `unlabelled` decodes them again. Many go to a file, which it finds.
     train = Photographs(prepared.target.train, name=f"{prepared.target.name} train", cache_bytes=0)
     failures = []
     for images in (train, evaluator.query, evaluator.gallery) if evaluator else (train,):  # `pretrain` does the source
         try:
-            images.preload(*size, progress=prepared.reporter.progress)
+            images.preload(*size, progress=prepared.reporter.progress, log=prepared.reporter.log)
         except DataError as error:
             failures.append(str(error))
     if failures:

@@ -13,7 +13,8 @@ from uda_reid.data.images.augmentation import (
     rotate_and_shift,
     skip,
 )
-from uda_reid.data.images.photographs import Photographs, Progress, images_of, sizes, target_order, unlabelled
+from uda_reid.data.images.photographs import Photographs, images_of, sizes, target_order, unlabelled
+from uda_reid.data.images.pixels import Progress
 
 __all__ = [
     "AUGMENTATIONS",
