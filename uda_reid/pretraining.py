@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -87,7 +88,10 @@ def pretrain(
     check_identities(domain)
     images = Photographs(domain.train, name=f"{domain.name} train")
     # Every image, the held-out ones too, before any time is spent: a broken file is an error now and not hours later.
-    run.main_only(lambda: images.preload(encoder.height, encoder.width, progress=run.progress))
+    preload = partial(images.preload, encoder.height, encoder.width, run.progress, run.log)
+    run.main_only(preload)  # first, so that it tells of broken files, and the others find what it has kept
+    if run.processes.rank:
+        preload()
     pids, validation = _renumber(domain.train, options.validation, run)
     classes = int(pids.max()) + 1 - len(torch.unique(pids[validation]))
     if classes < 2:

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 
 from uda_reid.data.images import unlabelled
 from uda_reid.errors import UdaReidError
+from uda_reid.launch import Stop
 from uda_reid.models.encoder import EncoderSpec
 from uda_reid.pretraining import Pretrain, pretrain
 from uda_reid.run import Run, State
 from uda_reid.training.features import extract
+from uda_reid.training.loop import Stopped
 from uda_reid.types import AdaptationResult, Domain, Source, Split, Strategy, Target
 
 HEIGHT, WIDTH = 32, 16
@@ -82,9 +84,9 @@ def check_strategy(
 
     The promises: the same seed gives bit-identical weights and another seed others; the caller's encoder and classifier
     and the global random states are untouched; permuting the target's hidden labels changes nothing; interrupted after
-    any save and resumed, it ends with the same weights; the result's
-    encoder embeds images into finite features, its history and facts are plain values; and, where `without_training`
-    is given, that one returns an encoder whose evaluation features equal the source's.
+    any save, or stopped after a step of its training, and resumed, it ends with the same weights; the result's encoder
+    embeds images into finite features, its history and facts are plain values; and, where `without_training` is given,
+    that one returns an encoder whose evaluation features equal the source's.
 
     Args:
         strategy: the strategy, with few epochs or rounds.
@@ -120,6 +122,7 @@ def check_strategy(
             "permuting the target's hidden labels changed the weights",
         )
         _check_resume(strategy, source, unlabelled(domain, cameras=cameras), weights)
+        _check_stop(strategy, source, unlabelled(domain, cameras=cameras), weights)
         if without_training is not None:
             images = unlabelled(domain).images
             same = torch.equal(
@@ -166,6 +169,34 @@ def _check_resume(strategy: Strategy, source: Source, target: Target, weights: s
             resumed = strategy.adapt(source, target, run=Run(store=store))
             same = fingerprint(resumed.encoder) == weights
             _promise(same, f"interrupted after {saves} saves and resumed, the weights differ")
+
+
+class _StopAfter(Stop):
+    """Asks to stop when somebody has looked often enough; then no more."""
+
+    def __init__(self, looks: int) -> None:
+        self.looks = looks
+        super().__init__()
+
+    @property
+    def asked(self) -> bool:
+        self.looks -= 1
+        return self.looks == 0
+
+    @asked.setter
+    def asked(self, _: bool) -> None:
+        pass
+
+
+def _check_stop(strategy: Strategy, source: Source, target: Target, weights: str) -> None:
+    for steps in (1, 2, 4):
+        store = _Fragile(-1)
+        try:
+            strategy.adapt(source, target, run=Run(store=store, stop=_StopAfter(steps)))
+        except Stopped:
+            resumed = strategy.adapt(source, target, run=Run(store=store))
+            same = fingerprint(resumed.encoder) == weights
+            _promise(same, f"stopped after {steps} steps and resumed, the weights differ")
 
 
 def _check_result(result: AdaptationResult) -> None:

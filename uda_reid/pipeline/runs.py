@@ -108,6 +108,8 @@ def _work(prepared: Prepared, folder: Path, run: Run, evaluator: Evaluator | Non
     main(lambda: _announce(prepared, folder, run))
     clock, audited = Clock(), evaluator is not None or target.labelled or prepared.job.selection
     main(lambda: check_images(prepared, evaluator))
+    if prepared.processes.rank:  # these find what the main process has kept
+        check_images(prepared, evaluator)
     clock.lap("images")
     source = train_source(prepared, prepared.source, run.reporter)
     validation = validate(source, run=run)
