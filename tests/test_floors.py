@@ -16,6 +16,8 @@ FLOORS = {
     "options": 1,
     "writing": 1,
     "updates": 0.9,
+    "sharing": 0.9,
+    "unreadable": 0.9,
     "run": 1,
     "terminal": 1.1,
     "types": 2,

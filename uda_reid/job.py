@@ -24,6 +24,7 @@ from uda_reid.training.checkpoint import CheckpointFolder
 from uda_reid.training.devices import digest_of, pick_device, threads_in_use
 from uda_reid.training.processes import join
 from uda_reid.types import Domain, Source
+from uda_reid.unreadable import TOLERATED, Unreadable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +198,14 @@ class Prepared:
             compiled=self.job.compiled,
             stop=self.stop,
         )
+
+    def tolerant(self, run: Run) -> Run:
+        """Return a run that may lose a few images in training; never in tests, where every image counts.
+
+        Several processes would each count their own.
+        """
+        limit = TOLERATED if self.processes.count == 1 else 0
+        return replace(run, unreadable=Unreadable(limit, run.log))
 
     def source_folder(self, domain: Domain) -> Path:
         """Return where the model trained with labels on `domain` lives: the same for every strategy and target."""

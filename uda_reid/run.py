@@ -7,16 +7,18 @@ through the `Run` it is handed. The default, `QUIET`, runs on one process on the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, Self, TypeVar, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, get_args, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from uda_reid.errors import RecipeError
 from uda_reid.launch import Stop
+from uda_reid.sharing import ALONE, Processes
+from uda_reid.unreadable import Unreadable
 from uda_reid.updates import Updates, fuse
 
 T = TypeVar("T")
@@ -67,63 +69,6 @@ class Forgetful:
         return None
 
 
-class Processes(Protocol):
-    """The processes that share one run; each does the same, on its own rows of every batch."""
-
-    @property
-    def rank(self) -> int:
-        """Return the number of this process, from 0; process 0 is the main one, and the only one that writes."""
-
-    @property
-    def count(self) -> int:
-        """Return how many there are."""
-
-    def gather(self, tensor: Tensor, total: int) -> Tensor:
-        """Return the rows of all processes in order, (total, ...), on the device of `tensor`, with gradient."""
-
-    def average(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors by their means over all processes, in place."""
-
-    def main_only(self, action: Callable[[], T]) -> T:
-        """Return to all processes what `action` gives on the main one; its error is raised on all of them."""
-
-    def any(self, here: bool) -> bool:
-        """Return whether it is so on any process."""
-
-    def prepare(self, module: nn.Module, *, trained: bool) -> None:
-        """Make layers that look at a whole batch look beyond this process, in place; `trained`: it will be."""
-
-
-class Alone:
-    """One process."""
-
-    rank, count = 0, 1
-
-    def gather(self, tensor: Tensor, total: int) -> Tensor:
-        """Return the tensor itself."""
-        return tensor
-
-    def average(self, tensors: Sequence[Tensor]) -> None:
-        """Leave the tensors as they are."""
-
-    def main_only(self, action: Callable[[], T]) -> T:
-        """Return what `action` gives."""
-        return action()
-
-    def any(self, here: bool) -> bool:
-        """Return whether it is so here."""
-        return here
-
-    def prepare(self, module: nn.Module, *, trained: bool) -> None:
-        """Leave the module as it is."""
-
-    def __deepcopy__(self, _: object) -> Self:
-        return self  # modules hold on to it, and are copied
-
-
-ALONE = Alone()
-
-
 @runtime_checkable
 class CompilesBlocks(Protocol):
     """An encoder whose blocks can be compiled one by one."""
@@ -160,6 +105,7 @@ class Run:
             loss is not finite.
         compiled: whether encoders' blocks are compiled (`torch.compile`).
         stop: asks training to stop.
+        unreadable: counts images that cannot be read any more (default: each is an error).
         updates: makes the updates (default: as `accumulate` and `precision` say).
     """
 
@@ -174,6 +120,7 @@ class Run:
     rollbacks: int = 0
     compiled: bool = False
     stop: Stop = field(default_factory=Stop)
+    unreadable: Unreadable = field(default_factory=Unreadable)
     updates: Updates = UNMADE
 
     def __post_init__(self) -> None:

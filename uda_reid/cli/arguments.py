@@ -125,7 +125,9 @@ def told(*, interrupted: str, kept: str = "") -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        raise Interrupted(f"{str(error) or 'interrupted'}; {interrupted}") from error
+        if str(error):  # training was asked to stop, and has
+            raise Interrupted(f"{error}, which is kept; the same command goes on from there") from error
+        raise Interrupted(f"interrupted; {interrupted}") from error
     except OSError as error:
         place = error.filename or "the output"
         reason = error.strerror or type(error).__name__
@@ -135,4 +137,6 @@ def told(*, interrupted: str, kept: str = "") -> Iterator[None]:
 def resumable() -> AbstractContextManager[None]:
     """Return the context of commands that go on where they stopped."""
     goes_on = "the same command goes on"
-    return told(interrupted=f"{goes_on} from what was finished", kept=f"what was finished is kept, {goes_on}")
+    return told(
+        interrupted=f"{goes_on} from the last finished epoch or round", kept=f"what was finished is kept, {goes_on}"
+    )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from uda_reid.errors import RecipeError
-from uda_reid.run import ALONE, Processes
+from uda_reid.sharing import ALONE, Processes
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 

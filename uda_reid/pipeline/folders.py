@@ -9,7 +9,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from uda_reid.errors import CheckpointError, DataError
-from uda_reid.run import ALONE, Processes, Reporter
+from uda_reid.run import Reporter
+from uda_reid.sharing import ALONE, Processes
 
 SOURCE_MODEL, ADAPTED = "source.safetensors", "adapted.safetensors"
 """The model in the folder of a source, and the one in the folder of a run."""

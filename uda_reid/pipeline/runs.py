@@ -118,13 +118,15 @@ def _work(prepared: Prepared, folder: Path, run: Run, evaluator: Evaluator | Non
     found = evaluator.features(source.encoder) if evaluator else None
     before = Row(SOURCE_ONLY, evaluator.score(found) if evaluator and found else None, facts)
     clock.lap("evaluate")
-    probed = replace(run, prober=snapshots(folder / "probes")) if audited else run
+    adapting = prepared.tolerant(run)
+    probed = replace(adapting, prober=snapshots(folder / "probes")) if audited else adapting
     result = recipe.strategy.adapt(source, unlabelled(target), run=probed)
     history = plain_history(result.history, recipe.name)
     clock.lap("adapt")
     again = found if same_weights(source.encoder, result.encoder) else None
     adapted = again or (evaluator.features(result.encoder) if evaluator else None)
-    known = {**facts, **result.facts, **run.updates.facts(), **prepared.labels_known}
+    unusual = {**adapting.updates.facts(), **adapting.unreadable.facts()}
+    known = {**facts, **result.facts, **unusual, **prepared.labels_known}
     after = Row(recipe.name, evaluator.score(adapted) if evaluator and adapted else None, known)
     origin = {"recipe": recipe.name, "adapted to": target.name, "profile": recipe.profile, "seed": prepared.job.seed}
     main(lambda: save_encoder(folder / ADAPTED, result.encoder, facts={**after.facts, **origin}))

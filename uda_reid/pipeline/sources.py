@@ -28,7 +28,7 @@ def train_source(prepared: Prepared, domain: Domain, reporter: Reporter) -> Sour
     with locked(folder, waiting=reporter, processes=prepared.processes):
         found = main(finished.is_file)
         reporter.log(f"source model: {finished}{' (found)' if found else ''}")
-        run = prepared.run(folder, reporter)
+        run = prepared.tolerant(prepared.run(folder, reporter))
         source = pretrain(
             domain,
             prepared.recipe.pretrain,
@@ -38,7 +38,11 @@ def train_source(prepared: Prepared, domain: Domain, reporter: Reporter) -> Sour
         )
         if not found:
             facts = {**prepared.facts(source), LABELLED: prepared.labels_of(domain), "seed": prepared.job.seed}
-            main(lambda: save_encoder(finished, source.encoder, facts={**facts, **run.updates.facts()}))
+            main(
+                lambda: save_encoder(
+                    finished, source.encoder, facts={**facts, **run.updates.facts(), **run.unreadable.facts()}
+                )
+            )
         main(CheckpointFolder(folder).drop_previous)
     return source
 

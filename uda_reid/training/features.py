@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from uda_reid.data.images import augment, skip
+from uda_reid.data.images import IMAGENET_MEAN, augment, skip
+from uda_reid.errors import UnreadableError
 from uda_reid.run import QUIET, Run
 from uda_reid.types import Encoder, Images
 
@@ -55,13 +56,27 @@ def extract(
                     if number - first != processes.rank:
                         skip(augmentation, len(block), generator)
                         continue
-                    pictures = augment(images.read(block, *size).to(run.device), augmentation, generator)
+                    pictures = augment(_read(images, block, size, run).to(run.device), augmentation, generator)
                     embeddings = encoder(pictures).float()
                 found += [embeddings.cpu()] if processes.count == 1 else [_in_order(embeddings, blocks, first, run)]
     finally:
         for module in training:
             module.training = True
     return torch.cat(found) if found else torch.zeros(0, encoder.dim)
+
+
+def _read(images: Images, rows: Tensor, size: tuple[int, int], run: Run) -> Tensor:
+    """Return images (M, 3, H, W) uint8; those that cannot be read any more, and may be lost, are of one colour."""
+    try:
+        return images.read(rows, *size)
+    except UnreadableError as error:
+        run.unreadable.note(images, error)
+        good = ~torch.isin(rows, torch.tensor(error.rows))
+        colour = (255 * torch.tensor(IMAGENET_MEAN)).round().to(torch.uint8)
+        found = colour.view(1, 3, 1, 1).repeat(len(rows), 1, *size)
+    if good.any():
+        found[good] = _read(images, rows[good], size, run)
+    return found
 
 
 def _in_order(embeddings: Tensor, blocks: tuple[Tensor, ...], first: int, run: Run) -> Tensor:

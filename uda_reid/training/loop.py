@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from uda_reid.data.images import Share, augment, skip
-from uda_reid.errors import NotFiniteError, OutOfMemoryError
+from uda_reid.errors import NotFiniteError, OutOfMemoryError, UnreadableError
 from uda_reid.run import Run
 from uda_reid.types import Batch, Images
 from uda_reid.updates import not_finite
 
 Step = TypeVar("Step")
+T = TypeVar("T")
 
 
 class Stateful(Protocol):
@@ -167,7 +168,7 @@ def _attempt(
 ) -> dict[str, float]:
     terms: list[Mapping[str, Tensor]] = []
     seen: list[tuple[Tensor, ...]] = []  # the rows of the steps since the last look
-    title = f"{name}: epoch {epoch + 1}"
+    title = f"{name}: epoch {epoch + 1}" if epochs > 1 else name
     with run.randomness(f"{name}/epoch/{epoch}"):
         planned = batches(epoch)
         total = len(planned) if isinstance(planned, Sized) else None
@@ -180,7 +181,7 @@ def _attempt(
             run.log(f"{title}: goes on after step {len(terms)}")
             planned, total = _without(planned, len(terms)), None if total is None else total - len(terms)
         with run.stop.watched():
-            for batch in run.progress(planned, f"{title}/{epochs}", total):
+            for batch in run.progress(planned, f"{name}: epoch {epoch + 1}/{epochs}", total):
                 run.updates.now = len(seen)
                 seen.append(_rows(batch))
                 try:
@@ -327,32 +328,54 @@ class Batches:
         for rows in self.plan[: self.start]:
             skip(self.augmentation, len(rows), self.generator)
         plan = self.plan[self.start :]
-        for rows, pixels in zip(plan, self._pixels(plan), strict=True):
+        for rows, pixels in self._pixels(plan):
             share = Share(self.generator, self.run.share(len(rows)).start, len(rows))
             pictures = augment(pixels, self.augmentation, share)
             yield Batch(pictures, self.labels[rows].to(self.run.device), rows)
 
-    def _pixels(self, plan: list[Tensor]) -> Iterator[Tensor]:
-        """Yield this process's images of every batch, uint8, on the run's device."""
+    def _pixels(self, plan: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the rows of every batch, and this process's images of them, uint8, on the run's device."""
         if torch.device(self.run.device).type == "cpu":
             yield from map(self._read, plan)
             return
-        for pixels in ahead(lambda rows: self._read(rows).pin_memory(), plan):  # while the device works
-            yield pixels.to(self.run.device, non_blocking=True)
+        for rows, pixels in ahead(self._pinned, plan):  # while the device works
+            yield rows, pixels.to(self.run.device, non_blocking=True)
 
-    def _read(self, rows: Tensor) -> Tensor:
-        return self.images.read(rows[self.run.share(len(rows))], *self.size)
+    def _pinned(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        rows, pixels = self._read(rows)
+        return rows, pixels.pin_memory()
+
+    def _read(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the rows of a batch, and this process's images of them.
+
+        An image that cannot be read any more gives its place to another one of the batch, with its label if there is
+        one.
+        """
+        share = self.run.share(len(rows))
+        try:
+            return rows, self.images.read(rows[share], *self.size)
+        except UnreadableError as error:
+            self.run.unreadable.note(self.images, error)
+            lost = torch.isin(rows, torch.tensor(error.rows))
+            if bool(lost[share].all()):
+                raise
+        rows = rows.clone()
+        for place in torch.nonzero(lost).flatten().tolist():
+            alike = torch.nonzero(~lost & (self.labels[rows] == self.labels[rows[place]])).flatten()
+            others = alike if len(alike) else torch.nonzero(~lost).flatten()
+            rows[place] = rows[others[place % len(others)]]
+        return self._read(rows)
 
 
-def ahead(read: Callable[[Tensor], Tensor], plan: list[Tensor], *, many: int = 2) -> Iterator[Tensor]:
+def ahead(read: Callable[[Tensor], T], plan: list[Tensor], *, many: int = 2) -> Iterator[T]:
     """Yield what `read` gives for every item of a plan, in order; a thread reads the next ones meanwhile."""
     with ThreadPoolExecutor(1) as pool:
         waiting = deque(pool.submit(read, rows) for rows in plan[:many])
         for rows in [*plan[many:], *[None] * min(many, len(plan))]:
-            pixels = waiting.popleft().result()
+            found = waiting.popleft().result()
             if rows is not None:
                 waiting.append(pool.submit(read, rows))
-            yield pixels
+            yield found
 
 
 class SideBySide:

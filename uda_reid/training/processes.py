@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from uda_reid.errors import RecipeError, UdaReidError
 from uda_reid.launch import first, launched
 from uda_reid.models.batch_norm import shared
-from uda_reid.run import ALONE, Processes
+from uda_reid.sharing import ALONE, Processes
 from uda_reid.training.devices import pick_device
 
 T = TypeVar("T")

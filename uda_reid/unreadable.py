@@ -1,0 +1,46 @@
+"""Images that could be read when a run began and cannot any more: left out and counted, up to a limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from uda_reid.errors import UnreadableError
+
+TOLERATED = 10
+"""Images that a run may lose. A few are a bad block or a hasty tidy-up; more are a disk or a data set that is going."""
+
+
+class Unreadable:
+    """The images that one run has lost.
+
+    Args:
+        limit: how many may be lost; 0 makes every one an error.
+        log: is told of each, once.
+    """
+
+    def __init__(self, limit: int = 0, log: Callable[[str], None] = lambda _: None) -> None:
+        self.limit, self.log = limit, log
+        self._lost: set[tuple[int, int]] = set()
+
+    @property
+    def count(self) -> int:
+        """How many images were lost so far."""
+        return len(self._lost)
+
+    def note(self, images: object, error: UnreadableError) -> None:
+        """Count the rows of `images` that cannot be read.
+
+        Raises:
+            UnreadableError: there are more than the limit.
+        """
+        new = {(id(images), row) for row in error.rows} - self._lost
+        self._lost |= new
+        if self.count > self.limit:
+            over = f"; {self.count} images were lost, and {self.limit} are tolerated" if self.limit else ""
+            raise UnreadableError(f"{error}{over}", error.rows) from error
+        if new:
+            self.log(f"warning: {error}; it is left out ({self.count} of at most {self.limit})")
+
+    def facts(self) -> Mapping[str, object]:
+        """Return what a ledger has to say of them; nothing where there are none."""
+        return {"images left out, unreadable": self.count} if self.count else {}
