@@ -70,9 +70,9 @@ def test_without_tolerance_every_lost_image_is_an_error() -> None:
 
 def test_rows_of_other_images_are_counted_apart() -> None:
     run = Run(unreadable=Unreadable(2))
-    batch_of(Losing(1), [0, 1], run)
-    kept = Losing(1)
-    batch_of(kept, [0, 1], run)
+    first, second = Losing(1), Losing(1)
+    batch_of(first, [0, 1], run)
+    batch_of(second, [0, 1], run)
     assert run.unreadable.count == 2
 
 
