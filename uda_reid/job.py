@@ -154,6 +154,8 @@ class Prepared:
         ):
             raise RecipeError(f"--tgt {job.target}: there is one target at a time; run the command once for each")
         self.processes, self.device = join(job.device)
+        if job.precision == "fp16" and self.device == "cpu":
+            raise RecipeError("--precision fp16 is for GPUs: a CPU computes it many times slower; use fp32 or bf16")
         if self.processes.rank:  # the main process tells what all of them do
             self.reporter = reporter = Silent()
         self.sources = tuple(open_domain(name, job.data, reporter=reporter) for name in names)

@@ -6,7 +6,7 @@ Sun and Saenko: Deep CORAL: Correlation Alignment for Deep Domain Adaptation, EC
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from itertools import islice
 from typing import Annotated
@@ -19,7 +19,8 @@ from torch import Tensor
 from uda_reid.data.sampling import endless, shuffled
 from uda_reid.ops.losses import identification
 from uda_reid.run import QUIET, Run
-from uda_reid.training.loop import Batches, Stateful, train
+from uda_reid.training.loop import Batches, SideBySide, Stateful, train
+from uda_reid.training.mixed import embed
 from uda_reid.types import AdaptationResult, Batch, Source, Target
 
 
@@ -50,7 +51,7 @@ class DeepCORAL:
         run.prepare(encoder, optimizer)
         run.prepare(classifier, optimizer)
 
-        def batches(epoch: int) -> Iterable[Batch]:
+        def batches(epoch: int) -> SideBySide:
             if epoch:
                 run.probe(encoder, epoch)
             name = f"deep_coral/{epoch}"
@@ -61,18 +62,17 @@ class DeepCORAL:
             read = partial(Batches, size=size, augmentation="reid", run=run)
             labelled = read(source.images, source.pids, rows, name=f"{name}/source images")
             unlabelled = read(target.images, nobody, islice(others, len(rows)), name=f"{name}/target images")
-            pairs = zip(labelled, unlabelled, strict=True)
-            return (Batch(*map(torch.cat, zip(*pair, strict=True))) for pair in pairs)
+            return SideBySide(labelled, unlabelled)
 
-        def step(batch: Batch) -> Mapping[str, Tensor]:
+        def step(pair: tuple[Batch, ...]) -> Mapping[str, Tensor]:
             encoder.train()
             classifier.train()
-            known = batch.labels >= 0
+            labels = pair[0].labels
             with run.autocast():
-                embeddings = encoder(batch.images).float()
-                logits = classifier(embeddings[known])
-            coral = distance_of_covariances(embeddings[known], embeddings[~known])
-            loss = identification(logits.float(), batch.labels[known])
+                [embeddings] = embed(encoder, pair, apart=False, run=run)
+                logits = classifier(embeddings[: len(labels)])
+            coral = distance_of_covariances(embeddings[: len(labels)].float(), embeddings[len(labels) :].float())
+            loss = identification(logits.float(), labels)
             run.step(loss + self.weight * coral, optimizer)
             return {"identification": loss, "coral": coral}
 

@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 import traceback
+from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
@@ -22,7 +23,7 @@ from uda_reid import __version__
 from uda_reid.cli import data, features, matrix, names, runs
 from uda_reid.cli.arguments import Interrupted, screen, stop
 from uda_reid.errors import RecipeError, UdaReidError
-from uda_reid.launch import launched
+from uda_reid.launch import first, launched
 from uda_reid.terminal import visible
 
 app = typer.Typer(
@@ -100,6 +101,8 @@ def main() -> None:
 
 
 def _run(asked_to_end: list[int]) -> None:
+    if not first():  # one of several processes prints
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold bytes that no encoding knows
     code = _command(asked_to_end)

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from uda_reid.errors import UdaReidError
-from uda_reid.launch import Stop, first
+from uda_reid.launch import Stop
 
 screen = Console(stderr=True, highlight=False, emoji=False)
 stop = Stop()
@@ -22,7 +22,7 @@ stop = Stop()
 
 def output() -> Console:
     """Return what results are printed on; into a file or a pipe lines are wide, so that a name stays on its line."""
-    console = Console(highlight=False, emoji=False, quiet=not first())  # of several processes one prints
+    console = Console(highlight=False, emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 160
     return console

@@ -38,7 +38,6 @@ from uda_reid.cli.arguments import (
     stop,
     told,
 )
-from uda_reid.launch import first
 from uda_reid.terminal import RichReporter
 
 if TYPE_CHECKING:
@@ -104,8 +103,6 @@ def adapt(
     )  # fmt: skip
     with resumable():
         record, folder, finished = one(job, reporter=RichReporter(screen), stop=stop)
-    if not first():
-        return
     if json:
         typer.echo(to_json(record), nl=False)
         return
@@ -148,8 +145,6 @@ def pretrain(
     )  # fmt: skip
     with resumable():
         path, used, validation = source_model(job, reporter=RichReporter(screen), stop=stop)
-    if not first():
-        return
     typer.echo(f"profile: {used}")
     for name, value in validation.items():
         typer.echo(f"held-out identities: {name} {100 * value:.1f} %")
