@@ -63,7 +63,7 @@ def test_a_batch_of_lost_images_alone_is_an_error() -> None:
 
 
 def test_without_tolerance_every_lost_image_is_an_error() -> None:
-    with pytest.raises(UnreadableError, match="^row 1: truncated$"):
+    with pytest.raises(UnreadableError, match=r"^row 1: truncated$"):
         batch_of(Losing(1), [0, 1], Run())
     assert Run().unreadable.facts() == {}
 
