@@ -62,7 +62,7 @@ class Updates:
                 optimizer.zero_grad(set_to_none=True)
         scaled = loss / self.accumulate if self.accumulate > 1 else loss
         # Into these weights alone: what a loss leaves on others must not wait there for the others' own update.
-        mine = _weights(optimizers) if self.accumulate > 1 else None
+        mine = [weight for weight in _weights(optimizers) if weight.requires_grad] if self.accumulate > 1 else None
         (scaled if self.scaler is None else self.scaler.scale(scaled)).backward(inputs=mine)  # type: ignore[no-untyped-call]
         for optimizer in optimizers:
             self._pending[id(optimizer)] = optimizer, counts[id(optimizer)] + 1

@@ -68,7 +68,7 @@ UPDATES = "updates"
 LOOK = 50
 """Steps after which the device is asked whether every loss was finite."""
 AGREE = 10
-"""Steps after which several processes agree on whether to stop."""
+"""Steps after which several processes agree on whether to stop; they do after the first step of an epoch, too."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -219,7 +219,7 @@ def _asked(run: Run, steps: int) -> bool:
     """Return whether the run is to stop now; several processes agree, so that all stop at the same step."""
     if run.processes.count == 1:
         return run.stop.asked
-    return steps % AGREE == 0 and run.processes.any(run.stop.asked)
+    return (steps == 1 or steps % AGREE == 0) and run.processes.any(run.stop.asked)
 
 
 def _look(terms: list[Mapping[str, Tensor]], seen: list[tuple[Tensor, ...]], title: str, run: Run) -> None:

@@ -50,7 +50,7 @@ class Several:
 
     def gather(self, tensor: Tensor, total: int) -> Tensor:
         """Return the rows of all processes in order, with gradient."""
-        sizes = [len(part) for part in torch.tensor_split(torch.empty(total, device="meta"), self.count)]
+        sizes = [total // self.count + (rank < total % self.count) for rank in range(self.count)]  # as `Run.share`
         if len(tensor) != sizes[self.rank]:
             raise ValueError(f"process {self.rank} has {len(tensor)} of {total} rows, not {sizes[self.rank]}")
         found: Tensor = _Gather.apply(tensor, sizes, self)
