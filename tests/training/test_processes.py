@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.together import VARIANTS, launch
+from tests.together import STRATEGIES, VARIANTS, launch
 from uda_reid.training.checkpoint import load
 
 EXACT = 1e-8
@@ -34,10 +34,11 @@ def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float
 @pytest.mark.slow
 @pytest.mark.parametrize("group", [0, 4])
 def test_two_processes_and_one_end_with_the_same_weights_for_every_strategy(tmp_path: Path, group: int) -> None:
-    options = {"double": True, "groups": [group], "names": list(VARIANTS)}
+    names = list(STRATEGIES if group else VARIANTS)
+    options = {"double": True, "groups": [group], "names": names}
     [alone] = weights(tmp_path / "one", 1, **options)
     first, second = weights(tmp_path / "two", 2, **options)
-    for name in VARIANTS:
+    for name in names:
         shared = {key: value for key, value in alone[name].items() if key in alone["pretrain"]}
         moved = {key: alone["pretrain"][key] for key in shared}
         assert apart(shared, moved) > 1, f"{name} hardly trained"
@@ -50,14 +51,15 @@ def test_two_processes_and_one_end_with_the_same_weights_for_every_strategy(tmp_
 
 @pytest.mark.slow
 def test_in_float32_two_processes_differ_from_one_as_a_changed_last_bit_does(tmp_path: Path) -> None:
-    options = {"double": False, "groups": [0], "names": list(VARIANTS)}
+    names = ["adabn", "adda-alternating", "cluster", "daam", "guided_dropout"]
+    options = {"double": False, "groups": [0], "names": names}
     [alone] = weights(tmp_path / "one", 1, **options)
     [nudged] = weights(tmp_path / "nudged", 1, **options, nudged=True)
     first, second = weights(tmp_path / "two", 2, **options)
-    assert all(apart(first[name], second[name]) == 0 for name in VARIANTS)
-    by_processes = sum(apart(alone[name], first[name]) for name in VARIANTS)
-    by_last_bits = sum(apart(alone[name], nudged[name]) for name in VARIANTS)
-    assert by_processes < 3 * by_last_bits  # about 1.2 is measured
+    assert all(apart(first[name], second[name]) == 0 for name in names)
+    by_processes = sum(apart(alone[name], first[name]) for name in names)
+    by_last_bits = sum(apart(alone[name], nudged[name]) for name in names)
+    assert by_processes < 3 * by_last_bits  # about 1.1 is measured
     # Where no rounding decides - no ReLU's batch norm moves, no hardest pair is looked for - float32 is near, too.
     assert apart(alone["adda-alternating"], first["adda-alternating"]) < 1e-4
     assert apart(alone["adabn"], first["adabn"]) < 1e-4
