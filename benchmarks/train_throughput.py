@@ -326,6 +326,7 @@ def measured(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Work]
         planned = works(training, split, options)
         rates: dict[str, list[float]] = {name: [] for name in planned}
         for number in range(options.repeat + 1):
+            print(f"repeat {number} of {options.repeat}" if number else "warming up", file=sys.stderr, flush=True)
             for name, work in planned.items():
                 found = rate(work, options.device)
                 if number:  # the first time warms up
