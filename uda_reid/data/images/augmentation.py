@@ -56,14 +56,15 @@ def augment(images: Tensor, kind: str, generator: torch.Generator | Share) -> Te
         raise RecipeError(f"augmentation {kind!r} is unknown; use one of {', '.join(AUGMENTATIONS)}")
     if images.dim() != 4 or images.shape[1] != 3:
         raise DataError(f"a batch of images must be (B, 3, H, W), not {tuple(images.shape)}")
-    images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+    if kind == "reid" and len(images):
+        images = flip_and_crop(images, generator)  # first: a byte is moved in a quarter of the time of a float
+    images = images.float().div_(255) if images.dtype == torch.uint8 else images.float()
     if len(images) == 0:  # grids of no image cannot be made
         return images
     if kind == "ide":
         draws = [_uniform(low, -low, images, generator) for low in (-20.0, -0.2, -0.2)]
         return rotate_and_shift(images, degrees=draws[0], down=draws[1], right=draws[2])
     if kind == "reid":
-        images = flip_and_crop(images, generator)
         images = jitter_colours(images, generator)
         return erase_rectangles(images, generator)
     return images
@@ -137,14 +138,14 @@ def flip_and_crop(images: Tensor, generator: torch.Generator | Share) -> Tensor:
         Luo et al. 2019, section 3.
     """
     count, _, height, width = images.shape
-    mirrored = _uniform(0, 1, images, generator, behind=(1, 1, 1)) < 0.5
-    images = torch.where(mirrored, images.flip(-1), images)
+    mirrored = _uniform(0, 1, images, generator) < 0.5
     margin = max(2, round(height * 10 / 256))
     share = _share(generator, images)
     places = torch.randint(0, 2 * margin + 1, (2, share.total), generator=share.generator)
     places = places[:, share.first : share.first + count].to(images.device)
-    windows = F.pad(images, (margin, margin, margin, margin)).unfold(2, height, 1).unfold(3, width, 1)
-    cropped: Tensor = windows[torch.arange(count, device=images.device), :, places[0], places[1]]
+    either = F.pad(torch.cat([images, images.flip(-1)]), (margin, margin, margin, margin))
+    windows = either.unfold(2, height, 1).unfold(3, width, 1)
+    cropped: Tensor = windows[torch.arange(count, device=images.device) + count * mirrored, :, places[0], places[1]]
     return cropped
 
 
@@ -164,10 +165,9 @@ def jitter_colours(images: Tensor, generator: torch.Generator | Share, *, streng
     luma = torch.tensor([0.299, 0.587, 0.114], device=images.device).view(1, 3, 1, 1)
     images = images * brightness
     mean = (images * luma).sum(1, keepdim=True).mean((2, 3), keepdim=True)
-    images = mean + (images - mean) * contrast
+    images.sub_(mean).mul_(contrast).add_(mean)
     grey = (images * luma).sum(1, keepdim=True)
-    saturated: Tensor = grey + (images - grey) * saturation
-    return saturated.clamp_(0, 1)
+    return images.sub_(grey).mul_(saturation).add_(grey).clamp_(0, 1)
 
 
 def erase_rectangles(images: Tensor, generator: torch.Generator | Share, *, probability: float = 0.5) -> Tensor:
