@@ -22,6 +22,7 @@ FLOORS = {
     "terminal": 1.1,
     "types": 2,
     "ops.distance": 3.0,
+    "ops.transfer": 2.9,
     "ops.bootstrap": 3.0,
     "ops.impact": 3.0,
     "ops.losses": 3.0,

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from uda_reid.errors import DataError, RecipeError
+from uda_reid.ops.transfer import moved
 
 MEMORY = 64 << 20
 """Bytes of logits that are computed at once, unless told otherwise."""
@@ -130,7 +131,8 @@ def stochastic_mask(scores: Tensor, chance: Tensor | torch.Generator, *, tempera
     if not temperature > 0:
         raise RecipeError(f"temperature {temperature} is not above 0; a small one is nearly the deterministic mask")
     if isinstance(chance, torch.Generator):
-        chance = torch.rand(scores.shape, generator=chance).to(scores.device)
+        chance = torch.rand(scores.shape, generator=chance)
+        chance = moved(chance, scores.device)
     keep = (scores / temperature).sigmoid()
     total = keep.sum(1, keepdim=True)
     return (chance <= keep).to(scores.dtype) * scores.shape[1] / torch.where(total > 0, total, 1)

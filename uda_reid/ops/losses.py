@@ -37,9 +37,10 @@ def identification(logits: Tensor, labels: Tensor, *, smoothing: float = 0.0) ->
     if not 0 <= smoothing < 1:
         raise RecipeError(f"label smoothing {smoothing} is out of range; use a number from 0 to below 1")
     _check_batch(logits, labels, "logits")
-    outside = labels[(labels < 0) | (labels >= logits.shape[1])]
-    if len(outside):
-        raise DataError(f"label {int(outside[0])} is outside the {logits.shape[1]} classes; number labels from 0")
+    if labels.device.type == "cpu":  # a GPU looks itself, in the cross entropy, and nobody waits for it
+        outside = labels[(labels < 0) | (labels >= logits.shape[1])]
+        if len(outside):
+            raise DataError(f"label {int(outside[0])} is outside the {logits.shape[1]} classes; number labels from 0")
     return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
 
 
@@ -175,28 +176,28 @@ def batch_hard_triplet(embeddings: Tensor, labels: Tensor, *, margin: float | No
     _check_batch(embeddings, labels, "embeddings")
     embeddings = embeddings.float()
     anchors, positives, negatives = _hardest(embeddings.detach(), labels)
-    if len(anchors) == 0:
-        return embeddings.sum() * 0
-    difference = _distance(embeddings, anchors, positives) - _distance(embeddings, anchors, negatives)
-    return (F.softplus(difference) if margin is None else F.relu(margin + difference)).mean()
+    rows = torch.arange(len(labels), device=labels.device)
+    difference = _distance(embeddings, rows, positives) - _distance(embeddings, rows, negatives)
+    losses = F.softplus(difference) if margin is None else F.relu(margin + difference)
+    # By a mask, not by an index: how many anchors there are stays on the device.
+    return losses.masked_fill(~anchors, 0.0).sum() / anchors.sum().clamp_min(1)
 
 
 def _hardest(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return rows: anchors that have both, their farthest positives, their nearest negatives."""
+    """Return (B,) which rows are anchors that have both, and every row's farthest positive and nearest negative."""
     distances = torch.cdist(embeddings, embeddings, compute_mode="donot_use_mm_for_euclid_dist")
     same = labels[:, None] == labels[None, :]
     positive = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-    anchors = torch.nonzero(positive.any(1) & ~same.all(1)).flatten()
     farthest = distances.masked_fill(~positive, -torch.inf).argmax(1)
     nearest = distances.masked_fill(same, torch.inf).argmin(1)
-    return anchors, farthest[anchors], nearest[anchors]
+    return positive.any(1) & ~same.all(1), farthest, nearest
 
 
-def _distance(embeddings: Tensor, first: Tensor, second: Tensor) -> Tensor:
+def _distance(embeddings: Tensor, rows: Tensor, others: Tensor) -> Tensor:
     # Only the mined pairs are differentiated, as differences of rows: exact where a Gram matrix would cancel,
     # and the norm's gradient at zero distance is zero, not NaN. Not embeddings[first]: the gradient of such an index is
     # added up by several threads in no fixed order, and training would not repeat.
-    difference = embeddings.index_select(0, first) - embeddings.index_select(0, second)
+    difference = embeddings.index_select(0, rows) - embeddings.index_select(0, others)
     distances: Tensor = torch.linalg.vector_norm(difference, dim=1)
     return distances
 

@@ -22,6 +22,7 @@ from uda_reid.models.attention import Shape
 from uda_reid.models.branches import Parted, TwoBranches, with_attention
 from uda_reid.models.heads import DomainSimilarity, OneClass, centroid_classifier
 from uda_reid.ops.losses import batch_hard_triplet, by_nearness, identification, smoothed, soft_identification
+from uda_reid.ops.transfer import moved
 from uda_reid.run import QUIET, Run
 from uda_reid.training.features import extract
 from uda_reid.training.loop import Stateful, train
@@ -147,6 +148,7 @@ class DAAM:
         head = centroid_classifier(found.centroids, generator=run.stream(f"{name}/head"))  # new, as the clusters are
         own = torch.optim.Adam(head.parameters(), lr=optimizer.param_groups[0]["lr"], weight_decay=self.weight_decay)
         run.prepare(head, own)
+        centroids = found.centroids.to(run.device)
 
         def step(pair: tuple[Batch, ...]) -> Mapping[str, Tensor]:
             net.train()
@@ -162,7 +164,7 @@ class DAAM:
             terms["similarity"], terms["specific"] = net["domains"](both.pooled, both.specific, first)
             loss = loss + self.domain_weight * (terms["similarity"] + terms["specific"])
             if found.clusters > 1:
-                places = features[pair[1].rows].to(run.device), found.centroids.to(run.device)
+                places = moved(features[pair[1].rows], run.device), centroids
                 wanted = self.target_losses(guesses, both.pooled[first:], clustered, *places)
                 loss = loss + self.target_weight * torch.stack(list(wanted.values())).sum()
                 terms |= wanted

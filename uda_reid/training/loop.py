@@ -14,6 +14,7 @@ from torch import Tensor
 
 from uda_reid.data.images import Share, augment, skip
 from uda_reid.errors import NotFiniteError, OutOfMemoryError, UnreadableError
+from uda_reid.ops.transfer import moved
 from uda_reid.run import Run
 from uda_reid.types import Batch, Images
 from uda_reid.updates import not_finite
@@ -331,7 +332,7 @@ class Batches:
         for rows, pixels in self._pixels(plan):
             share = Share(self.generator, self.run.share(len(rows)).start, len(rows))
             pictures = augment(pixels, self.augmentation, share)
-            yield Batch(pictures, self.labels[rows].to(self.run.device), rows)
+            yield Batch(pictures, moved(self.labels[rows], self.run.device), rows)
 
     def _pixels(self, plan: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the rows of every batch, and this process's images of them, uint8, on the run's device."""

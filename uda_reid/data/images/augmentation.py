@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from uda_reid.errors import DataError, RecipeError
+from uda_reid.ops.transfer import moved
 
 AUGMENTATIONS = ("none", "ide", "reid")
 """What `augment` knows: nothing, the IDE baseline's, and the usual set of re-identification toolkits."""
@@ -82,7 +83,7 @@ def _uniform(
     """Return numbers (*before, B, *behind), drawn on the CPU and then moved: every device sees the same ones."""
     share = _share(generator, images)
     drawn = torch.rand((*before, share.total, *behind), generator=share.generator) * (high - low) + low
-    return drawn.narrow(len(before), share.first, len(images)).to(images.device)
+    return moved(drawn.narrow(len(before), share.first, len(images)), images.device)
 
 
 def _share(generator: torch.Generator | Share, images: Tensor) -> Share:
@@ -142,7 +143,7 @@ def flip_and_crop(images: Tensor, generator: torch.Generator | Share) -> Tensor:
     margin = max(2, round(height * 10 / 256))
     share = _share(generator, images)
     places = torch.randint(0, 2 * margin + 1, (2, share.total), generator=share.generator)
-    places = places[:, share.first : share.first + count].to(images.device)
+    places = moved(places[:, share.first : share.first + count], images.device)
     either = F.pad(torch.cat([images, images.flip(-1)]), (margin, margin, margin, margin))
     windows = either.unfold(2, height, 1).unfold(3, width, 1)
     cropped: Tensor = windows[torch.arange(count, device=images.device) + count * mirrored, :, places[0], places[1]]
@@ -162,7 +163,7 @@ def jitter_colours(images: Tensor, generator: torch.Generator | Share, *, streng
     """
     factors = _uniform(1 - strength, 1 + strength, images, generator, before=(3,), behind=(1, 1, 1))
     brightness, contrast, saturation = factors
-    luma = torch.tensor([0.299, 0.587, 0.114], device=images.device).view(1, 3, 1, 1)
+    luma = moved(torch.tensor([0.299, 0.587, 0.114]), images.device).view(1, 3, 1, 1)
     images = images * brightness
     mean = (images * luma).sum(1, keepdim=True).mean((2, 3), keepdim=True)
     images.sub_(mean).mul_(contrast).add_(mean)
@@ -201,5 +202,5 @@ def erase_rectangles(images: Tensor, generator: torch.Generator | Share, *, prob
     y, x = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
     inside = ((y >= top) & (y < top + tall))[:, :, None] & ((x >= left) & (x < left + wide))[:, None, :]
     inside &= (chosen & fits.any(1))[:, None, None]
-    colour = torch.tensor(IMAGENET_MEAN, device=images.device).view(1, 3, 1, 1)
+    colour = moved(torch.tensor(IMAGENET_MEAN), images.device).view(1, 3, 1, 1)
     return torch.where(inside[:, None], colour, images)
