@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from concurrent.futures import ThreadPoolExecutor
@@ -67,7 +68,7 @@ UPDATES = "updates"
 LOOK = 50
 """Steps after which the device is asked whether every loss was finite."""
 AGREE = 10
-"""Steps after which several processes agree on whether to stop."""
+"""Steps after which several processes agree on whether to stop; they also do so at the end of an epoch."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -112,9 +113,9 @@ def train(
     slot = slot or name
     history: list[dict[str, float]] = []
     saved = run.restore(slot if keep else UPDATES)
-    if saved is not None and not keep:
-        run.updates.load_state_dict(saved)
-    elif saved is not None and saved["name"] == name:
+    if saved is not None:
+        run.updates.load_state_dict(saved["updates"] if keep else saved)  # also from an earlier training of this run
+    if saved is not None and keep and saved["name"] == name:
         history = saved["history"]
         _put_back(saved, parts, run)
         if 0 < len(history) < epochs:
@@ -170,11 +171,11 @@ def _attempt(
     title = f"{name}: epoch {epoch + 1}"
     with run.randomness(f"{name}/epoch/{epoch}"):
         planned = batches(epoch)
-        total = len(planned) if isinstance(planned, Sized) else None
+        steps = total = len(planned) if isinstance(planned, Sized) else None
         partial = run.restore(PARTIAL)
         resumed = partial is not None and (partial["name"], partial["epoch"]) == (name, epoch)
         if partial is not None and resumed:
-            terms = [dict(zip(partial["terms"], values.unbind(), strict=True)) for values in partial["values"]]
+            terms = [dict(zip(partial["terms"], values.unbind(), strict=True)) for values in partial["values"].to(run.device)]
             _put_back(partial, parts, run)
             run.set_random_state(partial["random"])
             run.log(f"{title}: goes on after step {len(terms)}")
@@ -189,10 +190,11 @@ def _attempt(
                     raise NotFiniteError(_told(error, terms, seen[-1], title)) from error
                 except (torch.OutOfMemoryError, MemoryError) as error:
                     run.updates.forget()
+                    traceback.clear_frames(error.__traceback__)  # they hold what the batch has filled the memory with
                     raise OutOfMemoryError(f"{title}: {_too_large(step, batch, name, run)}") from error
                 if len(terms) % LOOK == 0:
                     _look(terms, seen, title, run)
-                if run.updates.settled and _asked(run, len(terms)):
+                if run.updates.settled and _asked(run, len(terms), last=len(terms) == steps):
                     _look(terms, seen, title, run)
                     run.save(PARTIAL, {"name": name, "epoch": epoch, **_stacked(terms, run), **_state(parts, run)})
                     raise Stopped(f"{title}: stopped after step {len(terms)}")
@@ -210,15 +212,15 @@ def _put_back(saved: Mapping[str, Any], parts: Mapping[str, Stateful], run: Run)
 
 
 def _stacked(terms: list[Mapping[str, Tensor]], run: Run) -> dict[str, Any]:
-    values = torch.stack([torch.stack([term.detach().float() for term in each.values()]) for each in terms])
+    values = torch.tensor([[float(term.detach().float()) for term in each.values()] for each in terms])
     return {"terms": list(terms[0]), "values": values, "random": run.random_state()}
 
 
-def _asked(run: Run, steps: int) -> bool:
+def _asked(run: Run, steps: int, *, last: bool) -> bool:
     """Return whether the run is to stop now; several processes agree, so that all stop at the same step."""
     if run.processes.count == 1:
         return run.stop.asked
-    return steps % AGREE == 0 and run.processes.any(run.stop.asked)
+    return (last or steps % AGREE == 0) and run.processes.any(run.stop.asked)
 
 
 def _look(terms: list[Mapping[str, Tensor]], seen: list[tuple[Tensor, ...]], title: str, run: Run) -> None:
@@ -313,22 +315,23 @@ class Batches:
     ) -> None:
         self.images, self.labels, self.plan = images, labels, list(plan)
         self.size, self.augmentation, self.run = size, augmentation, run
-        self.generator = run.stream(name)
-        self.start = 0
+        self.name, self.start = name, 0
 
     def skip(self, count: int) -> None:
-        """Leave out the first batches."""
+        """Leave out the first batches, the next time."""
         self.start = count
 
     def __len__(self) -> int:
         return len(self.plan)
 
     def __iter__(self) -> Iterator[Batch]:
-        for rows in self.plan[: self.start]:
-            skip(self.augmentation, len(rows), self.generator)
-        plan = self.plan[self.start :]
+        generator = self.run.stream(self.name)  # whoever begins anew gets the same once more, and from the beginning
+        start, self.start = self.start, 0
+        for rows in self.plan[:start]:
+            skip(self.augmentation, len(rows), generator)
+        plan = self.plan[start:]
         for rows, pixels in zip(plan, self._pixels(plan), strict=True):
-            share = Share(self.generator, self.run.share(len(rows)).start, len(rows))
+            share = Share(generator, self.run.share(len(rows)).start, len(rows))
             pictures = augment(pixels, self.augmentation, share)
             yield Batch(pictures, self.labels[rows].to(self.run.device), rows)
 

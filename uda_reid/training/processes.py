@@ -31,6 +31,7 @@ PATIENCE = 7200.0
 WAITING = "UDA_REID_TIMEOUT"
 """Environment variable with another number of seconds."""
 TOLD = "uda_reid/told"
+ASKED = "work of the main process alone asks for the other processes, who wait for its end"
 
 
 class Lost(UdaReidError):
@@ -73,6 +74,8 @@ class Several:
             if error is not None:
                 raise error
             return cast(T, answer)
+        if self._alone:
+            raise RuntimeError(ASKED)
         self._alone = True
         try:
             result, error = action(), None
@@ -119,7 +122,7 @@ class Several:
     def _together(self) -> Iterator[None]:
         """Turn the loss of another process into an error that says so."""
         if self._alone:
-            raise RuntimeError("work of the main process alone asks for the other processes, who wait for its end")
+            raise RuntimeError(ASKED)
         try:
             yield
         except RuntimeError as error:
