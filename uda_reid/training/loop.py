@@ -185,7 +185,7 @@ def _attempt(
                 run.updates.now = len(seen)
                 seen.append(_rows(batch))
                 try:
-                    terms.append(step(batch))
+                    terms.append({term: value.detach() for term, value in step(batch).items()})
                 except NotFiniteError as error:
                     raise NotFiniteError(_told(error, terms, seen[-1], title)) from error
                 except (torch.OutOfMemoryError, MemoryError) as error:
@@ -212,7 +212,7 @@ def _put_back(saved: Mapping[str, Any], parts: Mapping[str, Stateful], run: Run)
 
 
 def _stacked(terms: list[Mapping[str, Tensor]], run: Run) -> dict[str, Any]:
-    values = torch.tensor([[float(term.detach().float()) for term in each.values()] for each in terms])
+    values = torch.tensor([[float(term.float()) for term in each.values()] for each in terms])
     return {"terms": list(terms[0]), "values": values, "random": run.random_state()}
 
 
@@ -284,7 +284,7 @@ def _without(batches: Iterable[Step], count: int) -> Iterable[Step]:
 
 def _means(terms: list[Mapping[str, Tensor]]) -> dict[str, float]:
     names = terms[0].keys() if terms else ()
-    return {name: float(torch.stack([term[name].detach().float() for term in terms]).mean()) for name in names}
+    return {name: float(torch.stack([term[name].float() for term in terms]).mean()) for name in names}
 
 
 class Batches:
