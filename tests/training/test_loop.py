@@ -431,6 +431,18 @@ def test_halved_rates_outlast_an_interruption_also_into_the_next_training_of_the
     assert later.updates.halved == 1
 
 
+def test_halved_rates_outlast_an_interruption_where_the_caller_keeps_epochs() -> None:
+    memory, spoilt, again = Memory(), Work(), Run(rollbacks=1)
+    spoilt.bad = Once(1)
+    spoilt.train(Run(store=memory, rollbacks=1), epochs=1, keep=False)
+    again = Run(store=memory, rollbacks=1)
+    Work().train(again, epochs=1, keep=False)
+    assert again.updates.halved == 1
+    quiet = Memory()
+    Work().train(Run(store=quiet), epochs=1, keep=False)
+    assert not quiet.states  # nothing unusual is nothing to keep
+
+
 @pytest.mark.parametrize("keep", [True, False])
 def test_training_stopped_behind_a_rollback_ends_bit_identical(keep: bool) -> None:
     epochs = 2 if keep else 1

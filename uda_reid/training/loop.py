@@ -175,7 +175,8 @@ def _attempt(
         partial = run.restore(PARTIAL)
         resumed = partial is not None and (partial["name"], partial["epoch"]) == (name, epoch)
         if partial is not None and resumed:
-            terms = [dict(zip(partial["terms"], values.unbind(), strict=True)) for values in partial["values"].to(run.device)]
+            measured = partial["values"].to(run.device)
+            terms = [dict(zip(partial["terms"], values.unbind(), strict=True)) for values in measured]
             _put_back(partial, parts, run)
             run.set_random_state(partial["random"])
             run.log(f"{title}: goes on after step {len(terms)}")
