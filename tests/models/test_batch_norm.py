@@ -269,6 +269,7 @@ def test_grouped_keeps_names_tensors_and_flags() -> None:
     assert isinstance(first, BatchNorm2d) and (first.eps, first.momentum, first.group) == (1e-2, None, 4)
     assert not first.get_parameter("bias").requires_grad
     assert isinstance(net[3], BatchNorm1d) and isinstance(net[4], BatchNorm1d)
+    assert net[3].track_running_stats and not net[4].track_running_stats
     made = list(net.modules())
     grouped(net, 2)  # another group: the same layers
     assert list(net.modules()) == made and {each.group for each in made if hasattr(each, "group")} == {2}
