@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tests.threads import all_of
 from uda_reid.data.images import unlabelled
 from uda_reid.errors import DataError
-from uda_reid.models.batch_norm import grouped, shared
+from uda_reid.models.batch_norm import batch_norms, grouped, shared
 from uda_reid.run import ALONE, Processes, Run
 from uda_reid.testing import HEIGHT, WIDTH, tiny_domain, tiny_source
 from uda_reid.training.loop import SideBySide
@@ -132,10 +132,11 @@ def plain(module: nn.Module, *, apart: bool) -> list[Tensor]:
     if not apart:
         found = [module(torch.cat(images))]
     else:
-        before = [value.clone() for value in module.buffers()]
+        [layer] = batch_norms(module)
+        before = {name: value.clone() for name, value in layer.named_buffers()}
         found = [module(part) for part in images[:-1]]
-        for kept, value in zip(module.buffers(), before, strict=True):
-            kept.copy_(value)
+        for name, value in before.items():
+            setattr(layer, name, value)
         found.append(module(images[-1]))
     tuples = [each if isinstance(each, tuple) else (each,) for each in found]
     return [torch.cat(column) for column in zip(*tuples, strict=True)]
