@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from uda_reid.training import processes
-from uda_reid.training.processes import Several
+from uda_reid.training.processes import Lost, Several
 
 T = TypeVar("T")
 
@@ -90,7 +90,7 @@ def together(count: int, work: Callable[[Several], T]) -> list[T]:
 def all_of(count: int, work: Callable[[Several], T]) -> list[T]:
     """As `together`; an error of any is raised here."""
     found = together(count, work)
-    for each in found:
-        if isinstance(each, BaseException):
-            raise each
+    errors = [each for each in found if isinstance(each, BaseException)]
+    for error in sorted(errors, key=lambda each: isinstance(each, Lost)):  # the cause before what came of it
+        raise error
     return found

@@ -126,7 +126,7 @@ class Several:
         try:
             yield
         except RuntimeError as error:
-            reason = str(error).splitlines()[0]
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             what = "has not answered in time" if "imed out" in reason else "has ended"
             raise Lost(f"another process of this run {what}; what is saved stays ({reason})") from error
 
@@ -196,7 +196,7 @@ def join(device: str = "auto") -> tuple[Processes, str]:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # else accelerate chooses, and warns
     kwargs = InitProcessGroupKwargs(timeout=datetime.timedelta(seconds=patience)).to_kwargs()
     state = PartialState(cpu=chosen == "cpu", **kwargs)
-    return Several(), str(state.device)
+    return Several(), chosen if chosen == "cpu" else str(state.device)  # accelerate's is cpu:0
 
 
 def speaks() -> bool:

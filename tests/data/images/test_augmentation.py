@@ -215,10 +215,10 @@ def test_shares_of_a_batch_are_changed_as_the_whole_batch_is(kind: str, sizes: l
 
 
 @pytest.mark.parametrize("kind", AUGMENTATIONS)
-@pytest.mark.parametrize("total", [1, 2, 37])
+@pytest.mark.parametrize("total", [0, 1, 2, 37])
 def test_skipping_a_batch_draws_what_it_would_have_drawn(kind: str, total: int) -> None:
     drawn, skipped = generator(4), generator(4)
     augment(torch.rand(total, 3, 256, 128), kind, drawn)
     skip(kind, total, skipped)
     assert torch.equal(drawn.get_state(), skipped.get_state())
-    assert torch.equal(skipped.get_state(), generator(4).get_state()) == (kind == "none")
+    assert torch.equal(skipped.get_state(), generator(4).get_state()) == (kind == "none" or not total)
