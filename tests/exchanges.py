@@ -172,7 +172,7 @@ def features_are_the_same_to_the_last_bit(processes: Processes) -> None:
             found = extract(encoder, images, augmentation=augmentation, run=Run(processes=processes))
             expected = extract(Small(), alone, augmentation=augmentation)
             assert torch.equal(found, expected) and found.shape == (count, 5), (count, augmentation)
-            blocks = torch.arange(count).split(128)[processes.rank :: processes.count]
+            blocks = torch.split(torch.arange(count), 128)[processes.rank :: processes.count]
             assert images.read_here == [row for block in blocks for row in block.tolist()]
             assert encoder.training
     rows = torch.randperm(300, generator=torch.Generator().manual_seed(0))[:200]

@@ -103,7 +103,7 @@ class Trained:
         size = int(encoder.spec["height"]), int(encoder.spec["width"])
 
         def batches(epoch: int) -> Batches:
-            rows = torch.randperm(24, generator=run.stream(f"rows/{epoch}")).split(8)
+            rows = torch.split(torch.randperm(24, generator=run.stream(f"rows/{epoch}")), 8)
             labels = torch.arange(24) % 2
             return Batches(
                 target.images, labels, rows, size=size, augmentation="ide", name=f"noise/{epoch}", run=run

@@ -81,7 +81,7 @@ def test_accumulated_small_batches_are_one_large_batch() -> None:
     updates = Updates(accumulate=3)
     optimizer, other = OPTIMIZERS["sgd"](list(ours.parameters())), OPTIMIZERS["sgd"](list(plain.parameters()))
     batch = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
-    for part in batch.split(4):
+    for part in torch.split(batch, 4):
         updates.step(ours(part).square().mean(), [optimizer], alone)
     plain(batch).square().mean().backward()
     other.step()
@@ -122,7 +122,7 @@ def test_each_of_several_optimizers_moves_by_its_own_losses_alone(accumulate: in
     # As ADDA does: the encoder's loss goes through the discriminator, and leaves gradients on its weights.
     ours, plain = [nn.Sequential(layer(0), nn.Linear(2, 1)) for _ in range(2)]
     plain.load_state_dict(ours.state_dict())
-    updates, mine, theirs = Updates(accumulate=accumulate), [], []
+    updates, mine, theirs = Updates(accumulate=accumulate), list[torch.optim.Optimizer](), list[torch.optim.Optimizer]()
     for net, made in ((ours, mine), (plain, theirs)):
         made += [OPTIMIZERS["adam"](list(net[0].parameters())), OPTIMIZERS["sgd"](list(net[1].parameters()))]
     sums: list[list[Tensor]] = [[], []]
@@ -132,7 +132,9 @@ def test_each_of_several_optimizers_moves_by_its_own_losses_alone(accumulate: in
             updates.step(sign * ours(batch).sigmoid().mean(), [mine[which]], alone)
             weights = list(plain[which].parameters())
             found = torch.autograd.grad(sign * plain(batch).sigmoid().mean() / accumulate, weights)
-            sums[which] = [one + other for one, other in zip(sums[which] or [0] * len(found), found, strict=True)]
+            sums[which] = [
+                one + other for one, other in zip(sums[which] or map(torch.zeros_like, found), found, strict=True)
+            ]
             if (number + 1) % accumulate == 0:
                 for weight, gradient in zip(weights, sums[which], strict=True):
                     weight.grad = gradient

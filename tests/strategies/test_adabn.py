@@ -292,7 +292,9 @@ def test_moments_of_all_processes_are_the_same_on_each(count: int) -> None:
 
     def work(processes: Processes) -> Moments:
         mine = Moments(3)
-        for part in values.split([4, 5])[processes.rank :: processes.count]:  # of three processes one has nothing
+        for part in torch.split(values, [4, 5])[
+            processes.rank :: processes.count
+        ]:  # of three processes one has nothing
             mine.add(part)
         return mine.of_all(Run(processes=processes))
 

@@ -254,7 +254,8 @@ class Work:
             return {"loss": loss, "noise": torch.rand(())}
 
         parts: dict[str, Stateful] = {"model": self.model, "optimizer": self.optimizer, "draws": self.draws}
-        return train(step, batches, epochs=epochs, parts=parts, name="work", run=run, keep=keep)
+        given: Callable[[int], Iterable[Any]] = batches
+        return train(step, given, epochs=epochs, parts=parts, name="work", run=run, keep=keep)
 
 
 @pytest.mark.parametrize("side", [False, True])

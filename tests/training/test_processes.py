@@ -91,7 +91,7 @@ def test_three_processes_gather_uneven_rows() -> None:
     def work(processes: Processes) -> tuple[torch.Tensor, torch.Tensor]:
         mine = whole[[slice(0, 4), slice(4, 7), slice(7, 10)][processes.rank]].clone().requires_grad_()
         found = processes.gather(mine, 10)
-        (found * torch.arange(10.0)[:, None]).sum().backward()
+        (found * torch.arange(10.0)[:, None]).sum().backward()  # type: ignore[no-untyped-call]
         assert mine.grad is not None
         return found.detach(), mine.grad / 3
 
@@ -106,7 +106,8 @@ def test_who_waits_for_one_that_has_ended_says_so() -> None:
             raise KeyError("an error of its own")
         return processes.any(True)
 
-    first, second = together(2, work)
+    found: list[Any] = [*together(2, work)]
+    first, second = found
     assert isinstance(second, KeyError)
     assert isinstance(first, Lost)
     assert str(first).startswith("another process of this run has ended; what is saved stays (")
