@@ -423,6 +423,7 @@ def test_halved_rates_outlast_an_interruption_also_into_the_next_training_of_the
     memory, spoilt = Memory(), Work()
     spoilt.bad = Once(1)
     spoilt.train(Run(store=memory, rollbacks=1), epochs=1)
+    assert memory.states["updates"]["halved"] == 1  # for the ledger of a run whose training is over
     again = Run(store=memory, rollbacks=1)
     Work().train(again, epochs=1)  # is found
     assert again.updates.halved == 1

@@ -27,6 +27,7 @@ from uda_reid.run import Precision, Reporter, Run, Silent
 from uda_reid.terminal import Logged
 from uda_reid.training.devices import environment, use_threads
 from uda_reid.training.encoders import load_encoder, load_facts, save_encoder
+from uda_reid.training.loop import UPDATES
 from uda_reid.training.processes import join
 from uda_reid.writing import replace_file
 
@@ -118,6 +119,9 @@ def _work(prepared: Prepared, folder: Path, run: Run, evaluator: Evaluator | Non
     found = evaluator.features(source.encoder) if evaluator else None
     before = Row(SOURCE_ONLY, evaluator.score(found) if evaluator and found else None, facts)
     clock.lap("evaluate")
+    kept = run.restore(UPDATES)
+    if kept is not None:  # the ledger tells of them, also where no step is left to make
+        run.updates.load_state_dict(kept)
     probed = replace(run, prober=snapshots(folder / "probes")) if audited else run
     result = recipe.strategy.adapt(source, unlabelled(target), run=probed)
     history = plain_history(result.history, recipe.name)

@@ -64,7 +64,7 @@ PARTIAL = "step"
 NOTHING = {"name": "", "epoch": 0}
 """Kept under that name where there is nothing of the kind any more."""
 UPDATES = "updates"
-"""Name of what is kept of `run.updates`, where finished epochs are saved by others."""
+"""Name of what is kept of `run.updates` beside what callers save of their own."""
 LOOK = 50
 """Steps after which the device is asked whether every loss was finite."""
 AGREE = 10
@@ -124,7 +124,7 @@ def train(
         history.append(_epoch(step, batches, epoch, epochs, parts, name, run))
         if keep:
             run.save(slot, {"name": name, "history": history, **_state(parts, run)})
-        elif run.updates.unusual:
+        if run.updates.unusual:
             run.save(UPDATES, run.updates.state_dict())
     return history
 
