@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -719,6 +720,10 @@ class Left(Exception):
         ),
         (["adapt", "--src", "alpha"], "Missing option '--tgt'; see uda-reid adapt --help"),
         (
+            ["evaluate", "--features", "x.npy"],
+            "evaluate --features is work for one process, and the launcher started 2; start it without one",
+        ),
+        (
             ["adapt", "--src", "alpha", "--tgt", "beta", "--set", "adapt.lrr=1"],
             "--set adapt.lrr=1: unknown option; did you mean 'lr'?",
         ),
@@ -742,3 +747,17 @@ def test_mistakes_are_told_by_the_first_of_several_processes(
         cli.main()
     output = capsys.readouterr()
     assert (codes, output.out, output.err) == ([2], "", f"error: {message}\n" * told)
+
+
+@pytest.mark.parametrize("json_wanted", [True, False])
+@pytest.mark.parametrize(("rank", "prints"), [("0", True), ("1", False)])
+def test_scores_are_printed_by_the_first_process_alone(
+    rank: str, prints: bool, json_wanted: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": rank}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("uda_reid.pipeline.score_checkpoint", lambda *_, **__: SimpleNamespace(scores=None))
+    monkeypatch.setattr("uda_reid.report.scores_json", lambda _: "the scores\n")
+    monkeypatch.setattr("uda_reid.report.show_row", lambda *_: "the scores")
+    words = ["evaluate", "--checkpoint", "x", "--tgt", "beta", *(["--json"] if json_wanted else [])]
+    assert run(monkeypatch, capsys, *words) == (0, "the scores\n" * prints, "")

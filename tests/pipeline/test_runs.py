@@ -19,10 +19,10 @@ from tests.pipeline.conftest import Stopper
 from uda_reid.errors import CheckpointError, DataError
 from uda_reid.evaluation import Evaluator, Features
 from uda_reid.job import Job, open_domain
+from uda_reid.ops.losses import identification
 from uda_reid.pipeline import one, score_checkpoint
 from uda_reid.report import BOUND, LABELLED, SOURCE_ONLY, read
 from uda_reid.report.records import remarks
-from uda_reid.strategies import pul
 from uda_reid.training.encoders import load_facts
 from uda_reid.types import Encoder, Scores
 
@@ -311,15 +311,15 @@ def test_run_killed_between_any_two_saves_ends_with_the_same_weights(job: Job, t
 def test_the_ledger_tells_of_halved_rates_also_behind_an_interruption(
     job: Job, interrupted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, made = pul.identification, 0
+    made = 0
 
     def once_infinite(*args: Any, **kwargs: Any) -> torch.Tensor:
         nonlocal made
         made += 1
-        loss = real(*args, **kwargs)
+        loss = identification(*args, **kwargs)
         return loss * torch.inf if made == 2 else loss
 
-    monkeypatch.setattr(pul, "identification", once_infinite)
+    monkeypatch.setattr("uda_reid.strategies.pul.identification", once_infinite)
     job = replace(job, rollbacks=1)
     if interrupted:  # when no step is left to make
         with pytest.raises(KeyboardInterrupt):
