@@ -33,8 +33,9 @@ from uda_reid.models.heads import Classifier
 from uda_reid.ops.losses import identification
 from uda_reid.run import Run
 from uda_reid.strategies.adda import ADDA
+from uda_reid.training.batches import Batches
 from uda_reid.training.features import extract
-from uda_reid.training.loop import Batches, train
+from uda_reid.training.loop import train
 from uda_reid.types import Batch, Encoder, Source, Target
 
 Step = Literal["simultaneous", "alternating"]

@@ -51,9 +51,10 @@ from uda_reid.models.encoder import BACKBONES, MEAN, STD, Embedder, EncoderSpec
 from uda_reid.ops.losses import batch_hard_triplet, identification
 from uda_reid.pretraining import Pretrain
 from uda_reid.run import Run
+from uda_reid.training.batches import Batches
 from uda_reid.training.devices import environment, pick_device, use_threads
 from uda_reid.training.features import BATCH, extract
-from uda_reid.training.loop import Batches, Stateful, train
+from uda_reid.training.loop import Stateful, train
 from uda_reid.types import Batch, Domain, Source, Split
 
 FILE_SIZE = (128, 64)

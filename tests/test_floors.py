@@ -41,6 +41,7 @@ FLOORS = {
     "models.batch_norm": 3.9,
     "models": 4,
     "models.branches": 4.1,
+    "training.batches": 4.9,
     "training": 5,
     "training.encoders": 5.1,
     "training.processes": 5.1,

@@ -13,7 +13,9 @@ from torch import nn
 from uda_reid.data.images import unlabelled
 from uda_reid.run import QUIET, Run
 from uda_reid.testing import ConformanceError, check_strategy, fingerprint
-from uda_reid.types import AdaptationResult, Domain, Source, Target
+from uda_reid.training.batches import Batches
+from uda_reid.training.loop import Draws, Stateful, train
+from uda_reid.types import AdaptationResult, Batch, Domain, Source, Target
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,54 @@ def test_a_target_that_leaks_its_labels_is_named(monkeypatch: pytest.MonkeyPatch
 def test_a_strategy_that_forgets_part_of_its_state_is_named() -> None:
     with pytest.raises(ConformanceError, match="interrupted after 1 saves and resumed, the weights differ"):
         check_strategy(Jitter("resume"))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Trains for two epochs with a head and momentum, and gives `train` the parts that are named."""
+
+    parts: tuple[str, ...] = ("encoder", "head", "optimizer", "draws")
+    keep: bool = True
+
+    def adapt(self, source: Source, target: Target, *, run: Run = QUIET) -> AdaptationResult:
+        encoder = copy.deepcopy(source.encoder)
+        with run.randomness("head"):
+            head = nn.Linear(encoder.dim, 2)
+        weights = [*encoder.parameters(), *head.parameters()]
+        optimizer, draws = torch.optim.SGD(weights, lr=0.05, momentum=0.9), Draws(run.stream("draws"))
+        run.prepare(encoder, optimizer)
+        size = int(encoder.spec["height"]), int(encoder.spec["width"])
+
+        def batches(epoch: int) -> Batches:
+            rows = torch.split(torch.randperm(24, generator=run.stream(f"rows/{epoch}")), 8)
+            labels = torch.arange(24) % 2
+            return Batches(
+                target.images, labels, rows, size=size, augmentation="ide", name=f"noise/{epoch}", run=run
+            )  # fmt: skip
+
+        def step(batch: Batch) -> dict[str, torch.Tensor]:
+            encoder.train()
+            mask = torch.rand(encoder.dim, generator=draws.generator)
+            loss = nn.functional.cross_entropy(head(encoder(batch.images) * mask), batch.labels)
+            run.step(loss, optimizer)
+            return {"loss": loss}
+
+        every: dict[str, Stateful] = {"encoder": encoder, "head": head, "optimizer": optimizer, "draws": draws}
+        parts = {name: every[name] for name in self.parts}
+        train(step, batches, epochs=2 if self.keep else 1, parts=parts, name="trained", run=run, keep=self.keep)
+        return AdaptationResult(encoder.eval(), (), {})
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_strategy_that_gives_all_its_parts_can_be_stopped(keep: bool) -> None:
+    check_strategy(Trained(keep=keep))
+
+
+@pytest.mark.parametrize("forgotten", ["encoder", "head", "optimizer", "draws"])
+def test_a_strategy_that_forgets_a_part_of_a_step_is_named(forgotten: str) -> None:
+    parts = tuple(part for part in Trained().parts if part != forgotten)
+    with pytest.raises(ConformanceError, match=r"stopped after [12] steps and resumed, the weights differ"):
+        check_strategy(Trained(parts, keep=False))
 
 
 def test_training_without_training_is_named() -> None:

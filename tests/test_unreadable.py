@@ -7,8 +7,8 @@ from torch import Tensor
 from uda_reid.errors import UnreadableError
 from uda_reid.models.encoder import EncoderSpec, build
 from uda_reid.run import Run
+from uda_reid.training.batches import Batches
 from uda_reid.training.features import extract
-from uda_reid.training.loop import Batches
 from uda_reid.unreadable import Unreadable
 
 

@@ -22,8 +22,9 @@ from uda_reid.models.heads import Classifier
 from uda_reid.ops.losses import batch_hard_triplet, identification
 from uda_reid.ops.ranking import rank
 from uda_reid.run import QUIET, Run
+from uda_reid.training.batches import Batches
 from uda_reid.training.features import extract
-from uda_reid.training.loop import Batches, Stateful, train
+from uda_reid.training.loop import Stateful, train
 from uda_reid.types import Batch, Domain, Ids, Source, Split
 
 Positive = Annotated[int, Field(gt=0)]

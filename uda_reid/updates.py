@@ -39,7 +39,7 @@ class Updates:
         self.scaler = torch.amp.GradScaler(torch.device(device).type) if scaled else None
         self.halved = 0
         """How often the learning rates were halved."""
-        self._pending: dict[int, tuple[Optimizer, int]] = {}
+        self._pending: dict[int, tuple[Optimizer, int, Tensor | None]] = {}
         self.now = 0
         """Which step this is since the last `check`; the training loop counts."""
         self._first: Tensor | None = None
@@ -56,22 +56,22 @@ class Updates:
             NotFiniteError: the loss is not finite; no weight has been touched by then.
         """
         bad = self._flagged(loss, optimizers)
-        counts = {id(optimizer): self._pending.get(id(optimizer), (optimizer, 0))[1] for optimizer in optimizers}
         for optimizer in optimizers:
-            if not counts[id(optimizer)]:
+            if id(optimizer) not in self._pending:
                 optimizer.zero_grad(set_to_none=True)
         scaled = loss / self.accumulate if self.accumulate > 1 else loss
         # Into these weights alone: what a loss leaves on others must not wait there for the others' own update.
         mine = [weight for weight in _weights(optimizers) if weight.requires_grad] if self.accumulate > 1 else None
         (scaled if self.scaler is None else self.scaler.scale(scaled)).backward(inputs=mine)  # type: ignore[no-untyped-call]
         for optimizer in optimizers:
-            self._pending[id(optimizer)] = optimizer, counts[id(optimizer)] + 1
-        due = [optimizer for optimizer in optimizers if self._pending[id(optimizer)][1] == self.accumulate]
-        self._update(due, average, bad)
+            _, count, before = self._pending.get(id(optimizer), (optimizer, 0, None))
+            masked = bad if before is None else before if bad is None else torch.maximum(bad, before)
+            self._pending[id(optimizer)] = optimizer, count + 1, masked
+        self._update([each for each in optimizers if self._pending[id(each)][1] == self.accumulate], average)
 
     def flush(self, average: Average) -> None:
         """Update by what is left of gradients at the end of an epoch, as if the missing losses were 0."""
-        self._update([optimizer for optimizer, _ in self._pending.values()], average, None)
+        self._update([optimizer for optimizer, *_ in self._pending.values()], average)
 
     def check(self) -> int:
         """Return which step since the last check (`now`) was the first with a loss that is not finite, or -1.
@@ -123,12 +123,13 @@ class Updates:
         self._first = torch.where((self._first < 0) & (bad > 0), torch.full_like(bad, self.now), self._first)
         return bad
 
-    def _update(self, due: Sequence[Optimizer], average: Average, bad: Tensor | None) -> None:
+    def _update(self, due: Sequence[Optimizer], average: Average) -> None:
         if not due:
             return
         average([weight.grad for weight in _weights(due) if weight.grad is not None])
         for optimizer in due:
-            del self._pending[id(optimizer)]
+            *_, bad = self._pending.pop(id(optimizer))
+            _fill_momentum(optimizer)
             rates = [group["lr"] for group in optimizer.param_groups]
             for group in optimizer.param_groups:
                 group["lr"] = group["lr"] * 0.5**self.halved
@@ -152,12 +153,22 @@ def not_finite(what: str) -> str:
 
 
 def _weights(optimizers: Sequence[Optimizer]) -> list[Tensor]:
-    return [weight for each in optimizers for group in each.param_groups for weight in group["params"]]
+    every = (weight for each in optimizers for group in each.param_groups for weight in group["params"])
+    return [weight for weight in every if weight.requires_grad]
 
 
 def _masks(optimizer: Optimizer) -> bool:
     """Return whether an optimizer leaves all weights as they are where the device says so (`found_inf`)."""
     return all(group.get("fused") for group in optimizer.param_groups)
+
+
+def _fill_momentum(optimizer: Optimizer) -> None:
+    """Let momentum begin with 0; torch's fused SGD leaves it to chance where the mask leaves out its first update."""
+    for group in optimizer.param_groups:
+        if group.get("fused") and group.get("momentum") and not group.get("dampening"):
+            for weight in group["params"]:
+                if weight.grad is not None and optimizer.state[weight].get("momentum_buffer") is None:
+                    optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
 
 
 def fuse(*optimizers: Optimizer) -> None:

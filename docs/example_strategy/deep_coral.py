@@ -19,7 +19,8 @@ from torch import Tensor
 from uda_reid.data.sampling import endless, shuffled
 from uda_reid.ops.losses import identification
 from uda_reid.run import QUIET, Run
-from uda_reid.training.loop import Batches, SideBySide, Stateful, train
+from uda_reid.training.batches import Batches, SideBySide
+from uda_reid.training.loop import Stateful, train
 from uda_reid.training.mixed import embed
 from uda_reid.types import AdaptationResult, Batch, Source, Target
 

@@ -9,14 +9,17 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.pipeline.conftest import Stopper
 from uda_reid.errors import CheckpointError, DataError
 from uda_reid.evaluation import Evaluator, Features
 from uda_reid.job import Job, open_domain
+from uda_reid.ops.losses import identification
 from uda_reid.pipeline import one, score_checkpoint
 from uda_reid.report import BOUND, LABELLED, SOURCE_ONLY, read
 from uda_reid.report.records import remarks
@@ -302,3 +305,27 @@ def test_run_killed_between_any_two_saves_ends_with_the_same_weights(job: Job, t
     assert record["history"] == whole["history"]
     assert record["curve"] == whole["curve"]
     assert not (run / "state").exists()
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_the_ledger_tells_of_halved_rates_also_behind_an_interruption(
+    job: Job, interrupted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = 0
+
+    def once_infinite(*args: Any, **kwargs: Any) -> torch.Tensor:
+        nonlocal made
+        made += 1
+        loss = identification(*args, **kwargs)
+        return loss * torch.inf if made == 2 else loss
+
+    monkeypatch.setattr("uda_reid.strategies.pul.identification", once_infinite)
+    job = replace(job, rollbacks=1)
+    if interrupted:  # when no step is left to make
+        with pytest.raises(KeyboardInterrupt):
+            one(job, reporter=Stopper("after step 2 (scored afterwards)"))
+    record, folder, _ = one(job)
+    told = {"learning rate halved": "1 x, after a loss that was not finite"}
+    assert record.rows[0].facts.items() & told.items() == set()
+    for facts in (record.rows[1].facts, load_facts(folder / "adapted.safetensors")):
+        assert facts.items() >= told.items()

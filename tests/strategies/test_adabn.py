@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from tests.threads import all_of
 from uda_reid.errors import DataError, RecipeError
 from uda_reid.run import Run
+from uda_reid.sharing import Processes
 from uda_reid.strategies.adabn import AdaBN, Moments
 from uda_reid.testing import HEIGHT, WIDTH, check_strategy, fingerprint
 from uda_reid.training.features import extract
@@ -263,3 +265,41 @@ def test_layers_that_no_image_reaches_keep_their_statistics(source: Source, targ
 def test_an_unknown_neck_cannot_be_left_out(source: Source, target: Target) -> None:
     with pytest.raises(RecipeError, match="neck false: the encoder WithAuxiliary has no known neck"):
         AdaBN(neck=False).adapt(replace(source, encoder=WithAuxiliary(source.encoder)), target)
+
+
+# Several processes
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=5), st.integers(0, 5))
+def test_moments_are_mixed_to_those_of_all_values(sizes: list[int], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    parts = [torch.randn(size, 3, generator=generator, dtype=torch.float64) * 3 + 10 for size in sizes]
+    every = Moments(3)
+    for part in parts:
+        empty = torch.zeros(3, dtype=torch.float64)
+        every.mix(len(part), *(part.mean(0), part.var(0, correction=0)) if len(part) else (empty, empty))
+    values = torch.cat(parts)
+    assert every.count == len(values)
+    if every.count:
+        torch.testing.assert_close(every.mean, values.mean(0))
+        torch.testing.assert_close(every.variance, values.var(0, correction=0))
+    else:
+        assert not every.mean.any() and not every.variance.any()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_moments_of_all_processes_are_the_same_on_each(count: int) -> None:
+    values = torch.randn(9, 3, generator=torch.Generator().manual_seed(0)) * 2 - 5
+
+    def work(processes: Processes) -> Moments:
+        mine = Moments(3)
+        for part in torch.split(values, [4, 5])[
+            processes.rank :: processes.count
+        ]:  # of three processes one has nothing
+            mine.add(part)
+        return mine.of_all(Run(processes=processes))
+
+    for found in all_of(count, work):
+        assert found.count == 9
+        torch.testing.assert_close(found.mean, values.double().mean(0), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(found.variance, values.double().var(0, correction=0), rtol=1e-5, atol=1e-6)

@@ -6,15 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from tests.threads import all_of
 from uda_reid.data.images import unlabelled
 from uda_reid.errors import DataError
+from uda_reid.models.batch_norm import batch_norms, grouped, shared
 from uda_reid.run import Run
+from uda_reid.sharing import ALONE, Processes
 from uda_reid.testing import HEIGHT, WIDTH, tiny_domain, tiny_source
-from uda_reid.training.loop import SideBySide
-from uda_reid.training.mixed import mixed
-from uda_reid.types import Source, Target
+from uda_reid.training.batches import SideBySide
+from uda_reid.training.mixed import embed, mixed
+from uda_reid.types import Batch, Source, Target
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +90,92 @@ def test_streams_depend_on_the_seed_and_differ_by_domain(pair: tuple[Source, Tar
         for first, second in zip(chain.from_iterable(one), chain.from_iterable(again), strict=True)
     )
     assert not torch.equal(one[0][0].rows, other[0][0].rows)
+
+
+# How the domains are embedded
+
+
+class Two(nn.Module):
+    """Images to a tensor, or to two."""
+
+    def __init__(self, *, pair: bool) -> None:
+        super().__init__()
+        self.pair = pair
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        maps: Tensor = self.layers(images)
+        return (maps.mean((2, 3)), maps.square()) if self.pair else maps.mean((2, 3))
+
+
+def net(*, pair: bool) -> Two:
+    made = Two(pair=pair).double()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in made.parameters():
+            weight.copy_(torch.rand(weight.shape, generator=generator))
+    grouped(made)
+    return made
+
+
+SIZES = [5, 4, 7]
+
+
+def domains() -> list[Batch]:
+    generator = torch.Generator().manual_seed(1)
+    images = [number + torch.rand((size, 3, 4, 2), generator=generator).double() for number, size in enumerate(SIZES)]
+    return [Batch(part, torch.zeros(len(part)), torch.arange(len(part))) for part in images]
+
+
+def plain(module: nn.Module, *, apart: bool) -> list[Tensor]:
+    """Every domain by its own call in training, the statistics those of the target alone; or one call."""
+    images = [batch.images for batch in domains()]
+    if not apart:
+        found = [module(torch.cat(images))]
+    else:
+        [layer] = batch_norms(module)
+        before = {name: value.clone() for name, value in layer.named_buffers()}
+        found = [module(part) for part in images[:-1]]
+        for name, value in before.items():
+            setattr(layer, name, value)
+        found.append(module(images[-1]))
+    tuples = [each if isinstance(each, tuple) else (each,) for each in found]
+    return [torch.cat(column) for column in zip(*tuples, strict=True)]
+
+
+def running(module: nn.Module) -> list[Tensor]:
+    return [value.clone() for name, value in module.state_dict().items() if "running" in name]
+
+
+@pytest.mark.parametrize("pair", [False, True])
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_domains_are_embedded_apart_or_together_on_any_number_of_processes(count: int, apart: bool, pair: bool) -> None:
+    whole = net(pair=pair)
+    expected = plain(whole, apart=apart)
+    torch.stack([each.square().sum() for each in expected]).sum().backward()  # type: ignore[no-untyped-call]
+
+    def work(processes: Processes) -> tuple[tuple[Tensor, ...], list[Tensor], list[Tensor]]:
+        own, run = net(pair=pair), Run(processes=processes)
+        shared(own, processes, trained=True)
+        batches = [batch._replace(images=batch.images[run.share(len(batch.rows))]) for batch in domains()]
+        found = embed(own, batches, apart=apart, run=run)
+        torch.stack([each.square().sum() for each in found]).sum().backward()  # type: ignore[no-untyped-call]
+        gradients = [weight.grad for weight in own.parameters() if weight.grad is not None]
+        processes.average(gradients)
+        return tuple(each.detach() for each in found), gradients, running(own)
+
+    for found, gradients, statistics in [work(ALONE)] if count == 1 else all_of(count, work):
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other.detach(), rtol=1e-10, atol=1e-10)
+        for one, other in zip(
+            gradients, [weight.grad for weight in whole.parameters() if weight.grad is not None], strict=True
+        ):
+            torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+        for one, other in zip(statistics, running(whole), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+def test_together_and_apart_differ() -> None:
+    [one], [other] = plain(net(pair=False), apart=True), plain(net(pair=False), apart=False)
+    assert not torch.allclose(one, other, atol=0.1)

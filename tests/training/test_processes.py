@@ -1,14 +1,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tests.exchanges import CHECKS
+from tests.threads import all_of, together
 from tests.together import STRATEGIES, VARIANTS, launch
+from uda_reid.errors import RecipeError
+from uda_reid.sharing import ALONE, Processes
+from uda_reid.training import processes as several
 from uda_reid.training.checkpoint import load
+from uda_reid.training.processes import Lost, join
 
 EXACT = 1e-8
 """What float64 leaves between one process and two, after 20 steps; about 1e-11 is measured."""
@@ -63,3 +70,73 @@ def test_in_float32_two_processes_differ_from_one_as_a_changed_last_bit_does(tmp
     # Where no rounding decides - no ReLU's batch norm moves, no hardest pair is looked for - float32 is near, too.
     assert apart(alone["adda-alternating"], first["adda-alternating"]) < 1e-4
     assert apart(alone["adabn"], first["adabn"]) < 1e-4
+
+
+# What processes tell each other
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: str(check.__name__))
+def test_in_threads(check: Callable[[Processes], None]) -> None:
+    all_of(2, check)
+
+
+def test_in_two_real_processes() -> None:
+    started = launch(["-m", "tests.exchanges"], 2)
+    told = [process.communicate(timeout=120) for process in started]
+    assert [process.returncode for process in started] == [0, 0], told
+    assert all(out.splitlines() == [f"{check.__name__} passed" for check in CHECKS] for out, _ in told)
+
+
+def test_three_processes_gather_uneven_rows() -> None:
+    whole = torch.arange(10.0)[:, None]
+
+    def work(processes: Processes) -> tuple[torch.Tensor, torch.Tensor]:
+        mine = whole[[slice(0, 4), slice(4, 7), slice(7, 10)][processes.rank]].clone().requires_grad_()
+        found = processes.gather(mine, 10)
+        (found * torch.arange(10.0)[:, None]).sum().backward()  # type: ignore[no-untyped-call]
+        assert mine.grad is not None
+        return found.detach(), mine.grad / 3
+
+    results = all_of(3, work)
+    assert all(torch.equal(found, whole) for found, _ in results)
+    assert torch.equal(torch.cat([gradient for _, gradient in results]), whole)
+
+
+def test_who_waits_for_one_that_has_ended_says_so() -> None:
+    def work(processes: Processes) -> bool:
+        if processes.rank:
+            raise KeyError("an error of its own")
+        return processes.any(True)
+
+    found: list[Any] = [*together(2, work)]
+    first, second = found
+    assert isinstance(second, KeyError)
+    assert isinstance(first, Lost)
+    assert str(first).startswith("another process of this run has ended; what is saved stays (")
+
+
+@pytest.mark.parametrize(
+    ("variables", "device", "message"),
+    [
+        ({}, "cuda:0", r"device 'cuda:0' is one GPU for 2 processes; use cuda, which gives each its own"),
+        ({"LOCAL_WORLD_SIZE": "2"}, "cuda", r"2 processes cannot share 1 GPUs; start one for each"),
+        ({"UDA_REID_TIMEOUT": "soon"}, "cpu", r"UDA_REID_TIMEOUT='soon' is no number of seconds"),
+    ],
+)
+def test_what_cannot_go_together_is_refused(
+    variables: dict[str, str], device: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", **variables}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(several, "pick_device", lambda device: device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(RecipeError, match=f"^{message}$"):
+        join(device)
+
+
+def test_without_a_launcher_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in (None, "", "1"):
+        monkeypatch.delenv("WORLD_SIZE", raising=False)
+        if value is not None:
+            monkeypatch.setenv("WORLD_SIZE", value)
+        assert join("cpu") == (ALONE, "cpu")

@@ -74,6 +74,7 @@ def main() -> None:
     """Run the command line; a user's mistake is one line on the error stream and exit code 2."""
     asked_to_end: list[int] = []
     asked: list[float] = []
+    stop.asked = False
 
     def end(number: int, _: FrameType | None) -> None:
         """Let training end after its step, which it keeps; end other work as by Ctrl-C: what is written is whole."""

@@ -23,6 +23,7 @@ from uda_reid.cli.arguments import (
     told,
 )
 from uda_reid.errors import RecipeError
+from uda_reid.launch import first, launched
 from uda_reid.terminal import RichReporter
 
 app = typer.Typer()
@@ -209,6 +210,10 @@ def evaluate(
         _score_model(checkpoint, tgt, data, protocol, seed, device or "auto", precision, threads, json)
         return
     _refuse(context, MODEL_ONLY, "with --features")
+    if launched() > 1:
+        raise RecipeError(
+            f"evaluate --features is work for one process, and the launcher started {launched()}; start it without one"
+        )
     _refuse(context, () if rerank else RERANK_ONLY, "without --rerank")
     from uda_reid.foreign import Reranking, score_files, scored_json, show_scored
 
@@ -243,9 +248,9 @@ def _score_model(
             checkpoint, tgt, data=data, protocol=protocol, seed=seed, device=device, precision=precision.value,
             threads=threads, reporter=RichReporter(screen),
         )  # fmt: skip
-    if json:
+    if json and first():
         typer.echo(scores_json(row.scores), nl=False)
-    else:
+    elif not json:
         output().print(show_row(f"{checkpoint} on {tgt}", row))
 
 

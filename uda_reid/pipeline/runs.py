@@ -120,7 +120,9 @@ def _work(prepared: Prepared, folder: Path, run: Run, evaluator: Evaluator | Non
     before = Row(SOURCE_ONLY, evaluator.score(found) if evaluator and found else None, facts)
     clock.lap("evaluate")
     adapting = prepared.tolerant(run)
-    adapting.updates.load_state_dict(run.restore(UPDATES) or adapting.updates.state_dict())
+    kept = run.restore(UPDATES)
+    if kept is not None:  # the ledger tells of them, also where no step is left to make
+        adapting.updates.load_state_dict(kept)
     probed = replace(adapting, prober=snapshots(folder / "probes")) if audited else adapting
     result = recipe.strategy.adapt(source, unlabelled(target), run=probed)
     history = plain_history(result.history, recipe.name)

@@ -21,7 +21,8 @@ from uda_reid.models.batch_norm import batch_norms
 from uda_reid.models.heads import Discriminator
 from uda_reid.ops.losses import told_apart
 from uda_reid.run import QUIET, Run
-from uda_reid.training.loop import Batches, SideBySide, Stateful, train
+from uda_reid.training.batches import Batches, SideBySide
+from uda_reid.training.loop import Stateful, train
 from uda_reid.types import AdaptationResult, Batch, Encoder, Images, Source, Target
 
 Rate = Annotated[float, Field(ge=0)]

@@ -24,8 +24,9 @@ from uda_reid.models.encoder import Embedder
 from uda_reid.models.heads import centroid_classifier
 from uda_reid.ops.losses import batch_hard_triplet, identification
 from uda_reid.run import QUIET, Run
+from uda_reid.training.batches import Batches
 from uda_reid.training.features import extract
-from uda_reid.training.loop import Batches, Stateful, train
+from uda_reid.training.loop import Stateful, train
 from uda_reid.training.pseudo_labels import Distance, Method, PseudoLabels, assign
 from uda_reid.types import AdaptationResult, Batch, Encoder, Source, Target
 

@@ -23,8 +23,9 @@ from uda_reid.ops.clustering import KMeans, kmeans, nearest_samples
 from uda_reid.ops.distance import normalise
 from uda_reid.ops.losses import identification
 from uda_reid.run import QUIET, Run
+from uda_reid.training.batches import Batches
 from uda_reid.training.features import extract
-from uda_reid.training.loop import Batches, Stateful, train
+from uda_reid.training.loop import Stateful, train
 from uda_reid.types import AdaptationResult, Batch, Encoder, Source, Target
 
 Count = Annotated[int, Field(gt=0)]

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from concurrent.futures import ThreadPoolExecutor
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sized
 from itertools import islice
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from uda_reid.data.images import Share, augment, skip
-from uda_reid.errors import NotFiniteError, OutOfMemoryError, UnreadableError
-from uda_reid.ops.transfer import moved
+from uda_reid.errors import NotFiniteError, OutOfMemoryError
 from uda_reid.run import Run
-from uda_reid.types import Batch, Images
+from uda_reid.training.batches import Skippable
+from uda_reid.types import Batch
 from uda_reid.updates import not_finite
 
 Step = TypeVar("Step")
-T = TypeVar("T")
 
 
 class Stateful(Protocol):
@@ -31,14 +28,6 @@ class Stateful(Protocol):
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:
         """Put a state back."""
-
-
-@runtime_checkable
-class Skippable(Protocol):
-    """Batches that can begin later."""
-
-    def skip(self, count: int) -> None:
-        """Leave out the first batches."""
 
 
 class Draws:
@@ -65,11 +54,11 @@ PARTIAL = "step"
 NOTHING = {"name": "", "epoch": 0}
 """Kept under that name where there is nothing of the kind any more."""
 UPDATES = "updates"
-"""Name of what is kept of `run.updates`, where finished epochs are saved by others."""
+"""Name of what is kept of `run.updates` beside what callers save of their own."""
 LOOK = 50
 """Steps after which the device is asked whether every loss was finite."""
 AGREE = 10
-"""Steps after which several processes agree on whether to stop; they do after the first step of an epoch, too."""
+"""Steps after which several processes agree on whether to stop; they also do so at the end of an epoch."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -114,9 +103,9 @@ def train(
     slot = slot or name
     history: list[dict[str, float]] = []
     saved = run.restore(slot if keep else UPDATES)
-    if saved is not None and not keep:
-        run.updates.load_state_dict(saved)
-    elif saved is not None and saved["name"] == name:
+    if saved is not None:
+        run.updates.load_state_dict(saved["updates"] if keep else saved)  # also from an earlier training of this run
+    if saved is not None and keep and saved["name"] == name:
         history = saved["history"]
         _put_back(saved, parts, run)
         if 0 < len(history) < epochs:
@@ -125,7 +114,7 @@ def train(
         history.append(_epoch(step, batches, epoch, epochs, parts, name, run))
         if keep:
             run.save(slot, {"name": name, "history": history, **_state(parts, run)})
-        elif run.updates.unusual:
+        if run.updates.unusual:
             run.save(UPDATES, run.updates.state_dict())
     return history
 
@@ -172,11 +161,12 @@ def _attempt(
     title = f"{name}: epoch {epoch + 1}" if epochs > 1 else name
     with run.randomness(f"{name}/epoch/{epoch}"):
         planned = batches(epoch)
-        total = len(planned) if isinstance(planned, Sized) else None
+        steps = total = len(planned) if isinstance(planned, Sized) else None
         partial = run.restore(PARTIAL)
         resumed = partial is not None and (partial["name"], partial["epoch"]) == (name, epoch)
         if partial is not None and resumed:
-            terms = [dict(zip(partial["terms"], values.unbind(), strict=True)) for values in partial["values"]]
+            measured = partial["values"].to(run.device)
+            terms = [dict(zip(partial["terms"], values.unbind(), strict=True)) for values in measured]
             _put_back(partial, parts, run)
             run.set_random_state(partial["random"])
             run.log(f"{title}: goes on after step {len(terms)}")
@@ -186,15 +176,16 @@ def _attempt(
                 run.updates.now = len(seen)
                 seen.append(_rows(batch))
                 try:
-                    terms.append(step(batch))
+                    terms.append({term: value.detach() for term, value in step(batch).items()})
                 except NotFiniteError as error:
                     raise NotFiniteError(_told(error, terms, seen[-1], title)) from error
                 except (torch.OutOfMemoryError, MemoryError) as error:
                     run.updates.forget()
+                    traceback.clear_frames(error.__traceback__)  # they hold what the batch has filled the memory with
                     raise OutOfMemoryError(f"{title}: {_too_large(step, batch, name, run)}") from error
                 if len(terms) % LOOK == 0:
                     _look(terms, seen, title, run)
-                if run.updates.settled and _asked(run, len(terms)):
+                if run.updates.settled and _asked(run, len(terms), last=len(terms) == steps):
                     _look(terms, seen, title, run)
                     run.save(PARTIAL, {"name": name, "epoch": epoch, **_stacked(terms, run), **_state(parts, run)})
                     raise Stopped(f"{title}: stopped after step {len(terms)}")
@@ -212,15 +203,15 @@ def _put_back(saved: Mapping[str, Any], parts: Mapping[str, Stateful], run: Run)
 
 
 def _stacked(terms: list[Mapping[str, Tensor]], run: Run) -> dict[str, Any]:
-    values = torch.stack([torch.stack([term.detach().float() for term in each.values()]) for each in terms])
+    values = torch.tensor([[float(term.float()) for term in each.values()] for each in terms])
     return {"terms": list(terms[0]), "values": values, "random": run.random_state()}
 
 
-def _asked(run: Run, steps: int) -> bool:
+def _asked(run: Run, steps: int, *, last: bool) -> bool:
     """Return whether the run is to stop now; several processes agree, so that all stop at the same step."""
     if run.processes.count == 1:
         return run.stop.asked
-    return (steps == 1 or steps % AGREE == 0) and run.processes.any(run.stop.asked)
+    return (last or steps % AGREE == 0) and run.processes.any(run.stop.asked)
 
 
 def _look(terms: list[Mapping[str, Tensor]], seen: list[tuple[Tensor, ...]], title: str, run: Run) -> None:
@@ -284,118 +275,4 @@ def _without(batches: Iterable[Step], count: int) -> Iterable[Step]:
 
 def _means(terms: list[Mapping[str, Tensor]]) -> dict[str, float]:
     names = terms[0].keys() if terms else ()
-    return {name: float(torch.stack([term[name].detach().float() for term in terms]).mean()) for name in names}
-
-
-class Batches:
-    """Augmented batches on the run's device, for planned batches of rows.
-
-    With several processes each has the images of its own share of every batch, and the labels of all.
-
-    Args:
-        images: where pictures come from.
-        labels: (N,) int64 label per row of `images`.
-        plan: the rows of every batch, int64.
-        size: height and width in pixels.
-        augmentation: a name from `data.images.AUGMENTATIONS`.
-        name: names the random stream of the augmentation.
-        run: the surroundings.
-    """
-
-    def __init__(
-        self,
-        images: Images,
-        labels: Tensor,
-        plan: Iterable[Tensor],
-        *,
-        size: tuple[int, int],
-        augmentation: str,
-        name: str,
-        run: Run,
-    ) -> None:
-        self.images, self.labels, self.plan = images, labels, list(plan)
-        self.size, self.augmentation, self.run = size, augmentation, run
-        self.generator = run.stream(name)
-        self.start = 0
-
-    def skip(self, count: int) -> None:
-        """Leave out the first batches."""
-        self.start = count
-
-    def __len__(self) -> int:
-        return len(self.plan)
-
-    def __iter__(self) -> Iterator[Batch]:
-        for rows in self.plan[: self.start]:
-            skip(self.augmentation, len(rows), self.generator)
-        plan = self.plan[self.start :]
-        for rows, pixels in self._pixels(plan):
-            share = Share(self.generator, self.run.share(len(rows)).start, len(rows))
-            pictures = augment(pixels, self.augmentation, share)
-            yield Batch(pictures, moved(self.labels[rows], self.run.device), rows)
-
-    def _pixels(self, plan: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the rows of every batch, and this process's images of them, uint8, on the run's device."""
-        if torch.device(self.run.device).type == "cpu":
-            yield from map(self._read, plan)
-            return
-        for rows, pixels in ahead(self._pinned, plan):  # while the device works
-            yield rows, pixels.to(self.run.device, non_blocking=True)
-
-    def _pinned(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        rows, pixels = self._read(rows)
-        return rows, pixels.pin_memory()
-
-    def _read(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the rows of a batch, and this process's images of them.
-
-        An image that cannot be read any more gives its place to another one of the batch, with its label if there is
-        one.
-        """
-        share = self.run.share(len(rows))
-        try:
-            return rows, self.images.read(rows[share], *self.size)
-        except UnreadableError as error:
-            self.run.unreadable.note(self.images, error)
-            lost = torch.isin(rows, torch.tensor(error.rows))
-            if bool(lost[share].all()):
-                raise
-        rows = rows.clone()
-        for place in torch.nonzero(lost).flatten().tolist():
-            alike = torch.nonzero(~lost & (self.labels[rows] == self.labels[rows[place]])).flatten()
-            others = alike if len(alike) else torch.nonzero(~lost).flatten()
-            rows[place] = rows[others[place % len(others)]]
-        return self._read(rows)
-
-
-def ahead(read: Callable[[Tensor], T], plan: list[Tensor], *, many: int = 2) -> Iterator[T]:
-    """Yield what `read` gives for every item of a plan, in order; a thread reads the next ones meanwhile."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting = deque(pool.submit(read, rows) for rows in plan[:many])
-        for rows in [*plan[many:], *[None] * min(many, len(plan))]:
-            found = waiting.popleft().result()
-            if rows is not None:
-                waiting.append(pool.submit(read, rows))
-            yield found
-
-
-class SideBySide:
-    """Batches of several domains, one of each at a time.
-
-    Args:
-        domains: as many batches of every domain.
-    """
-
-    def __init__(self, *domains: Batches) -> None:
-        self.domains = domains
-
-    def skip(self, count: int) -> None:
-        """Leave out the first batches of every domain."""
-        for domain in self.domains:
-            domain.skip(count)
-
-    def __len__(self) -> int:
-        return len(self.domains[0])
-
-    def __iter__(self) -> Iterator[tuple[Batch, ...]]:
-        return zip(*self.domains, strict=True)
+    return {name: float(torch.stack([term[name].float() for term in terms]).mean()) for name in names}

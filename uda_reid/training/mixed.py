@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from uda_reid.data.sampling import endless, identity_balanced
 from uda_reid.models.batch_norm import statistics_kept
 from uda_reid.run import Run
-from uda_reid.training.loop import Batches, SideBySide
+from uda_reid.training.batches import Batches, SideBySide
 from uda_reid.types import Batch, Encoder, Images, Source, Target
 
 

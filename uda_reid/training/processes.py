@@ -31,6 +31,7 @@ PATIENCE = 7200.0
 WAITING = "UDA_REID_TIMEOUT"
 """Environment variable with another number of seconds."""
 TOLD = "uda_reid/told"
+ASKED = "work of the main process alone asks for the other processes, who wait for its end"
 
 
 class Lost(UdaReidError):
@@ -73,6 +74,8 @@ class Several:
             if error is not None:
                 raise error
             return cast(T, answer)
+        if self._alone:
+            raise RuntimeError(ASKED)
         self._alone = True
         try:
             result, error = action(), None
@@ -119,11 +122,11 @@ class Several:
     def _together(self) -> Iterator[None]:
         """Turn the loss of another process into an error that says so."""
         if self._alone:
-            raise RuntimeError("work of the main process alone asks for the other processes, who wait for its end")
+            raise RuntimeError(ASKED)
         try:
             yield
         except RuntimeError as error:
-            reason = str(error).splitlines()[0]
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             what = "has not answered in time" if "imed out" in reason else "has ended"
             raise Lost(f"another process of this run {what}; what is saved stays ({reason})") from error
 
@@ -193,7 +196,7 @@ def join(device: str = "auto") -> tuple[Processes, str]:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # else accelerate chooses, and warns
     kwargs = InitProcessGroupKwargs(timeout=datetime.timedelta(seconds=patience)).to_kwargs()
     state = PartialState(cpu=chosen == "cpu", **kwargs)
-    return Several(), str(state.device)
+    return Several(), chosen if chosen == "cpu" else str(state.device)  # accelerate's is cpu:0
 
 
 def speaks() -> bool:

@@ -12,11 +12,13 @@ from torch import Tensor
 from uda_reid.data.images import (
     AUGMENTATIONS,
     IMAGENET_MEAN,
+    Share,
     augment,
     erase_rectangles,
     flip_and_crop,
     jitter_colours,
     rotate_and_shift,
+    skip,
 )
 from uda_reid.errors import DataError, RecipeError
 
@@ -191,3 +193,32 @@ def test_erase_rectangles_covers_one_rectangle_of_the_stated_area_and_shape() ->
     everywhere = (erase_rectangles(images, generator(2), probability=1.0) != images).any(1).any(0)
     assert everywhere.float().mean() > 0.98
     assert everywhere[0].any() and everywhere[-1].any() and everywhere[:, 0].any() and everywhere[:, -1].any()
+
+
+# Shares of a batch
+
+
+@pytest.mark.parametrize("kind", AUGMENTATIONS)
+@pytest.mark.parametrize("sizes", [[7], [4, 3], [3, 2, 2], [1] * 7, [0, 5, 0, 2]])
+def test_shares_of_a_batch_are_changed_as_the_whole_batch_is(kind: str, sizes: list[int]) -> None:
+    images = torch.randint(0, 256, (7, 3, 64, 32), generator=generator(), dtype=torch.uint8)
+    whole = augment(images, kind, generator(3))
+    found, first = [], 0
+    for size in sizes:
+        mine = generator(3)
+        found.append(augment(images[first : first + size], kind, Share(mine, first, 7)))
+        after = generator(3)
+        augment(images, kind, after)
+        assert not size or torch.equal(mine.get_state(), after.get_state())  # whoever has a share draws for all
+        first += size
+    assert torch.equal(torch.cat(found), whole)
+
+
+@pytest.mark.parametrize("kind", AUGMENTATIONS)
+@pytest.mark.parametrize("total", [0, 1, 2, 37])
+def test_skipping_a_batch_draws_what_it_would_have_drawn(kind: str, total: int) -> None:
+    drawn, skipped = generator(4), generator(4)
+    augment(torch.rand(total, 3, 256, 128), kind, drawn)
+    skip(kind, total, skipped)
+    assert torch.equal(drawn.get_state(), skipped.get_state())
+    assert torch.equal(skipped.get_state(), generator(4).get_state()) == (kind == "none" or not total)

@@ -92,7 +92,8 @@ def _share(generator: torch.Generator | Share, images: Tensor) -> Share:
 
 def skip(kind: str, total: int, generator: torch.Generator) -> None:
     """Draw what `augment` draws for a batch of `total` images, and drop it."""
-    augment(torch.zeros(1, 3, 8, 8), kind, Share(generator, 0, total))
+    if total:
+        augment(torch.zeros(1, 3, 8, 8), kind, Share(generator, 0, total))
 
 
 def rotate_and_shift(images: Tensor, *, degrees: Tensor, down: Tensor, right: Tensor) -> Tensor:
