@@ -612,7 +612,7 @@ def test_run_that_is_asked_to_end_ends_at_once_and_goes_on_to_the_same_weights(d
     began = time.monotonic()
     rest = running.communicate(timeout=60)[1]
     assert running.returncode == 143 and time.monotonic() - began < 30
-    assert "error: interrupted; the same command goes on from what was finished" in rest
+    assert "error: interrupted; the same command goes on from the last finished epoch or round" in rest
     again = start("ended")
     told = again.communicate(timeout=300)[1]
     assert again.returncode == 0 and "PUL: round 1" not in told
@@ -657,7 +657,7 @@ def test_sigterm_in_training_keeps_the_step_and_the_same_command_ends_with_the_s
         began = time.monotonic()
         code, out, err = run(patch, capsys, *words("ended"))
         assert (code, out) == (143, "") and time.monotonic() - began < 30
-    assert err.splitlines()[-1].startswith(f"error: {where}; the same command goes on from what was finished")
+    assert err.splitlines()[-1].startswith(f"error: {where}, which is kept; the same command goes on from there")
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
     code, _, err = run(monkeypatch, capsys, *words("ended"))
     name, step = where.split(": stopped ")

@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 a part of a matrix failed, 2 bad input, 130 interrupted by
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
@@ -85,25 +86,35 @@ def main() -> None:
         asked_to_end.append(number)
         if stop.noticing and not stop.asked:
             stop.asked = True
-            signal.setitimer(signal.ITIMER_REAL, GRACE)
+            _remind(GRACE)
             return
         raise KeyboardInterrupt
 
     def give_up(_: int, __: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, act) for number, act in ((signal.SIGTERM, end), (signal.SIGALRM, give_up))}
+    silence = contextlib.ExitStack()
+    if not first():  # one of several processes prints
+        silence.enter_context(contextlib.redirect_stdout(silence.enter_context(Path(os.devnull).open("w"))))
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, end)}
+    if hasattr(signal, "SIGALRM"):  # not on Windows, where nobody sends SIGTERM either
+        before[signal.SIGALRM] = signal.signal(signal.SIGALRM, give_up)
     try:
-        _run(asked_to_end)
+        with silence:
+            _run(asked_to_end)
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        _remind(0)
         for number, act in before.items():
             signal.signal(number, act)
 
 
+def _remind(seconds: float) -> None:
+    """Send this process SIGALRM after some seconds; 0: not any more."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
 def _run(asked_to_end: list[int]) -> None:
-    if not first():  # one of several processes prints
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold bytes that no encoding knows
     code = _command(asked_to_end)
@@ -124,7 +135,7 @@ def _command(asked_to_end: list[int]) -> int:
             _complain(f"{message}; see {command} --help")
         return 2
     except UdaReidError as error:
-        _complain(str(error))
+        _complain(str(error), error)
         return _stopped(asked_to_end) if isinstance(error, Interrupted) else 2
     except OSError as error:
         _complain(f"{error.filename or 'the output'}: {error.strerror or type(error).__name__}")
@@ -152,10 +163,10 @@ def _stopped(asked_to_end: list[int]) -> int:
     return 128 + asked_to_end[0] if asked_to_end else CTRL_C
 
 
-def _complain(message: str) -> None:
+def _complain(message: str, error: UdaReidError | None = None) -> None:
     if launched() > 1:
         from uda_reid.training.processes import speaks
 
-        if not speaks():
+        if not speaks(error):
             return
     screen.print(f"error: {visible(message)}", markup=False, soft_wrap=True)

@@ -23,7 +23,7 @@ from uda_reid.cli.arguments import (
     told,
 )
 from uda_reid.errors import RecipeError
-from uda_reid.launch import first, launched
+from uda_reid.launch import launched
 from uda_reid.terminal import RichReporter
 
 app = typer.Typer()
@@ -248,9 +248,9 @@ def _score_model(
             checkpoint, tgt, data=data, protocol=protocol, seed=seed, device=device, precision=precision.value,
             threads=threads, reporter=RichReporter(screen),
         )  # fmt: skip
-    if json and first():
+    if json:
         typer.echo(scores_json(row.scores), nl=False)
-    elif not json:
+    else:
         output().print(show_row(f"{checkpoint} on {tgt}", row))
 
 

@@ -95,7 +95,7 @@ class BatchNorm2d(_Grouped, nn.BatchNorm2d):
 def grouped(module: nn.Module, group: int = 0) -> None:
     """Replace a module's batch norm layers, in place, by ones that do not depend on how many processes hold a batch.
 
-    Their weights and statistics stay the same tensors, under the same names.
+    Their weights and statistics stay the same tensors, under the same names; hooks on the layers do not stay.
 
     Args:
         module: the module; it is no batch norm layer itself.

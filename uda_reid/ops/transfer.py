@@ -6,6 +6,11 @@ import torch
 from torch import Tensor
 
 
+def pinned(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """Return a tensor of the CPU in memory that a GPU can take it from by itself; for the CPU, as it is."""
+    return tensor if torch.device(device).type == "cpu" else tensor.pin_memory()
+
+
 def moved(tensor: Tensor, device: torch.device | str) -> Tensor:
     """Return a tensor of the CPU on a device; a GPU takes it from pinned memory, in its turn.
 
@@ -14,4 +19,4 @@ def moved(tensor: Tensor, device: torch.device | str) -> Tensor:
     device = torch.device(device)
     if device.type == "cpu" or tensor.device == device:
         return tensor
-    return tensor.pin_memory().to(device, non_blocking=True)
+    return pinned(tensor, device).to(device, non_blocking=True)

@@ -11,7 +11,7 @@ from uda_reid.evaluation import Evaluator, Features
 from uda_reid.gap import domain_gap
 from uda_reid.job import Prepared, is_drawn
 from uda_reid.pipeline.folders import ADAPTED, locked
-from uda_reid.pipeline.sources import train_source
+from uda_reid.pipeline.sources import pretrained_facts, train_source
 from uda_reid.report import (
     ATTENTION,
     BOUND,
@@ -41,7 +41,8 @@ def bound(prepared: Prepared, evaluator: Evaluator, reporter: Reporter) -> Row:
     source = train_source(prepared, prepared.target, reporter)
     used = f"{len(source.training)} of {len(source.pids)}, with their labels"
     known = {LABELLED: prepared.target.name, "target images used": used}
-    facts = {**prepared.facts(source), **known, "target images in batch norm": True}
+    unusual = pretrained_facts(prepared, prepared.target)
+    facts = {**prepared.facts(source), **known, "target images in batch norm": True, **unusual}
     return Row(BOUND, evaluator.score(source.encoder), facts)
 
 

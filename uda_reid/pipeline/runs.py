@@ -18,7 +18,7 @@ from uda_reid.job import Job, Prepared, open_domain
 from uda_reid.launch import Stop
 from uda_reid.pipeline.folders import ADAPTED, locked, make_folder
 from uda_reid.pipeline.parts import bound, gap, keep_lists, keep_maps, on_source, pictures
-from uda_reid.pipeline.sources import train_source
+from uda_reid.pipeline.sources import pretrained_facts, train_source, unusual
 from uda_reid.pretraining import validate
 from uda_reid.recipe import resolved, to_yaml
 from uda_reid.report import BOUND, RECORD, SOURCE_ONLY, Record, Row, rebuild, write
@@ -115,7 +115,7 @@ def _work(prepared: Prepared, folder: Path, run: Run, evaluator: Evaluator | Non
     source = train_source(prepared, prepared.source, run.reporter)
     validation = validate(source, run=run)
     clock.lap("pretrain")
-    facts = prepared.facts(source)
+    facts = {**prepared.facts(source), **pretrained_facts(prepared, prepared.source)}
     found = evaluator.features(source.encoder) if evaluator else None
     before = Row(SOURCE_ONLY, evaluator.score(found) if evaluator and found else None, facts)
     clock.lap("evaluate")
@@ -129,8 +129,7 @@ def _work(prepared: Prepared, folder: Path, run: Run, evaluator: Evaluator | Non
     clock.lap("adapt")
     again = found if same_weights(source.encoder, result.encoder) else None
     adapted = again or (evaluator.features(result.encoder) if evaluator else None)
-    unusual = {**adapting.updates.facts(), **adapting.unreadable.facts()}
-    known = {**facts, **result.facts, **unusual, **prepared.labels_known}
+    known = {**facts, **result.facts, **unusual(adapting), **prepared.labels_known}
     after = Row(recipe.name, evaluator.score(adapted) if evaluator and adapted else None, known)
     origin = {"recipe": recipe.name, "adapted to": target.name, "profile": recipe.profile, "seed": prepared.job.seed}
     main(lambda: save_encoder(folder / ADAPTED, result.encoder, facts={**after.facts, **origin}))

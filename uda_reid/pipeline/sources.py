@@ -9,11 +9,11 @@ from uda_reid.job import Job, Prepared
 from uda_reid.launch import Stop
 from uda_reid.pipeline.folders import SOURCE_MODEL, locked, make_folder
 from uda_reid.pretraining import pretrain, validate
-from uda_reid.report import LABELLED
-from uda_reid.run import Reporter, Silent
+from uda_reid.report import LABELLED, Facts
+from uda_reid.run import Reporter, Run, Silent
 from uda_reid.training.checkpoint import CheckpointFolder
 from uda_reid.training.devices import use_threads
-from uda_reid.training.encoders import save_encoder
+from uda_reid.training.encoders import load_facts, save_encoder
 from uda_reid.types import Domain, Source
 
 
@@ -38,13 +38,21 @@ def train_source(prepared: Prepared, domain: Domain, reporter: Reporter) -> Sour
         )
         if not found:
             facts = {**prepared.facts(source), LABELLED: prepared.labels_of(domain), "seed": prepared.job.seed}
-            main(
-                lambda: save_encoder(
-                    finished, source.encoder, facts={**facts, **run.updates.facts(), **run.unreadable.facts()}
-                )
-            )
+            facts |= {f"{name}, in pretraining": value for name, value in unusual(run).items()}
+            main(lambda: save_encoder(finished, source.encoder, facts=facts))
         main(CheckpointFolder(folder).drop_previous)
     return source
+
+
+def unusual(run: Run) -> Facts:
+    """Return what a ledger has to say of a training that did not go as usual."""
+    return {**run.updates.facts(), **run.unreadable.facts()}
+
+
+def pretrained_facts(prepared: Prepared, domain: Domain) -> Facts:
+    """Return what was unusual about the training of a source model that is there."""
+    facts = load_facts(prepared.source_folder(domain) / SOURCE_MODEL)
+    return {name: value for name, value in facts.items() if name.endswith(", in pretraining")}
 
 
 def source_model(

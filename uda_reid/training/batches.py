@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from uda_reid.data.images import Share, augment, skip
 from uda_reid.errors import UnreadableError
-from uda_reid.ops.transfer import moved
+from uda_reid.ops.transfer import moved, pinned
 from uda_reid.run import Run
 from uda_reid.types import Batch, Images
 
@@ -76,15 +76,8 @@ class Batches:
 
     def _pixels(self, plan: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the rows of every batch, and this process's images of them, uint8, on the run's device."""
-        if torch.device(self.run.device).type == "cpu":
-            yield from map(self._read, plan)
-            return
-        for rows, pixels in ahead(self._pinned, plan):  # while the device works
-            yield rows, pixels.to(self.run.device, non_blocking=True)
-
-    def _pinned(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        rows, pixels = self._read(rows)
-        return rows, pixels.pin_memory()
+        for rows, pixels in in_time(self._read, plan, self.run):
+            yield rows, moved(pixels, self.run.device)
 
     def _read(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the rows of a batch, and this process's images of them.
@@ -94,7 +87,7 @@ class Batches:
         """
         share = self.run.share(len(rows))
         try:
-            return rows, self.images.read(rows[share], *self.size)
+            return rows, pinned(self.images.read(rows[share], *self.size), self.run.device)
         except UnreadableError as error:
             self.run.unreadable.note(self.images, error)
             lost = torch.isin(rows, torch.tensor(error.rows))
@@ -108,7 +101,12 @@ class Batches:
         return self._read(rows)
 
 
-def ahead(read: Callable[[Tensor], T], plan: list[Tensor], *, many: int = 2) -> Iterator[T]:
+def in_time(read: Callable[[Tensor], T], plan: Sequence[Tensor], run: Run) -> Iterator[T]:
+    """Yield what `read` gives for every item of a plan, in order: while a GPU works, or where the CPU does, at once."""
+    return map(read, plan) if torch.device(run.device).type == "cpu" else ahead(read, plan)
+
+
+def ahead(read: Callable[[Tensor], T], plan: Sequence[Tensor], *, many: int = 2) -> Iterator[T]:
     """Yield what `read` gives for every item of a plan, in order; a thread reads the next ones meanwhile."""
     with ThreadPoolExecutor(1) as pool:
         waiting = deque(pool.submit(read, rows) for rows in plan[:many])

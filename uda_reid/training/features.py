@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from uda_reid.data.images import IMAGENET_MEAN, augment, skip
 from uda_reid.errors import UnreadableError
+from uda_reid.ops.transfer import moved, pinned
 from uda_reid.run import QUIET, Run
+from uda_reid.training.batches import in_time
 from uda_reid.types import Encoder, Images
 
 BATCH = 128
@@ -48,42 +52,44 @@ def extract(
         with torch.inference_mode(), run.autocast():
             blocks = torch.split(rows, BATCH)
             # One block for each process at a time: whoever embeds it, a block is the same, to the last bit.
+            pixels = in_time(partial(_read, images, size=size, run=run), blocks[processes.rank :: processes.count], run)
             rounds = range(0, len(blocks), processes.count)
             for first in run.progress(rounds, description, len(rounds)):
                 embeddings = torch.zeros(0, encoder.dim, device=run.device)
                 for number in range(first, min(first + processes.count, len(blocks))):
-                    block = blocks[number]
-                    if number - first != processes.rank:
-                        skip(augmentation, len(block), generator)
-                        continue
-                    pictures = augment(_read(images, block, size, run).to(run.device), augmentation, generator)
-                    embeddings = encoder(pictures).float()
-                found += [embeddings.cpu()] if processes.count == 1 else [_in_order(embeddings, blocks, first, run)]
+                    if number - first == processes.rank:
+                        pictures = augment(moved(next(pixels), run.device), augmentation, generator)
+                        embeddings = encoder(pictures).float()
+                    else:
+                        skip(augmentation, len(blocks[number]), generator)
+                found.append(embeddings if processes.count == 1 else _in_order(embeddings, blocks, first, run))
+                if len(found) > 1:  # the one before: the device has work while this one is brought
+                    found[-2] = found[-2].cpu()
     finally:
         for module in training:
             module.training = True
-    return torch.cat(found) if found else torch.zeros(0, encoder.dim)
+    return torch.cat([part.cpu() for part in found]) if found else torch.zeros(0, encoder.dim)
 
 
-def _read(images: Images, rows: Tensor, size: tuple[int, int], run: Run) -> Tensor:
+def _read(images: Images, rows: Tensor, *, size: tuple[int, int], run: Run) -> Tensor:
     """Return images (M, 3, H, W) uint8; those that cannot be read any more, and may be lost, are of one colour."""
     try:
-        return images.read(rows, *size)
+        return pinned(images.read(rows, *size), run.device)
     except UnreadableError as error:
         run.unreadable.note(images, error)
         good = ~torch.isin(rows, torch.tensor(error.rows))
         colour = (255 * torch.tensor(IMAGENET_MEAN)).round().to(torch.uint8)
         found = colour.view(1, 3, 1, 1).repeat(len(rows), 1, *size)
     if good.any():
-        found[good] = _read(images, rows[good], size, run)
+        found[good] = _read(images, rows[good], size=size, run=run)
     return found
 
 
 def _in_order(embeddings: Tensor, blocks: tuple[Tensor, ...], first: int, run: Run) -> Tensor:
-    """Return the embeddings of the blocks from `first` on, one of every process, on the CPU."""
+    """Return the embeddings of the blocks from `first` on, one of every process."""
     count = run.processes.count
     whole = embeddings.new_zeros(BATCH, embeddings.shape[1])
     whole[: len(embeddings)] = embeddings
-    everyone = torch.split(run.gather(whole, count * BATCH).cpu(), BATCH)
+    everyone = torch.split(run.gather(whole, count * BATCH), BATCH)
     wave = zip(everyone, blocks[first : first + count], strict=False)
     return torch.cat([part[: len(block)] for part, block in wave])

@@ -78,10 +78,9 @@ def train(
 ) -> list[dict[str, float]]:
     """Run `epochs` epochs of `step` and return the mean of every term that it reports, per epoch.
 
-    Resumes by itself: after each epoch the parts are saved, and a later call with the same name goes on from the last
-    finished epoch; where `run.stop` asked for it, from the step that it stopped at. For that, `batches(epoch)` may
-    depend on nothing but the epoch's number; torch's global random numbers (dropout) are a stream of their own in every
-    epoch.
+    Resumes by itself: after each epoch the parts are saved, and a later call with the same name goes on from there, or
+    from the step at which `run.stop` stopped it. For that, `batches(epoch)` may depend on nothing but the epoch's
+    number; torch's global random numbers (dropout) are a stream of their own in every epoch.
 
     Args:
         step: one update; returns scalar tensors to report, by name.
@@ -104,7 +103,8 @@ def train(
     history: list[dict[str, float]] = []
     saved = run.restore(slot if keep else UPDATES)
     if saved is not None:
-        run.updates.load_state_dict(saved["updates"] if keep else saved)  # also from an earlier training of this run
+        # Also from an earlier training of this run.
+        run.updates.load_state_dict(saved.get("updates", run.updates.state_dict()) if keep else saved)
     if saved is not None and keep and saved["name"] == name:
         history = saved["history"]
         _put_back(saved, parts, run)
@@ -158,7 +158,7 @@ def _attempt(
 ) -> dict[str, float]:
     terms: list[Mapping[str, Tensor]] = []
     seen: list[tuple[Tensor, ...]] = []  # the rows of the steps since the last look
-    title = f"{name}: epoch {epoch + 1}" if epochs > 1 else name
+    title = f"{name}: epoch {epoch + 1}"
     with run.randomness(f"{name}/epoch/{epoch}"):
         planned = batches(epoch)
         steps = total = len(planned) if isinstance(planned, Sized) else None
@@ -199,7 +199,7 @@ def _attempt(
 def _put_back(saved: Mapping[str, Any], parts: Mapping[str, Stateful], run: Run) -> None:
     for key, part in parts.items():
         part.load_state_dict(saved["parts"][key])
-    run.updates.load_state_dict(saved["updates"])
+    run.updates.load_state_dict(saved.get("updates", run.updates.state_dict()))
 
 
 def _stacked(terms: list[Mapping[str, Tensor]], run: Run) -> dict[str, Any]:

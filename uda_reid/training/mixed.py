@@ -118,12 +118,11 @@ def embed(module: nn.Module, batches: Sequence[Batch], *, apart: bool, run: Run)
     Args:
         module: images (b, 3, H, W) to one tensor (b, ...), or to a tuple of them.
         batches: one of every domain, the target last.
-        apart: whether batch norm normalises every domain by itself, and keeps the statistics of the target alone;
-            else all domains together.
-        run: the surroundings; with several processes, each embeds its own images, and gets the embeddings of all.
+        apart: batch norm normalises every domain by itself, and keeps the statistics of the target; else all together.
+        run: the surroundings; of several processes each embeds its own images, and gets the embeddings of all.
 
     Returns:
-        Every tensor, (B, ...) with the images of all domains and all processes.
+        Every tensor, (B, ...) of all domains and processes.
     """
     images = [batch.images for batch in batches]
     parts = images if apart else [torch.cat(images)]

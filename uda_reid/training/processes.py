@@ -72,6 +72,7 @@ class Several:
         if self.rank:
             answer, error = self._broadcast(None)
             if error is not None:
+                error.of_main = True  # who tells it
                 raise error
             return cast(T, answer)
         if self._alone:
@@ -199,16 +200,18 @@ def join(device: str = "auto") -> tuple[Processes, str]:
     return Several(), chosen if chosen == "cpu" else str(state.device)  # accelerate's is cpu:0
 
 
-def speaks() -> bool:
+def speaks(error: BaseException | None = None) -> bool:
     """Return whether this process is the one that tells the person of an error: the first that has one.
 
     An error of all, such as a typing mistake, is told once; one that only this process has, by this process.
     """
+    if getattr(error, "of_main", False):
+        return False
     if launched() < 2:
         return True
     if not dist.is_initialized():
         return first()
     try:
         return bool(dist.distributed_c10d._get_default_store().add(TOLD, 1) == 1)
-    except RuntimeError:  # the process that kept the store has ended: it had the error before this one
-        return False
+    except RuntimeError:  # the process that kept the store has ended, and perhaps without a word
+        return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,20 +35,24 @@ built-in scenes and small data sets never touch the disk, Market-1501 does."""
 _CHUNK = 64  # rows decoded ahead of whoever consumes them
 
 
+_STRICT = threading.RLock()
+
+
 @contextmanager
 def _strict_pillow() -> Iterator[None]:
     """Silence Pillow's warnings and refuse truncated files, whatever the surrounding program has set.
 
     Entered by the thread that starts the decoding threads, because several at once would mix up the filters.
     """
-    tolerant = ImageFile.LOAD_TRUNCATED_IMAGES
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        ImageFile.LOAD_TRUNCATED_IMAGES = False
-        try:
-            yield
-        finally:
-            ImageFile.LOAD_TRUNCATED_IMAGES = tolerant
+    with _STRICT:
+        tolerant = ImageFile.LOAD_TRUNCATED_IMAGES
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
+            try:
+                yield
+            finally:
+                ImageFile.LOAD_TRUNCATED_IMAGES = tolerant
 
 
 def _reason(error: Exception) -> str:
