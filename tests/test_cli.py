@@ -699,7 +699,7 @@ def test_a_second_sigterm_ends_training_at_once_and_one_that_comes_twice_does_no
             patch.setattr(cli, "AT_ONCE", at_once)
             after_steps(patch, "pretraining", 2, twice)
             code, _, err = run(patch, capsys, "pretrain", "--src", "alpha", *base)
-        assert code == 143 and f"{message}; the same command goes on" in err
+        assert code == 143 and f"{message}" in err and "the same command goes on" in err
 
 
 # Started by a launcher

@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -93,19 +94,26 @@ def main() -> None:
     def give_up(_: int, __: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    silence = contextlib.ExitStack()
-    if not first():  # one of several processes prints
-        silence.enter_context(contextlib.redirect_stdout(silence.enter_context(Path(os.devnull).open("w"))))
     before = {signal.SIGTERM: signal.signal(signal.SIGTERM, end)}
     if hasattr(signal, "SIGALRM"):  # not on Windows, where nobody sends SIGTERM either
         before[signal.SIGALRM] = signal.signal(signal.SIGALRM, give_up)
     try:
-        with silence:
+        with _printing_once():
             _run(asked_to_end)
     finally:
         _remind(0)
         for number, act in before.items():
             signal.signal(number, act)
+
+
+@contextlib.contextmanager
+def _printing_once() -> Iterator[None]:
+    """Inside, the first of several processes prints, and no other."""
+    if first():
+        yield
+        return
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
 
 
 def _remind(seconds: float) -> None:

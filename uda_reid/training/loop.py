@@ -76,7 +76,7 @@ def train(
     slot: str = "",
     keep: bool = True,
 ) -> list[dict[str, float]]:
-    """Run `epochs` epochs of `step` and return the mean of every term that it reports, per epoch.
+    """Run epochs of `step`; return for each the mean, over its batches, of every term that `step` reports.
 
     Resumes by itself: after each epoch the parts are saved, and a later call with the same name goes on from there, or
     from the step at which `run.stop` stopped it. For that, `batches(epoch)` may depend on nothing but the epoch's
@@ -91,9 +91,6 @@ def train(
         run: the surroundings.
         slot: where the state is kept (default: `name`); a later training with the same slot overwrites it.
         keep: whether finished epochs are saved; a caller who saves more than the parts does so itself.
-
-    Returns:
-        One mapping per epoch: term -> mean over its batches.
 
     Raises:
         NotFiniteError: a loss is not finite, and `run.rollbacks` are used up; what is saved stays.
