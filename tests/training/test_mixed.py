@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tests.threads import all_of
 from uda_reid.data.images import unlabelled
-from uda_reid.errors import DataError
+from uda_reid.errors import DataError, RecipeError
 from uda_reid.models.batch_norm import batch_norms, grouped, shared
 from uda_reid.run import Run
 from uda_reid.sharing import ALONE, Processes
@@ -179,3 +179,13 @@ def test_domains_are_embedded_apart_or_together_on_any_number_of_processes(count
 def test_together_and_apart_differ() -> None:
     [one], [other] = plain(net(pair=False), apart=True), plain(net(pair=False), apart=False)
     assert not torch.allclose(one, other, atol=0.1)
+
+
+def test_a_group_of_batch_norm_that_would_reach_over_two_domains_is_refused() -> None:
+    module = net(pair=False)
+    grouped(module, 5)
+    odd = [domain._replace(images=domain.images[:4], rows=domain.rows[:4]) for domain in domains()[:2]]
+    with pytest.raises(RecipeError, match=r"encoder\.bn_group 5 does not divide the 4 and 4 images of the domains"):
+        embed(module, odd, apart=False, run=Run())
+    grouped(module, 2)
+    assert len(embed(module, odd, apart=False, run=Run())[0]) == 8

@@ -139,6 +139,11 @@ def batch_norms(module: nn.Module) -> list[BatchNorm]:
     return [layer for layer in module.modules() if isinstance(layer, BatchNorm)]
 
 
+def group_of(module: nn.Module) -> int:
+    """Return how many images the batch norm layers of a module take together in training; 0: the whole batch."""
+    return next((layer.group for layer in module.modules() if isinstance(layer, _Grouped)), 0)
+
+
 @contextmanager
 def statistics_kept(module: nn.Module) -> Iterator[None]:
     """Inside, layers in training mode normalise by their batch and leave their running statistics as they are.

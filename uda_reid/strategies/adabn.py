@@ -94,13 +94,9 @@ class AdaBN:
 
 
 class Moments:
-    """Mean and variance per channel of everything that was added, in batches of any size.
+    """Mean and variance, for each of C channels, of everything that was added, in batches of any size.
 
     Source: equation 2 of the paper. Averaging the variances of the batches alone would miss how their means differ.
-
-    Args:
-        channels: C.
-        device: where the sums live.
 
     >>> moments = Moments(1)
     >>> for batch in ([[1.0], [3.0]], [[8.0]]):

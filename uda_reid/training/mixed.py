@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from uda_reid.data.sampling import endless, identity_balanced
-from uda_reid.models.batch_norm import statistics_kept
+from uda_reid.errors import RecipeError
+from uda_reid.models.batch_norm import group_of, statistics_kept
 from uda_reid.run import Run
 from uda_reid.training.batches import Batches, SideBySide
 from uda_reid.types import Batch, Encoder, Images, Source, Target
@@ -123,8 +124,14 @@ def embed(module: nn.Module, batches: Sequence[Batch], *, apart: bool, run: Run)
 
     Returns:
         Every tensor, (B, ...) of all domains and processes.
+
+    Raises:
+        RecipeError: a group of batch norm would reach over two domains.
     """
-    images = [batch.images for batch in batches]
+    images, group = [batch.images for batch in batches], group_of(module)
+    if group and any(len(each) % group for each in images):  # of two domains, and other ones on every process
+        sizes = " and ".join(str(len(each)) for each in images)
+        raise RecipeError(f"encoder.bn_group {group} does not divide the {sizes} images of the domains; choose another")
     parts = images if apart else [torch.cat(images)]
     with statistics_kept(module):
         known = [module(part) for part in parts[:-1]]
