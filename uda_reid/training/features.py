@@ -45,8 +45,7 @@ def extract(
     run.prepare(encoder)
     training = [module for module in encoder.modules() if module.training]
     encoder.eval()
-    generator = run.stream("features")
-    processes = run.processes
+    generator, processes = run.stream("features"), run.processes
     found: list[Tensor] = []
     try:
         with torch.inference_mode(), run.autocast():

@@ -124,14 +124,9 @@ def embed(module: nn.Module, batches: Sequence[Batch], *, apart: bool, run: Run)
 
     Returns:
         Every tensor, (B, ...) of all domains and processes.
-
-    Raises:
-        RecipeError: a group of batch norm would reach over two domains.
     """
-    images, group = [batch.images for batch in batches], group_of(module)
-    if group and any(len(each) % group for each in images):  # of two domains, and other ones on every process
-        sizes = " and ".join(str(len(each)) for each in images)
-        raise RecipeError(f"encoder.bn_group {group} does not divide the {sizes} images of the domains; choose another")
+    images = [batch.images for batch in batches]
+    _check_groups(module, images)
     parts = images if apart else [torch.cat(images)]
     with statistics_kept(module):
         known = [module(part) for part in parts[:-1]]
@@ -139,3 +134,11 @@ def embed(module: nn.Module, batches: Sequence[Batch], *, apart: bool, run: Run)
     sizes, totals = [len(each) for each in images], [len(batch.rows) for batch in batches]
     every = (torch.split(torch.cat(column), sizes) for column in zip(*found, strict=True))
     return tuple(torch.cat([*map(run.gather, domains, totals)]) for domains in every)
+
+
+def _check_groups(module: nn.Module, images: Sequence[Tensor]) -> None:
+    """Refuse a group of batch norm that would reach over two domains: over other ones on every process."""
+    group = group_of(module)
+    if group and any(len(each) % group for each in images):
+        sizes = " and ".join(str(len(each)) for each in images)
+        raise RecipeError(f"encoder.bn_group {group} does not divide the {sizes} images of the domains; choose another")
