@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from uda_reid.data.images import target_order, unlabelled
-from uda_reid.errors import DataError
+from uda_reid.errors import DataError, UnreadableError
 from uda_reid.evaluation import Evaluator
 from uda_reid.ops.quality import audit, camera_purity, churn
 from uda_reid.run import Run
@@ -108,6 +108,8 @@ def same_weights(one: nn.Module, other: nn.Module) -> bool:
 def _scored(encoder: Encoder, known: Scores | None, evaluator: Evaluator, run: Run) -> dict[str, float]:
     try:
         scores = known or evaluator.score(encoder)
+    except UnreadableError:  # an image has gone, and perhaps for one of several processes alone
+        raise
     except DataError as error:  # a snapshot that has diverged is a point that is missing, not the end of the run
         run.log(f"a snapshot cannot be scored: {error}")
         return {"mean_ap": math.nan, "rank1": math.nan}

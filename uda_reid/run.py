@@ -162,13 +162,14 @@ class Run:
     def random_state(self) -> State:
         """Return the state of torch's global random numbers, for `set_random_state`."""
         cuda = torch.device(self.device).type == "cuda"
-        return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if cuda else []}
+        # Of this device alone: every process draws the same numbers, each on a device of its own.
+        return {"cpu": torch.get_rng_state(), "cuda": [torch.cuda.get_rng_state(self.device)] if cuda else []}
 
     def set_random_state(self, state: State) -> None:
         """Set torch's global random numbers; only inside `randomness`."""
         torch.set_rng_state(state["cpu"])
         if state["cuda"]:
-            torch.cuda.set_rng_state_all(state["cuda"])
+            torch.cuda.set_rng_state(state["cuda"][0], self.device)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context in which forward passes run at this run's precision."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,19 +60,19 @@ class _Grouped(nn.modules.batchnorm._BatchNorm):
 
     def _by_all(self, values: Tensor) -> Tensor:
         others = [0, *range(2, values.ndim)]
-        wide = values if values.dtype == torch.float64 else values.float()
-        variance, mean = torch.var_mean(wide, others, correction=0)
-        count = torch.full_like(mean, values.numel() // values.shape[1])
-        shares = self.processes.gather(torch.stack([count, mean, variance])[None], self.processes.count)
-        counts, means, variances = shares.unbind(1)
-        total = counts.sum(0)
-        mean = (counts * means).sum(0) / total
-        variance = (counts * (variances + (means - mean).square())).sum(0) / total
-        self._keep(mean.detach(), (variance * total / (total - 1)).detach())
-        scale = (variance + self.eps).rsqrt()
-        scale, shift = (scale, 0.0) if self.weight is None else (scale * self.weight, self.bias)
-        view = (1, -1) + (1,) * (values.ndim - 2)
-        return (wide * scale.view(view) + (shift - mean * scale).view(view)).to(values.dtype)
+        with torch.no_grad():
+            wide = values if values.dtype == torch.float64 else values.float()
+            variance, mean = torch.var_mean(wide, others, correction=0)
+            count = torch.full_like(mean, values.numel() // values.shape[1])
+            shares = self.processes.gather(torch.stack([count, mean, variance])[None], self.processes.count)
+            counts, means, variances = shares.unbind(1)
+            total = counts.sum(0)
+            mean = (counts * means).sum(0) / total
+            variance = (counts * (variances + (means - mean).square())).sum(0) / total
+            self._keep(mean, variance * total / (total - 1))
+        weight = torch.ones_like(mean) if self.weight is None else self.weight
+        found: Tensor = _WholeBatch.apply(values, weight, self.bias, mean, variance, total, self.eps, self.processes)
+        return found
 
     def _keep(self, mean: Tensor, variance: Tensor) -> None:
         """Move the running statistics towards those of a batch."""
@@ -82,6 +83,39 @@ class _Grouped(nn.modules.batchnorm._BatchNorm):
             share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
             for kept, new in ((self.running_mean, mean), (self.running_var, variance)):
                 kept.mul_(1 - share).add_(new, alpha=share)
+
+
+class _WholeBatch(torch.autograd.Function):
+    """Normalisation by the statistics of a batch of which this process has a share.
+
+    Every image of every process moves the mean and the variance. So the gradient that reaches values is that of fixed
+    statistics, which torch's kernel gives, less what all images do through them: two sums over all processes.
+    """
+
+    @staticmethod
+    def forward(
+        context: Any, values: Tensor, weight: Tensor, bias: Tensor | None, mean: Tensor, variance: Tensor,
+        total: Tensor, eps: float, processes: Processes,
+    ) -> Tensor:  # fmt: skip
+        context.save_for_backward(values, weight, mean, variance, total)
+        context.eps, context.processes = eps, processes
+        return F.batch_norm(values, mean, variance, weight, bias, False, 0.0, eps)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        values, weight, mean, variance, total = context.saved_tensors
+        fixed, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(
+            gradients[0], values, weight, mean, variance, None, None, False, context.eps, [True, True, True]
+        )
+        sums = torch.stack([by_weight, by_bias])
+        context.processes.average([sums])
+        through_variance, through_mean = sums * (context.processes.count / total)
+        inverse = (variance + context.eps).rsqrt()
+        slope = weight * inverse.square() * through_variance
+        offset = weight * inverse * through_mean - mean * slope
+        view = (1, -1) + (1,) * (values.ndim - 2)
+        moved = fixed - (values * slope.view(view) + offset.view(view))
+        return moved.to(values.dtype), by_weight, by_bias, None, None, None, None, None
 
 
 class BatchNorm1d(_Grouped, nn.BatchNorm1d):
