@@ -136,7 +136,7 @@ def test_sigterm_of_all_processes_keeps_the_step_and_the_same_command_goes_on(pr
     found = ends(spoilt(prepared, "01", act), within=60)
     assert [code for code, *_ in found] == [143, 143], found
     [message] = errors(found)
-    assert message.startswith("error: pul/round/0: epoch 1: stopped after step 3; the same command goes on")
+    assert message.startswith("error: pul/round/0: epoch 1: stopped after step 3, which is kept; the same")
     again = ends(launch(["-m", "uda_reid", *words(prepared)], 2), within=120)
     assert [code for code, *_ in again] == [0, 0] and "goes on after step 3" in again[0][2]
     first = load_file(next((prepared / "runs").glob("*/adapted.safetensors")))
@@ -152,7 +152,7 @@ def test_sigterm_in_training_of_a_real_process_exits_within_seconds(prepared: Pa
     program = SPOILT.format(ranks="0", act="os.kill(os.getpid(), signal.SIGTERM)")
     [(code, _, err, _)] = ends(launch(["-c", program, *words(prepared)], 1), within=60)
     assert code == 143
-    assert err.splitlines()[-1].startswith("error: pul/round/0: epoch 1: stopped after step 3; the same command")
+    assert err.splitlines()[-1].startswith("error: pul/round/0: epoch 1: stopped after step 3, which is kept; the same")
     [(code, _, err, _)] = ends(launch(["-m", "uda_reid", *words(prepared)], 1), within=120)
     assert code == 0 and "pul/round/0: epoch 1: goes on after step 3" in err
     whole = words(prepared, "--out", str(prepared / "whole"))

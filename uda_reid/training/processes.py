@@ -213,5 +213,5 @@ def speaks(error: BaseException | None = None) -> bool:
         return first()
     try:
         return bool(dist.distributed_c10d._get_default_store().add(TOLD, 1) == 1)
-    except RuntimeError:  # the process that kept the store has ended, and perhaps without a word
-        return True
+    except RuntimeError:  # the process that kept the store has ended: it had the error before this one
+        return False
