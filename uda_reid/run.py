@@ -162,7 +162,6 @@ class Run:
     def random_state(self) -> State:
         """Return the state of torch's global random numbers, for `set_random_state`."""
         cuda = torch.device(self.device).type == "cuda"
-        # Of this device alone: every process draws the same numbers, each on a device of its own.
         return {"cpu": torch.get_rng_state(), "cuda": [torch.cuda.get_rng_state(self.device)] if cuda else []}
 
     def set_random_state(self, state: State) -> None:
