@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -383,3 +385,29 @@ def test_state_comes_back(scaled: bool) -> None:
     third = Updates()
     third.load_state_dict(first.state_dict())  # another precision has no use for a scale
     assert third.halved == 1 and third.scaler is None
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_fused_optimizer_goes_on_from_a_contiguous_state_beside_channels_last_weights(name: str) -> None:
+    def trained(steps: int, saved: Any = None) -> tuple[nn.Module, Any]:
+        with torch.random.fork_rng():
+            torch.default_generator.manual_seed(0)
+            net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        net.to(memory_format=torch.channels_last)
+        optimizer = OPTIMIZERS[name](list(net.parameters()))
+        fuse(optimizer)
+        if saved is not None:
+            net.load_state_dict(saved[0])
+            optimizer.load_state_dict(saved[1])
+        pictures = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+        for _ in range(steps):
+            Updates().step(net(pictures).square().mean(), [optimizer], alone)
+        state = copy.deepcopy(optimizer.state_dict())
+        for each in state["state"].values():
+            each.update({key: value.contiguous() for key, value in each.items() if isinstance(value, Tensor)})
+        return net, (copy.deepcopy(net.state_dict()), state)
+
+    whole, _ = trained(4)
+    resumed, _ = trained(2, trained(2)[1])
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)

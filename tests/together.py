@@ -32,7 +32,7 @@ from uda_reid.training.processes import join
 from uda_reid.types import Source
 
 ROOT = Path(__file__).parents[1]
-BATCH, STEPS = 32, 20
+BATCH = 32
 
 STRATEGIES: dict[str, dict[str, Any]] = {
     "adabn": {"passes": 2, "batch": 16},
@@ -112,7 +112,7 @@ def nudge(module: nn.Module) -> None:
             weight.mul_(1 + 1e-7 * (2 * torch.rand(weight.shape, generator=generator) - 1))
 
 
-def work(folder: Path, *, double: bool, groups: list[int], names: list[str], nudged: bool = False) -> None:
+def work(folder: Path, *, double: bool, group: int, names: list[str], nudged: bool = False) -> None:
     torch.set_num_threads(1)
     processes, device = join("cpu")
     run = Run(device=device, processes=processes)
@@ -120,20 +120,19 @@ def work(folder: Path, *, double: bool, groups: list[int], names: list[str], nud
     adapting = ("training.units", *(f"strategies.{each}" for each in STRATEGIES))
     use_float64(["pretraining", *(adapting if double else ())])
     domain = tiny_domain(folder / f"images-{processes.rank}" / "target", name="target", identities=8, images=8, seed=1)
-    for group in groups:
-        source = source_of(folder / f"images-{processes.rank}", group=group, run=run)
-        kept: dict[str, Any] = {"pretrain": source.encoder.state_dict()}
-        for module in (source.encoder, source.classifier):
-            module.to(torch.float64 if double else torch.float32)
-        if nudged:
-            nudge(source.encoder)
-        for variant in names:
-            name, options = VARIANTS[variant]
-            strategy = find(name)(**{**STRATEGIES[name], **options})
-            result = strategy.adapt(replace(source), unlabelled(domain), run=run)
-            kept[variant] = result.encoder.state_dict()
-            kept[f"{variant} history"] = json.dumps([dict(entry) for entry in result.history])
-        save(folder / f"{group}-{processes.rank}.safetensors", kept, kind="weights")
+    source = source_of(folder / f"images-{processes.rank}", group=group, run=run)
+    kept: dict[str, Any] = {"pretrain": source.encoder.state_dict()}
+    for module in (source.encoder, source.classifier):
+        module.to(torch.float64 if double else torch.float32)
+    if nudged:
+        nudge(source.encoder)
+    for variant in names:
+        name, options = VARIANTS[variant]
+        strategy = find(name)(**{**STRATEGIES[name], **options})
+        result = strategy.adapt(replace(source), unlabelled(domain), run=run)
+        kept[variant] = result.encoder.state_dict()
+        kept[f"{variant} history"] = json.dumps([dict(entry) for entry in result.history])
+    save(folder / f"{processes.rank}.safetensors", kept, kind="weights")
 
 
 def free_port() -> int:

@@ -219,7 +219,7 @@ class Run:
         """Backpropagate `loss` and step the optimizers, by the mean of the gradients of all processes.
 
         Raises:
-            NotFiniteError: the loss is not finite; no weight has been touched by then.
+            NotFiniteError: the loss is not finite; no weight has been touched. `training.loop.train` asks a GPU later.
         """
         self.updates.step(loss, optimizers, self.processes.average)
 

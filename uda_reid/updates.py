@@ -61,7 +61,7 @@ class Updates:
                 optimizer.zero_grad(set_to_none=True)
         scaled = loss / self.accumulate if self.accumulate > 1 else loss
         # Into these weights alone: what a loss leaves on others must not wait there for the others' own update.
-        mine = [weight for weight in _weights(optimizers) if weight.requires_grad] if self.accumulate > 1 else None
+        mine = _weights(optimizers) if self.accumulate > 1 else None
         (scaled if self.scaler is None else self.scaler.scale(scaled)).backward(inputs=mine)  # type: ignore[no-untyped-call]
         for optimizer in optimizers:
             _, count, before = self._pending.get(id(optimizer), (optimizer, 0, None))
@@ -178,3 +178,15 @@ def fuse(*optimizers: Optimizer) -> None:
             for group in optimizer.param_groups:
                 group["fused"], group["foreach"] = True, False
             optimizer._step_supports_amp_scaling = True  # type: ignore[attr-defined]  # as with fused=True at the start
+            optimizer.register_load_state_dict_post_hook(_lay_out)
+
+
+def _lay_out(optimizer: Optimizer) -> None:
+    """Give what an optimizer has loaded the layout of its weights in memory: one kernel reads both side by side.
+
+    A state that was saved is contiguous, where weights on a GPU are channels-last.
+    """
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
+                state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)

@@ -27,7 +27,7 @@ def weights(folder: Path, count: int, **options: Any) -> list[dict[str, Any]]:
     started = launch(["-m", "tests.together", json.dumps(options), str(folder)], count)
     told = [process.communicate(timeout=600)[1] for process in started]
     assert all(process.returncode == 0 for process in started), told
-    return [load(folder / f"{options['groups'][0]}-{rank}.safetensors") for rank in range(count)]
+    return [load(folder / f"{rank}.safetensors") for rank in range(count)]
 
 
 def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
@@ -42,7 +42,7 @@ def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float
 @pytest.mark.parametrize("group", [0, 4])
 def test_two_processes_and_one_end_with_the_same_weights_for_every_strategy(tmp_path: Path, group: int) -> None:
     names = list(STRATEGIES if group else VARIANTS)
-    options = {"double": True, "groups": [group], "names": names}
+    options = {"double": True, "group": group, "names": names}
     [alone] = weights(tmp_path / "one", 1, **options)
     first, second = weights(tmp_path / "two", 2, **options)
     for name in names:
@@ -59,7 +59,7 @@ def test_two_processes_and_one_end_with_the_same_weights_for_every_strategy(tmp_
 @pytest.mark.slow
 def test_in_float32_two_processes_differ_from_one_as_a_changed_last_bit_does(tmp_path: Path) -> None:
     names = ["adabn", "adda-alternating", "cluster", "daam", "guided_dropout"]
-    options = {"double": False, "groups": [0], "names": names}
+    options = {"double": False, "group": 0, "names": names}
     [alone] = weights(tmp_path / "one", 1, **options)
     [nudged] = weights(tmp_path / "nudged", 1, **options, nudged=True)
     first, second = weights(tmp_path / "two", 2, **options)

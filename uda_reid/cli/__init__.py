@@ -144,7 +144,8 @@ def _command(asked_to_end: list[int]) -> int:
         return 2
     except UdaReidError as error:
         _complain(str(error), error)
-        return _stopped(asked_to_end) if isinstance(error, Interrupted) else 2
+        # Who was asked to end and loses the others, which were asked too, has ended as asked.
+        return _stopped(asked_to_end) if asked_to_end or isinstance(error, Interrupted) else 2
     except OSError as error:
         _complain(f"{error.filename or 'the output'}: {error.strerror or type(error).__name__}")
         return 2

@@ -185,7 +185,7 @@ class DomainSimilarity(nn.Module):
             return F.cross_entropy(found, torch.full((len(found),), NOMINAL, device=found.device))
         if self.form == "bce":
             return F.softplus(-found / self.one.linear.weight.norm()).mean()
-        if not self.centred:
-            self.centre.copy_(found.detach().mean(0))
-            self.centred.fill_(True)
+        # Chosen on the device: to ask it in every step would be to wait for it.
+        self.centre.copy_(torch.where(self.centred, self.centre, found.detach().mean(0)))
+        self.centred.fill_(True)
         return (found - self.centre).square().sum(1).mean()

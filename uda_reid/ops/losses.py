@@ -24,7 +24,7 @@ def identification(logits: Tensor, labels: Tensor, *, smoothing: float = 0.0) ->
         A scalar float32, at least 0.
 
     Raises:
-        DataError: the shapes do not match, the batch is empty, or a label is outside [0, C).
+        DataError: the shapes do not match, the batch is empty, or (on the CPU) a label is outside [0, C).
         RecipeError: `smoothing` is outside [0, 1).
 
     Source:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sized
+from functools import partial
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
@@ -18,6 +19,8 @@ from uda_reid.types import Batch
 from uda_reid.updates import not_finite
 
 Step = TypeVar("Step")
+Means = dict[str, float]
+"""Term -> its mean over the batches of an epoch."""
 
 
 class Stateful(Protocol):
@@ -108,7 +111,7 @@ def train(
         if 0 < len(history) < epochs:
             run.log(f"{name}: goes on after epoch {len(history)} of {epochs}")
     for epoch in range(len(history), epochs):
-        history.append(_epoch(step, batches, epoch, epochs, parts, name, run))
+        history.append(_with_rollbacks(partial(_attempt, step, batches, epoch, epochs, parts, name, run), parts, run))
         if keep:
             run.save(slot, {"name": name, "history": history, **_state(parts, run)})
         if run.updates.unusual:
@@ -120,20 +123,12 @@ def _state(parts: Mapping[str, Stateful], run: Run) -> dict[str, Any]:
     return {"parts": {key: part.state_dict() for key, part in parts.items()}, "updates": run.updates.state_dict()}
 
 
-def _epoch(
-    step: Callable[[Step], Mapping[str, Tensor]],
-    batches: Callable[[int], Iterable[Step]],
-    epoch: int,
-    epochs: int,
-    parts: Mapping[str, Stateful],
-    name: str,
-    run: Run,
-) -> dict[str, float]:
-    """Run one epoch, again with half the learning rate where a loss is not finite and the run has rollbacks left."""
+def _with_rollbacks(attempt: Callable[[], Means], parts: Mapping[str, Stateful], run: Run) -> Means:
+    """Run an epoch, again with half the learning rate where a loss is not finite and the run has rollbacks left."""
     before = copy.deepcopy(_state(parts, run)["parts"]) if run.rollbacks else {}
     while True:
         try:
-            return _attempt(step, batches, epoch, epochs, parts, name, run)
+            return attempt()
         except NotFiniteError as error:
             if run.updates.halved >= run.rollbacks:
                 raise
@@ -153,19 +148,20 @@ def _attempt(
     name: str,
     run: Run,
 ) -> dict[str, float]:
+    """Run one epoch, or what is left of one that was stopped, and return the mean of every term."""
     terms: list[Mapping[str, Tensor]] = []
     seen: list[tuple[Tensor, ...]] = []  # the rows of the steps since the last look
     title = f"{name}: epoch {epoch + 1}"
     with run.randomness(f"{name}/epoch/{epoch}"):
         planned = batches(epoch)
         steps = total = len(planned) if isinstance(planned, Sized) else None
-        partial = run.restore(PARTIAL)
-        resumed = partial is not None and (partial["name"], partial["epoch"]) == (name, epoch)
-        if partial is not None and resumed:
-            measured = partial["values"].to(run.device)
-            terms = [dict(zip(partial["terms"], values.unbind(), strict=True)) for values in measured]
-            _put_back(partial, parts, run)
-            run.set_random_state(partial["random"])
+        kept = run.restore(PARTIAL)
+        resumed = kept is not None and (kept["name"], kept["epoch"]) == (name, epoch)
+        if kept is not None and resumed:
+            measured = kept["values"].to(run.device)
+            terms = [dict(zip(kept["terms"], values.unbind(), strict=True)) for values in measured]
+            _put_back(kept, parts, run)
+            run.set_random_state(kept["random"])
             run.log(f"{title}: goes on after step {len(terms)}")
             planned, total = _without(planned, len(terms)), None if total is None else total - len(terms)
         with run.stop.watched():
