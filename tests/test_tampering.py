@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from uda_reid.data.images import images_of, target_order, unlabelled
-from uda_reid.data.images.photographs import _FILES
+from uda_reid.data.images.sealed import _FILES
 from uda_reid.errors import DataError
 from uda_reid.job import Job, open_domain
 from uda_reid.pipeline import one

@@ -13,7 +13,7 @@ import torch
 from PIL import ExifTags, Image, ImageFile
 from torch import Tensor
 
-from uda_reid.data.images import Photographs, images_of, photographs, sizes, target_order, unlabelled
+from uda_reid.data.images import Photographs, decoding, images_of, photographs, sizes, target_order, unlabelled
 from uda_reid.errors import DataError
 from uda_reid.types import Domain, Split
 
@@ -77,13 +77,13 @@ def test_read_converts_every_mode_to_rgb(tmp_path: Path, mode: str) -> None:
 
 def test_read_decodes_a_file_once_while_memory_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[Path] = []
-    original = photographs._decode
+    original = decoding.decode
 
     def counting(path: Path, height: int, width: int) -> Any:
         decoded.append(path)
         return original(path, height, width)
 
-    monkeypatch.setattr(photographs, "_decode", counting)
+    monkeypatch.setattr(photographs, "decode", counting)
     split = folder_of(tmp_path, 4)
     one_size = 4 * 3 * 20 * 12
     images = Photographs(split, cache_bytes=one_size)

@@ -196,7 +196,7 @@ def test_target_finds_the_file_of_the_training_images(
     expected = plain(split)[target_order(COUNT)]
     preloaded(split)
     target = unlabelled(domain_of(split), cache_bytes=0, mapped_above=0)
-    monkeypatch.setattr(photographs, "_decode", None)
+    monkeypatch.setattr(photographs, "decode", None)
     assert torch.equal(target.images.read(ROWS, HEIGHT, WIDTH), expected)
     assert len(files(cache)) == 1
 

@@ -13,8 +13,10 @@ from uda_reid.data.images.augmentation import (
     rotate_and_shift,
     skip,
 )
-from uda_reid.data.images.photographs import Photographs, images_of, sizes, target_order, unlabelled
+from uda_reid.data.images.decoding import sizes
+from uda_reid.data.images.photographs import Photographs, images_of
 from uda_reid.data.images.pixels import Progress
+from uda_reid.data.images.sealed import target_order, unlabelled
 
 __all__ = [
     "AUGMENTATIONS",

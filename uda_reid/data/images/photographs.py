@@ -1,146 +1,24 @@
-"""Photographs by row number, and the door through which a target passes without its labels."""
+"""Photographs by row number, decoded on demand and kept in memory or in a file."""
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import os
-import threading
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
-from io import BytesIO
-from pathlib import Path
-from typing import Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from uda_reid.data.images.decoding import decode, in_threads, opened, resized
 from uda_reid.data.images.pixels import PixelFile, Pixels, Progress, digest_of, digests_known
 from uda_reid.errors import DataError, UnreadableError
 from uda_reid.run import QUIET
-from uda_reid.types import JUNK, Domain, Split, Target
-
-T = TypeVar("T")
+from uda_reid.types import Split
 
 MAPPED_ABOVE = 256 << 20
 """Bytes of decoded images that stay in memory; more of them go to a file. They are 2,730 images of 256 x 128: the
 built-in scenes and small data sets never touch the disk, Market-1501 does."""
-
-_CHUNK = 64  # rows decoded ahead of whoever consumes them
-
-
-_STRICT = threading.RLock()
-
-
-@contextmanager
-def _strict_pillow() -> Iterator[None]:
-    """Silence Pillow's warnings and refuse truncated files, whatever the surrounding program has set.
-
-    Entered by the thread that starts the decoding threads, because several at once would mix up the filters.
-    """
-    with _STRICT:
-        tolerant = ImageFile.LOAD_TRUNCATED_IMAGES
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ImageFile.LOAD_TRUNCATED_IMAGES = False
-            try:
-                yield
-            finally:
-                ImageFile.LOAD_TRUNCATED_IMAGES = tolerant
-
-
-def _reason(error: Exception) -> str:
-    """Return what is wrong with a file and what to do about it."""
-    if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):  # the system's; Pillow's have no number
-        return f"cannot be read ({error.strerror}); check its rights and the disk"
-    return f"cannot be decoded ({_damage(error)}): remove or replace it"
-
-
-def _damage(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image"
-    if "truncated" in str(error).lower():
-        return "truncated"
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Return an image turned as its camera noted; notes that cannot be read turn nothing."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except MemoryError:
-        raise
-    except Exception:  # SyntaxError, struct.error and more: damaged notes do not make a damaged image
-        return image
-
-
-def _unchanged(path: Path, digest: bytes) -> BytesIO:
-    content = path.read_bytes()
-    if hashlib.sha256(content).digest() != digest:
-        raise DataError("changed while it was being read; start again when nothing writes to it")
-    return BytesIO(content)
-
-
-def _opened(path: Path, use: Callable[[Image.Image], T], digest: bytes = b"") -> T | DataError:
-    """Return what `use` makes of one file as an upright RGB image, or the error that says why it is not one.
-
-    With a digest, a file of any other content is an error too.
-    """
-    try:
-        with Image.open(_unchanged(path, digest) if digest else path) as image:
-            if image.mode == "F" or image.mode.startswith("I"):  # Pillow would clip these to white
-                return DataError(f"{path}: 16-bit or float pixels; convert to 8 bits")
-            return use(_upright(image.convert("RGB")))
-    except MemoryError:  # says nothing about the file
-        raise
-    except DataError as error:
-        return DataError(f"{path}: {error}")
-    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and more
-        return DataError(f"{path}: {_reason(error)}")
-
-
-def _decode(path: Path, height: int, width: int) -> Pixels | DataError:
-    """Return one file as (3, height, width) uint8 RGB, or the error that says why it is not one."""
-    return _opened(path, partial(_resized, height=height, width=width))
-
-
-def _resized(rgb: Image.Image, height: int, width: int) -> Pixels:
-    if rgb.size != (width, height):
-        # Pillow widens the bilinear kernel when it shrinks: what other libraries call antialiasing.
-        rgb = rgb.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(rgb, dtype=np.uint8).transpose(2, 0, 1)
-
-
-def _ahead(work: Callable[[Path], T], paths: Sequence[Path]) -> Iterator[T]:
-    """Yield what `work` makes of each file, in order; threads work ahead (Pillow releases the GIL)."""
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        spread = pool.map if len(paths) >= 16 else map  # for a few files, starting threads takes longer
-        for start in range(0, len(paths), _CHUNK):
-            with _strict_pillow():
-                done = list(spread(work, paths[start : start + _CHUNK]))
-            yield from done
-
-
-def sizes(
-    split: Split, *, name: str = "", progress: Progress = QUIET.progress
-) -> Iterator[tuple[int, int] | DataError]:
-    """Yield the height and width of every crop, decoded in full and not kept, or why a run would refuse it.
-
-    Args:
-        split: which files, in which order.
-        name: what the progress bar calls them.
-        progress: shows how many have passed, as `Run.progress` does.
-    """
-    measured = _ahead(partial(_opened, use=lambda rgb: (rgb.height, rgb.width)), split.paths)
-    yield from progress(measured, f"decoding {name}".strip(), len(split))
 
 
 class Photographs:
@@ -247,7 +125,7 @@ class Photographs:
             return True
         if not self._is_large(height, width):
             return False
-        read = progress(_ahead(digest_of, self._paths), f"reading {self.name}".strip(), len(self))
+        read = progress(in_threads(digest_of, self._paths), f"reading {self.name}".strip(), len(self))
         digests: list[bytes] = list(read)
         if not all(digests):  # files that cannot be read: decoding names the first and counts the others
             return False
@@ -267,9 +145,9 @@ class Photographs:
         self, file: PixelFile, digests: Sequence[bytes], height: int, width: int, progress: Progress
     ) -> Iterator[Pixels]:
         """Yield the images that a file holds, up to the first that cannot be decoded; the others are only checked."""
-        rows, use = file.firsts(), partial(_resized, height=height, width=width)
+        rows, use = file.firsts(), partial(resized, height=height, width=width)
         known = dict(zip(self._paths, digests, strict=True))
-        decoded = _ahead(lambda path: _opened(path, use, known[path]), [self._paths[row] for row in rows])
+        decoded = in_threads(lambda path: opened(path, use, known[path]), [self._paths[row] for row in rows])
         failures: dict[int, DataError] = {}
         for row, pixels in zip(rows, progress(decoded, f"decoding {self.name}".strip(), len(rows)), strict=True):
             if isinstance(pixels, DataError):
@@ -329,7 +207,7 @@ class Photographs:
 
     def _decoded(self, rows: Iterable[int], height: int, width: int) -> Iterator[Pixels | DataError]:
         """Yield each row's pixels or its error, in order."""
-        return _ahead(partial(_decode, height=height, width=width), [self._paths[row] for row in rows])
+        return in_threads(partial(decode, height=height, width=width), [self._paths[row] for row in rows])
 
 
 def images_of(
@@ -347,103 +225,3 @@ def images_of(
         N images.
     """
     return Photographs(split, name=name, cache_bytes=cache_bytes, mapped_above=mapped_above)
-
-
-_UNNAMED = "an image of the target cannot be read any more; `uda-reid data check` names it"
-
-_FILES: dict[int, Photographs] = {}
-"""What the sealed objects read, by their ids. In the module and not in them: nothing that a strategy is handed, no
-attribute, closure or weak reference, leads from the images to their file names, which tell identities."""
-
-
-class _Sealed:
-    """Images without a way back to their files."""
-
-    __slots__ = ("_length",)
-
-    def __init__(self, photographs: Photographs) -> None:
-        self._length = len(photographs)
-        _FILES[id(self)] = photographs
-
-    def __len__(self) -> int:
-        return self._length
-
-    def read(self, rows: Tensor, height: int, width: int) -> Tensor:
-        """Return images as `Photographs.read` does; errors name no files, nor do their frames."""
-        try:
-            return _FILES[id(self)].read(rows, height, width)
-        except UnreadableError as error:
-            unreadable = error.rows
-        except Exception as error:
-            unreadable = ()
-            told = (
-                str(error)
-                if isinstance(error, DataError)
-                else f"images cannot be read ({type(error).__name__}: {error})"
-            )
-        # New ones, outside: the frames of the old one hold the file names.
-        if unreadable:
-            raise UnreadableError(_UNNAMED, unreadable)
-        raise DataError(_UNNAMED if any(str(path) in told for path in _FILES[id(self)]._paths) else told)
-
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, _: object) -> Self:
-        return self  # the images do not change, and a copy would have none
-
-    def __reduce__(self) -> str:
-        raise TypeError("a target's images stay in their process: their file names are not to leave it")
-
-    def __del__(self) -> None:
-        files = globals().get("_FILES")  # may be gone when the interpreter ends
-        if files:
-            files.pop(id(self), None)
-
-
-def unlabelled(
-    domain: Domain, *, cameras: bool = False, cache_bytes: int = 4 << 30, mapped_above: int = MAPPED_ABOVE
-) -> Target:
-    """Return a domain's training images without identities and file names: all that a strategy may see.
-
-    Args:
-        domain: the domain to adapt to.
-        cameras: hand out the camera numbers too; only for a strategy that declares that it needs them.
-        cache_bytes: memory for decoded images, in bytes.
-        mapped_above: more bytes of decoded images than this are read from the file that a `preload` of the domain's
-            training images has made, where there was one in this process.
-
-    Returns:
-        The images in the order that `target_order` gives; `cams` (N,) int64 where asked for, else None.
-
-    Raises:
-        DataError: cameras are asked for and the domain has none.
-    """
-    train, order = domain.train, target_order(len(domain.train))
-    cams = None
-    if cameras:
-        if train.cams is None:
-            raise DataError(
-                f"{domain.name}: the strategy needs camera numbers and this domain has none; "
-                "give them in its manifest or choose a strategy that does without"
-            )
-        cams = torch.from_numpy(train.cams.astype(np.int64))[order]
-    unknown = np.full(len(train), JUNK)
-    shuffled = Split(tuple(train.paths[row] for row in order.tolist()), unknown, None)
-    photographs = Photographs(shuffled, name=domain.name, cache_bytes=cache_bytes, mapped_above=mapped_above)
-    return Target(domain.name, _Sealed(photographs), cams)
-
-
-def target_order(count: int) -> Tensor:
-    """Return which row of `domain.train` stands at each row of its target: a fixed shuffle of `count` rows.
-
-    Files are mostly sorted by identity, so in their own order neighbouring rows would give identities away. An auditor
-    needs this order to compare pseudo-labels with identities; a strategy has no use for it.
-
-    Args:
-        count: number of training images.
-
-    Returns:
-        (count,) int64, the same for every call.
-    """
-    return torch.randperm(count, generator=torch.Generator().manual_seed(count))
