@@ -18,7 +18,7 @@ from uda_reid.training.checkpoint import load
 from uda_reid.training.processes import Lost, join
 
 EXACT = 1e-8
-"""What float64 leaves between one process and two, after 20 steps; about 1e-11 is measured."""
+"""What float64 leaves between one process and two, after 20 steps; up to 3.5e-10 is measured, and printed by `-s`."""
 
 
 def weights(folder: Path, count: int, **options: Any) -> list[dict[str, Any]]:
@@ -50,6 +50,7 @@ def test_two_processes_and_one_end_with_the_same_weights_for_every_strategy(tmp_
         moved = {key: alone["pretrain"][key] for key in shared}
         assert apart(shared, moved) > 1, f"{name} hardly trained"
         for one, other in ((alone, first), (alone, second)):
+            print(f"{name}, bn_group {group}: {apart(one[name], other[name]):.1e}")
             assert apart(one[name], other[name]) < EXACT, name
         mine, theirs = (json.loads(each[f"{name} history"]) for each in (alone, first))
         for entry, twin in zip(mine, theirs, strict=True):
@@ -66,6 +67,7 @@ def test_in_float32_two_processes_differ_from_one_as_a_changed_last_bit_does(tmp
     assert all(apart(first[name], second[name]) == 0 for name in names)
     by_processes = sum(apart(alone[name], first[name]) for name in names)
     by_last_bits = sum(apart(alone[name], nudged[name]) for name in names)
+    print(f"by two processes {by_processes:.2f}, by last bits {by_last_bits:.2f}")
     assert by_processes < 3 * by_last_bits  # about 1.1 is measured
     # Where no rounding decides - no ReLU's batch norm moves, no hardest pair is looked for - float32 is near, too.
     assert apart(alone["adda-alternating"], first["adda-alternating"]) < 1e-4
