@@ -23,6 +23,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from uda_reid import __version__, cli
+from uda_reid.errors import DataError
 from uda_reid.models.encoder import EncoderSpec, build
 from uda_reid.ops.clustering import dbscan_graph
 from uda_reid.ops.jaccard import encode_features, jaccard
@@ -761,3 +762,21 @@ def test_scores_are_printed_by_the_first_process_alone(
     monkeypatch.setattr("uda_reid.report.show_row", lambda *_: "the scores")
     words = ["evaluate", "--checkpoint", "x", "--tgt", "beta", *(["--json"] if json_wanted else [])]
     assert run(monkeypatch, capsys, *words) == (0, "the scores\n" * prints, "")
+
+
+def test_who_was_asked_to_end_and_then_loses_the_others_has_ended_as_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def app(**_: bool) -> None:
+        with cli.stop.watched():
+            os.kill(os.getpid(), signal.SIGTERM)
+            deadline = time.monotonic() + 10
+            while not cli.stop.asked and time.monotonic() < deadline:
+                time.sleep(0.01)
+        raise DataError("another process has ended")
+
+    monkeypatch.setattr(cli, "app", app)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 143
+    assert "error: another process has ended" in capsys.readouterr().err
