@@ -23,6 +23,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from uda_reid import __version__, cli
+from uda_reid.cli.arguments import stop
 from uda_reid.errors import DataError
 from uda_reid.models.encoder import EncoderSpec, build
 from uda_reid.ops.clustering import dbscan_graph
@@ -768,10 +769,10 @@ def test_who_was_asked_to_end_and_then_loses_the_others_has_ended_as_asked(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def app(**_: bool) -> None:
-        with cli.stop.watched():
+        with stop.watched():
             os.kill(os.getpid(), signal.SIGTERM)
             deadline = time.monotonic() + 10
-            while not cli.stop.asked and time.monotonic() < deadline:
+            while not stop.asked and time.monotonic() < deadline:
                 time.sleep(0.01)
         raise DataError("another process has ended")
 

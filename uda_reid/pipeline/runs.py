@@ -153,6 +153,8 @@ def _announce(prepared: Prepared, folder: Path, run: Run) -> None:
     replace_file(folder / "recipe.yaml", to_yaml(recipe).encode())
     names = f"{prepared.source.name} -> {prepared.target.name}"
     run.log(f"{recipe.name}: {names}, profile {recipe.profile}, seed {prepared.job.seed}")
+    if run.processes.count > 1:
+        run.log(f"on {run.processes.count} processes")
     for note in recipe.notes:
         run.log(f"note: {note}")
     unscored = why_unscored(prepared.target)
