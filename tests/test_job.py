@@ -206,3 +206,10 @@ def test_one_folder_under_two_names_is_refused(job: Job) -> None:
         DataError, match=r"^alpha and alpha are both read from .*alpha, and the same people would be two"
     ):
         Prepared(replace(job, source=f"alpha,{job.data / 'alpha'}"), Silent())
+
+
+def test_options_that_no_recipe_holds_are_noted_where_they_are_not_the_usual_ones(job: Job) -> None:
+    usual = Prepared(job, Silent()).notes()
+    other = replace(job, precision="bf16", accumulate=2, rollbacks=3, compiled=True)
+    added = ("precision bf16", "accumulate 2", "rollbacks 3", "compiled True")
+    assert Prepared(other, Silent()).notes() == (*added, *usual)

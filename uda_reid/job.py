@@ -26,6 +26,9 @@ from uda_reid.training.processes import join
 from uda_reid.types import Domain, Source
 from uda_reid.unreadable import TOLERATED, Unreadable
 
+USUAL = {"accumulate": 1, "rollbacks": 0, "compiled": False}
+"""Options of a run that change numbers and no recipe holds; others than these are part of a folder's name."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
@@ -241,14 +244,16 @@ class Prepared:
         return ", ".join(part.name for part in self.parts(domain))
 
     def notes(self) -> tuple[str, ...]:
-        """Return what was unusual about the sources, their union and the target, each with its name."""
+        """Return options of the run that are not the usual ones, and what was unusual about every domain, by name."""
         joined = (self.source,) if len(self.sources) > 1 else ()
-        return tuple(
+        usual = {"precision": "fp32", **USUAL}
+        options = (f"{name} {value}" for name in usual if (value := getattr(self.job, name)) != usual[name])
+        domains = (
             f"{domain.name}: {note}" for domain in (*self.sources, *joined, self.target) for note in domain.notes
         )
+        return (*options, *domains)
 
     def _digest(self, content: Mapping[str, Any], keys: Iterable[str], options: Mapping[str, Any]) -> str:
-        unusual = {"accumulate": 1, "rollbacks": 0, "compiled": False}
         # Not the number of processes: with any, the weights are the same but for rounding, and a run goes on with any.
         return digest_of(
             {
@@ -257,7 +262,7 @@ class Prepared:
                 "weights": "" if self.weights is None else digest_of(self.weights),
                 "seed": self.job.seed,
                 "precision": self.job.precision,
-                **{name: value for name, usual in unusual.items() if (value := getattr(self.job, name)) != usual},
+                **{name: value for name, usual in USUAL.items() if (value := getattr(self.job, name)) != usual},
                 "device": pick_device(self.job.device),
                 "threads": threads_in_use(),
                 "version": __version__,

@@ -411,7 +411,9 @@ def test_an_epoch_with_an_infinite_loss_begins_anew_with_half_the_rate(fused: bo
 def test_rollbacks_are_of_one_epoch_and_used_up() -> None:
     spoilt, run = Work(), Run(rollbacks=2, store=Memory())
     spoilt.bad = Once(5, 8, 10)  # in the second epoch, in its second attempt, in its third
-    with pytest.raises(NotFiniteError, match=r"^work: epoch 2, step 2: the loss became"):
+    with pytest.raises(
+        NotFiniteError, match=r"^work: epoch 2, step 2: the loss became .*; all rollbacks \(2\) are used up$"
+    ):
         spoilt.train(run)
     assert run.updates.halved == 2
     assert len(run.store.states["work"]["history"]) == 1  # type: ignore[attr-defined]

@@ -85,7 +85,7 @@ Settings = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 PrecisionOption = Annotated[
-    Precision, typer.Option("--precision", help="fp32, or bf16 or fp16 for the forward passes.")
+    Precision, typer.Option("--precision", help="Of forward passes: fp32, bf16, or (on a GPU) fp16.")
 ]
 Accumulate = Annotated[int, typer.Option("--accumulate", min=1, help="Batches per update: gradients are averaged.")]
 Rollbacks = Annotated[

@@ -130,8 +130,10 @@ def _with_rollbacks(attempt: Callable[[], Means], parts: Mapping[str, Stateful],
         try:
             return attempt()
         except NotFiniteError as error:
-            if run.updates.halved >= run.rollbacks:
+            if not run.rollbacks:
                 raise
+            if run.updates.halved >= run.rollbacks:
+                raise NotFiniteError(f"{error}; all rollbacks ({run.rollbacks}) are used up") from error
             run.updates.halve()
             run.save(PARTIAL, NOTHING)
             for key, part in parts.items():
