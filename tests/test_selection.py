@@ -11,6 +11,7 @@ from scipy.stats import rankdata
 from uda_reid.data.images import augment, unlabelled
 from uda_reid.ops.clustering import kmeans
 from uda_reid.ops.distance import normalise
+from uda_reid.ops.noise import keys
 from uda_reid.ops.quality import silhouette, soft_neighbourhood_density, stability
 from uda_reid.pretraining import validate
 from uda_reid.run import Run
@@ -36,7 +37,7 @@ def test_proxies_are_those_of_the_embeddings(source: Source, target: Target) -> 
     encoder = copy.deepcopy(source.encoder).eval()
     with torch.no_grad():
         plain = normalise(encoder(pictures.float() / 255))
-        changed = normalise(encoder(augment(pictures, "reid", run.stream("features"))))
+        changed = normalise(encoder(augment(pictures, "reid", keys(run.seed_for("features"), torch.arange(24)))))
     one, other = (kmeans(each, 3, generator=run.stream("proxies/kmeans")).labels for each in (plain, changed))
     apart = silhouette(plain, one, generator=run.stream("proxies/silhouette")).value
     assert found["silhouette"] == pytest.approx(apart, abs=1e-5)

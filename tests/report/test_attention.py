@@ -56,7 +56,7 @@ def test_maps_are_those_of_the_attention_at_even_steps(maps: AttentionMaps, doma
     pictures = images_of(domain.train).read(torch.tensor(rows), HEIGHT, WIDTH)
     assert encoder.attention is not None
     with torch.inference_mode():
-        entering = encoder.eval().early(augment(pictures, "none", torch.Generator()))
+        entering = encoder.eval().early(augment(pictures, "none"))
         weights = encoder.attention.weights(entering)
     whole, kept = entering.abs().mean(1).numpy(), (weights * entering).abs().mean(1).numpy()
     for part, everything, mine in zip(maps.images, whole, kept, strict=True):

@@ -80,7 +80,7 @@ def test_loss_refuses_a_batch_of_one_kind(logits: Tensor, first: int) -> None:
 
 
 def pictures(images: Tensor) -> Tensor:
-    return augment(images, "none", torch.Generator())
+    return augment(images, "none")
 
 
 def planned(domain: str, rows: Tensor, run: Run) -> list[Tensor]:

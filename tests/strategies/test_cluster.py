@@ -16,6 +16,7 @@ from uda_reid.data.images import augment
 from uda_reid.data.sampling import identity_balanced
 from uda_reid.errors import DataError, RecipeError
 from uda_reid.models.encoder import Embedder
+from uda_reid.ops.noise import keys_of
 from uda_reid.run import QUIET, Run
 from uda_reid.strategies.cluster import Cluster
 from uda_reid.testing import HEIGHT, WIDTH, check_strategy, fingerprint
@@ -101,9 +102,9 @@ def test_two_epochs_equal_a_replay_in_plain_torch(source: Source, target: Target
         weights = [weight for weight in encoder.parameters() if weight.requires_grad]
         centroids.requires_grad_()
         adam = Adam([*weights, centroids], 1e-5, 0.3)
-        noise = run.stream(f"{name}/augmentation")
         encoder.train()
-        for rows in identity_balanced(labels, identities=4, instances=2, generator=run.stream(f"{name}/rows")):
+        batches = list(identity_balanced(labels, identities=4, instances=2, generator=run.stream(f"{name}/rows")))
+        for rows, noise in zip(batches, keys_of(run.seed_for(f"{name}/augmentation"), batches), strict=True):
             pictures = augment(target.images.read(rows, HEIGHT, WIDTH), "reid", noise)
             pooled = encoder.pooled(pictures)
             loss = smoothed_cross_entropy(encoder.neck(pooled) @ centroids.T, labels[rows], 0.2)

@@ -90,7 +90,7 @@ def step_by_hand(strategy: DAAM, source: Source, target: Target, run: Run) -> tu
         return pooled, encoder.neck(pooled), specific_late(maps - shared)
 
     pictures = [
-        augment(images.read(rows, HEIGHT, WIDTH), "none", torch.Generator())
+        augment(images.read(rows, HEIGHT, WIDTH), "none")
         for images, rows in ((source.images, mine), (target.images, theirs))
     ]
     if strategy.batch_norm == "mixed":

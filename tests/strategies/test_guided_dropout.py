@@ -220,7 +220,7 @@ def test_classifier_that_sees_embeddings_is_not_taken_for_one_of_units(source: S
 def test_images_are_augmented(hidden: Source, target: Target) -> None:
     varied = replace(QUICK, augmentation="reid")
     assert fingerprint(varied.adapt(hidden, target).encoder) != fingerprint(QUICK.adapt(hidden, target).encoder)
-    assert torch.equal(augment(torch.zeros(1, 3, 4, 2), "none", torch.Generator()), torch.zeros(1, 3, 4, 2))
+    assert torch.equal(augment(torch.zeros(1, 3, 4, 2), "none"), torch.zeros(1, 3, 4, 2))
 
 
 # What is said

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from uda_reid.data.images import augment, unlabelled
 from uda_reid.data.sampling import shuffled
 from uda_reid.models.heads import Classifier
+from uda_reid.ops.noise import keys
 from uda_reid.run import Run
 from uda_reid.strategies.pul import PUL, reliable
 from uda_reid.testing import HEIGHT, WIDTH, check_strategy, fingerprint, tiny_domain, tiny_source
@@ -133,9 +134,9 @@ def test_one_round_equals_a_replay_in_plain_torch(source: Source, target: Target
     weights = [*encoder.parameters(), *head.parameters()]
     velocity = [torch.zeros_like(weight) for weight in weights]
     encoder.train()
-    noise = run.stream("pul/round/0/augmentation/0")
+    seed = run.seed_for("pul/round/0/augmentation/0")
     for batch in shuffled(rows, 8, run.stream("pul/round/0/rows/0")):
-        pictures = augment(target.images.read(batch, HEIGHT, WIDTH), "ide", noise)
+        pictures = augment(target.images.read(batch, HEIGHT, WIDTH), "ide", keys(seed, batch))
         logits = head(encoder(pictures))
         loss = -logits.log_softmax(1)[torch.arange(len(batch)), clusters.labels[batch]].mean()
         gradients = torch.autograd.grad(loss, weights)

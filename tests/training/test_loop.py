@@ -627,6 +627,23 @@ def test_batches_behind_those_left_out_are_the_same_and_the_others_are_not_read(
     assert all(torch.equal(one.images, other.images) for one, other in zip(whole, later, strict=True))  # once more
 
 
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_an_image_is_changed_the_same_however_the_rows_are_dealt(augmentation: str) -> None:
+    rows = torch.randint(0, 12, (30,), generator=torch.Generator().manual_seed(0))
+
+    def made(size: int) -> Tensor:
+        options: dict[str, Any] = {"size": (16, 8), "augmentation": augmentation, "run": Run()}
+        batches = Batches(Noise(), torch.arange(12), torch.split(rows, size), name="x", **options)
+        return torch.cat([batch.images for batch in batches])
+
+    whole = made(30)
+    assert torch.equal(made(4), whole)
+    again = [torch.nonzero(rows == row).flatten()[:2].tolist() for row in range(12)]
+    pairs = torch.tensor([places for places in again if len(places) == 2])
+    same = (whole[pairs[:, 0]] == whole[pairs[:, 1]]).flatten(1).all(1)
+    assert bool(same.all()) is bool(same.any()) is (augmentation == "none")  # each time in another way
+
+
 def test_side_by_side_skips_in_every_domain() -> None:
     def made() -> SideBySide:
         options: dict[str, Any] = {"size": (16, 8), "augmentation": "reid", "run": Run()}

@@ -81,7 +81,7 @@ def collect_maps(encoder: Encoder, target: Domain, *, photographs: bool, run: Ru
     root, count = Path(os.path.abspath(target.root)), len(target.train)  # noqa: PTH100
     rows = torch.tensor([(2 * step + 1) * count // (2 * min(SHOWN, count)) for step in range(min(SHOWN, count))])
     size = int(encoder.spec["height"]), int(encoder.spec["width"])
-    pictures = augment(images_of(target.train).read(rows, *size).to(run.device), "none", torch.Generator())
+    pictures = augment(images_of(target.train).read(rows, *size).to(run.device), "none")
     run.prepare(encoder)
     with torch.inference_mode():
         shared, specific = (maps.abs().mean(1).float().cpu() for maps in attention(encoder.early(pictures)))

@@ -146,11 +146,10 @@ def _measure(
 ) -> list[Moments]:
     """Return the moments of every layer's inputs over the planned batches, in the order of `layers`."""
     size = int(encoder.spec["height"]), int(encoder.spec["width"])
-    unused = torch.Generator()  # test images are not augmented
     mine = plan[run.processes.rank :: run.processes.count]
     with _watched(layers, by_batch=by_batch) as found, torch.no_grad():
         for rows in run.progress(mine, title, len(mine)):
-            pictures = augment(images.read(rows, *size).to(run.device), "none", unused)
+            pictures = augment(images.read(rows, *size).to(run.device), "none")
             with run.autocast():
                 encoder(pictures)
     return [moments.of_all(run) for moments in found]

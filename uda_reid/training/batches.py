@@ -10,8 +10,9 @@ from typing import Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor
 
-from uda_reid.data.images import Share, augment, skip
+from uda_reid.data.images import augment
 from uda_reid.errors import UnreadableError
+from uda_reid.ops.noise import keys_of
 from uda_reid.ops.transfer import moved, pinned
 from uda_reid.run import Run
 from uda_reid.types import Batch, Images
@@ -38,7 +39,7 @@ class Batches:
         plan: the rows of every batch, int64.
         size: height and width in pixels.
         augmentation: a name from `data.images.AUGMENTATIONS`.
-        name: names the random stream of the augmentation.
+        name: names the random stream of the augmentation: another epoch needs another name.
         run: the surroundings.
     """
 
@@ -65,13 +66,10 @@ class Batches:
         return len(self.plan)
 
     def __iter__(self) -> Iterator[Batch]:
-        generator = self.run.stream(self.name)  # whoever begins anew gets the same once more, and from the beginning
-        start, self.start = self.start, 0
-        for rows in self.plan[:start]:
-            skip(self.augmentation, len(rows), generator)
-        for rows, pixels in self._pixels(self.plan[start:]):
-            share = Share(generator, self.run.share(len(rows)).start, len(rows))
-            pictures = augment(pixels, self.augmentation, share)
+        start, self.start = self.start, 0  # whoever begins anew gets the same once more, and from the beginning
+        keys = keys_of(self.run.seed_for(self.name), self.plan)[start:]
+        for mine, (rows, pixels) in zip(keys, self._pixels(self.plan[start:]), strict=True):
+            pictures = augment(pixels, self.augmentation, mine[self.run.share(len(rows))])
             yield Batch(pictures, moved(self.labels[rows], self.run.device), rows)
 
     def _pixels(self, plan: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -7,8 +7,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from uda_reid.data.images import IMAGENET_MEAN, augment, skip
+from uda_reid.data.images import IMAGENET_MEAN, augment
 from uda_reid.errors import UnreadableError
+from uda_reid.ops.noise import keys
 from uda_reid.ops.transfer import moved, pinned
 from uda_reid.run import QUIET, Run
 from uda_reid.training.batches import in_time
@@ -45,7 +46,7 @@ def extract(
     run.prepare(encoder)
     training = [module for module in encoder.modules() if module.training]
     encoder.eval()
-    generator, processes = run.stream("features"), run.processes
+    seed, processes = run.seed_for("features"), run.processes
     found: list[Tensor] = []
     try:
         with torch.inference_mode(), run.autocast():
@@ -55,12 +56,9 @@ def extract(
             rounds = range(0, len(blocks), processes.count)
             for first in run.progress(rounds, description, len(rounds)):
                 embeddings = torch.zeros(0, encoder.dim, device=run.device)
-                for number in range(first, min(first + processes.count, len(blocks))):
-                    if number - first == processes.rank:
-                        pictures = augment(moved(next(pixels), run.device), augmentation, generator)
-                        embeddings = encoder(pictures).float()
-                    else:
-                        skip(augmentation, len(blocks[number]), generator)
+                if first + processes.rank < len(blocks):
+                    mine = keys(seed, blocks[first + processes.rank])
+                    embeddings = encoder(augment(moved(next(pixels), run.device), augmentation, mine)).float()
                 found.append(embeddings if processes.count == 1 else _in_order(embeddings, blocks, first, run))
                 if len(found) > 1:  # the one before: the device has work while this one is brought
                     found[-2] = found[-2].cpu()

@@ -20,8 +20,6 @@ from uda_reid.training.features import extract
 from uda_reid.types import Encoder, Images, Source
 
 STATISTICS_BATCH = 128
-UNUSED = torch.Generator()
-"""Images that are only looked at are not augmented."""
 NEARLY_ALL = 0.98
 """A domain that keeps more of its units hardly differs from one without a mask."""
 
@@ -85,7 +83,7 @@ def with_statistics(
     with torch.no_grad(), run.autocast():
         for part in plan:
             mine = part[run.share(len(part))]
-            own(augment(images.read(mine, *size).to(run.device), "none", UNUSED))
+            own(augment(images.read(mine, *size).to(run.device), "none"))
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
     grouped(own, int(encoder.spec.get("bn_group", 0)))

@@ -5,13 +5,11 @@ from __future__ import annotations
 from uda_reid.data.images.augmentation import (
     AUGMENTATIONS,
     IMAGENET_MEAN,
-    Share,
     augment,
     erase_rectangles,
     flip_and_crop,
     jitter_colours,
     rotate_and_shift,
-    skip,
 )
 from uda_reid.data.images.decoding import sizes
 from uda_reid.data.images.photographs import Photographs, images_of
@@ -23,7 +21,6 @@ __all__ = [
     "IMAGENET_MEAN",
     "Photographs",
     "Progress",
-    "Share",
     "augment",
     "erase_rectangles",
     "flip_and_crop",
@@ -31,7 +28,6 @@ __all__ = [
     "jitter_colours",
     "rotate_and_shift",
     "sizes",
-    "skip",
     "target_order",
     "unlabelled",
 ]
