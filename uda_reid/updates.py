@@ -115,7 +115,7 @@ class Updates:
         """Return 1 on the device where the loss is not finite, else 0; None where it was looked at."""
         if not all(_masks(optimizer) for optimizer in optimizers):
             if not bool(torch.isfinite(loss)):
-                raise NotFiniteError(not_finite(f"became {float(loss.detach())}"))
+                raise NotFiniteError(f"the loss became {float(loss.detach())}; lower the learning rate")
             return None
         bad = (~torch.isfinite(loss.detach())).float()
         if self._first is None:
@@ -145,11 +145,6 @@ class Updates:
                 group["lr"] = rate
         if self.scaler is not None:
             self.scaler.update()
-
-
-def not_finite(what: str) -> str:
-    """Return the message for a loss that is not finite."""
-    return f"the loss {what}; lower the learning rate (--set adapt.lr=... or --set pretrain.lr=...)"
 
 
 def _weights(optimizers: Sequence[Optimizer]) -> list[Tensor]:

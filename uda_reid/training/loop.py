@@ -16,7 +16,6 @@ from uda_reid.errors import NotFiniteError, OutOfMemoryError
 from uda_reid.run import Run
 from uda_reid.training.batches import Skippable
 from uda_reid.types import Batch
-from uda_reid.updates import not_finite
 
 Step = TypeVar("Step")
 Means = dict[str, float]
@@ -57,7 +56,7 @@ PARTIAL = "step"
 NOTHING = {"name": "", "epoch": 0}
 """Kept under that name where there is nothing of the kind any more."""
 UPDATES = "updates"
-"""Name of what is kept of `run.updates` beside what callers save of their own."""
+"""Name of what is kept of `run.updates` before and after the last training, beside what callers save of their own."""
 LOOK = 50
 """Steps after which the device is asked whether every loss was finite."""
 AGREE = 10
@@ -101,11 +100,8 @@ def train(
     """
     slot = slot or name
     history: list[dict[str, float]] = []
-    saved = run.restore(slot if keep else UPDATES)
-    if saved is not None:
-        # Also from an earlier training of this run.
-        run.updates.load_state_dict(saved.get("updates", run.updates.state_dict()) if keep else saved)
-    if saved is not None and keep and saved["name"] == name:
+    before, saved = _updates_before(name, run), run.restore(slot) if keep else None
+    if saved is not None and saved["name"] == name:
         history = saved["history"]
         _put_back(saved, parts, run)
         if 0 < len(history) < epochs:
@@ -114,9 +110,20 @@ def train(
         history.append(_with_rollbacks(partial(_attempt, step, batches, epoch, epochs, parts, name, run), parts, run))
         if keep:
             run.save(slot, {"name": name, "history": history, **_state(parts, run)})
-        if run.updates.unusual:
-            run.save(UPDATES, run.updates.state_dict())
+    if run.updates.unusual:
+        run.save(UPDATES, {"name": name, "before": before, "after": run.updates.state_dict()})
     return history
+
+
+def _updates_before(name: str, run: Run) -> dict[str, Any]:
+    """Let updates go on from an earlier training of this run, and return their state.
+
+    What is kept of this very training is of one that a caller has lost again: it begins as it did then.
+    """
+    kept = run.restore(UPDATES)
+    if kept is not None:
+        run.updates.load_state_dict(kept["before" if kept["name"] == name else "after"])
+    return copy.deepcopy(run.updates.state_dict())
 
 
 def _state(parts: Mapping[str, Stateful], run: Run) -> dict[str, Any]:
@@ -174,7 +181,9 @@ def _attempt(
                     terms.append({term: value.detach() for term, value in step(batch).items()})
                 except NotFiniteError as error:
                     raise NotFiniteError(_told(error, terms, seen[-1], title)) from error
-                except (torch.OutOfMemoryError, MemoryError) as error:
+                except (MemoryError, RuntimeError) as error:
+                    if not _is_full(error):
+                        raise
                     run.updates.forget()
                     traceback.clear_frames(error.__traceback__)  # they hold what the batch has filled the memory with
                     raise OutOfMemoryError(f"{title}: {_too_large(step, batch, name, run)}") from error
@@ -213,7 +222,7 @@ def _look(terms: list[Mapping[str, Tensor]], seen: list[tuple[Tensor, ...]], tit
     """Ask the device for the first loss since the last look that was not finite."""
     first = run.updates.check()
     if first >= 0:
-        error = not_finite("was not finite; every update that it would have made is left out")
+        error = "the loss was not finite; every update that it would have made is left out; lower the learning rate"
         raise NotFiniteError(_told(error, terms[: len(terms) - len(seen) + first], seen[first], title))
     seen.clear()
 
@@ -222,8 +231,13 @@ def _told(error: object, before: list[Mapping[str, Tensor]], rows: tuple[Tensor,
     """Return where a loss was not finite, what was measured one step before, and which rows the step was given."""
     terms = ", ".join(f"{name} {float(term):.4g}" for name, term in (before[-1] if before else {}).items())
     given = " and ".join(f"{part.tolist()}" for part in rows)
-    where = f"{title}, step {len(before) + 1}: {error}; the step before had {terms or 'nothing to tell'}"
-    return f"{where}; rows {given or 'unknown'}; what is saved stays"
+    where = f"{title}, step {len(before) + 1}: {error} (--set {_option(title, 'lr')}=...)"
+    return f"{where}; the step before had {terms or 'nothing to tell'}; rows {given or 'unknown'}; what is saved stays"
+
+
+def _option(title: str, name: str) -> str:
+    """Return what a training's option is called on the command line."""
+    return f"{'pretrain' if title.startswith('pretrain') else 'adapt'}.{name}"
 
 
 def _parts(batch: object) -> tuple[Batch, ...]:
@@ -236,6 +250,12 @@ def _rows(batch: object) -> tuple[Tensor, ...]:
     return tuple(part.rows for part in _parts(batch))
 
 
+def _is_full(error: Exception) -> bool:
+    """Return whether an error says that the memory of a device or of the machine is full."""
+    texts = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED")  # torch has no class of its own for these
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in texts)
+
+
 def _too_large(step: Callable[[Any], Any], batch: Any, name: str, run: Run) -> str:
     """Return in words that a batch is too large, and the largest part of it that fits, by trying.
 
@@ -243,21 +263,29 @@ def _too_large(step: Callable[[Any], Any], batch: Any, name: str, run: Run) -> s
     """
     parts = _parts(batch)
     size, fits = max((len(part.rows) for part in parts), default=0), 0
+    # Of batches with several images of an identity side by side, whole identities are tried.
+    unit = min((_instances(part.labels) for part in parts), default=1)
+    half = size // 2 // unit * unit or size // 2
     if run.processes.count == 1:  # else the others would have to try the same
-        tried = size // 2
+        tried = half
         while tried and not fits:
             cut = tuple(Batch(part.images[:tried], part.labels[:tried], part.rows[:tried]) for part in parts)
             try:
                 step(cut[0] if isinstance(batch, Batch) else cut)
                 fits = tried
-            except (torch.OutOfMemoryError, MemoryError):
-                tried //= 2
-            except Exception:  # a step that takes no other number of images
-                break
-    option = "pretrain.batch" if name.startswith("pretrain") else "adapt.batch"
-    remedy = f"{fits} fit" if fits else f"{size // 2} may fit"
-    choose = f"--set {option}={fits or size // 2}, or --precision bf16"
+            except Exception as error:
+                if not _is_full(error):  # a step that takes no other number of images
+                    break
+                tried = tried // 2 // unit * unit
+    remedy = f"{fits} fit" if fits else f"{half} may fit"
+    choose = f"--set {_option(name, 'batch')}={fits or half}, or --precision bf16"
     return f"a batch of {size} images does not fit into memory, {remedy}; use {choose}; what is saved stays"
+
+
+def _instances(labels: Tensor) -> int:
+    """Return how many rows at the beginning have one label; 1 where all have."""
+    others = torch.nonzero(labels != labels[:1]).flatten()
+    return int(others[0]) if len(others) else 1
 
 
 def _without(batches: Iterable[Step], count: int) -> Iterable[Step]:

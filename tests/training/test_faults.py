@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.training_loops import Memory, Noise, Once, StopAt, Told, Work, equal
+from uda_reid.errors import NotFiniteError, OutOfMemoryError
+from uda_reid.run import Run
+from uda_reid.training.batches import Batches
+from uda_reid.training.loop import LOOK, Stopped, train
+from uda_reid.types import Batch
+from uda_reid.updates import fuse
+
+
+@pytest.mark.parametrize("side", [False, True])
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("fused", [False, True])
+def test_an_epoch_with_an_infinite_loss_begins_anew_with_half_the_rate(fused: bool, keep: bool, side: bool) -> None:
+    epochs, told = 2 if keep else 1, Told()
+    spoilt, plain = Work(fused=fused), Work(fused=fused)
+    spoilt.bad = Once(2)
+    run, half = Run(rollbacks=1, reporter=told), Run()
+    half.updates.halve()
+    history = spoilt.train(run, epochs=epochs, keep=keep, side=side)
+    assert history == plain.train(half, epochs=epochs, keep=keep, side=side)
+    assert equal(spoilt.model, plain.model)
+    assert run.updates.facts() == {"learning rate halved": "1 x, after a loss that was not finite"}
+    [warning] = [line for line in told.lines if line.startswith("warning: ")]
+    assert warning.startswith("warning: work: epoch 1, step 2: the loss ")
+    assert warning.endswith("; back to the beginning of the epoch, with half the learning rate")
+
+
+def test_rollbacks_are_of_one_epoch_and_used_up() -> None:
+    spoilt, run = Work(), Run(rollbacks=2, store=Memory())
+    spoilt.bad = Once(5, 8, 10)  # in the second epoch, in its second attempt, in its third
+    with pytest.raises(
+        NotFiniteError, match=r"^work: epoch 2, step 2: the loss became .*; all rollbacks \(2\) are used up$"
+    ):
+        spoilt.train(run)
+    assert run.updates.halved == 2
+    assert len(run.store.states["work"]["history"]) == 1  # type: ignore[attr-defined]
+    with pytest.raises(NotFiniteError, match="epoch 1, step 1"):
+        other = Work()
+        other.bad = Once(1)
+        other.train(Run())
+
+
+def test_halved_rates_outlast_an_interruption_also_into_the_next_training_of_the_slot() -> None:
+    memory, spoilt = Memory(), Work()
+    spoilt.bad = Once(1)
+    spoilt.train(Run(store=memory, rollbacks=1), epochs=1)
+    assert memory.states["updates"]["after"]["halved"] == 1  # for the ledger of a run whose training is over
+    again = Run(store=memory, rollbacks=1)
+    Work().train(again, epochs=1)  # is found
+    assert again.updates.halved == 1
+    later = Run(store=memory, rollbacks=1)
+    layer = nn.Linear(1, 1)
+    train(lambda _: {}, lambda _: [0], epochs=1, parts={"layer": layer}, name="next", run=later, slot="work")
+    assert later.updates.halved == 1
+
+
+def test_halved_rates_outlast_an_interruption_where_the_caller_keeps_epochs() -> None:
+    memory, spoilt, again = Memory(), Work(), Run(rollbacks=1)
+    spoilt.bad = Once(1)
+    spoilt.train(Run(store=memory, rollbacks=1), epochs=1, keep=False)
+    lost, layer = Run(store=memory, rollbacks=1), nn.Linear(1, 1)
+    Work().train(lost, epochs=1, keep=False)  # the caller had not kept it yet: it is made again from its beginning
+    assert lost.updates.halved == 0
+    again = Run(store=memory, rollbacks=1)
+    train(lambda _: {}, lambda _: [0], epochs=1, parts={"layer": layer}, name="next", run=again, keep=False)
+    assert again.updates.halved == 1
+    quiet = Memory()
+    Work().train(Run(store=quiet), epochs=1, keep=False)
+    assert not quiet.states  # nothing unusual is nothing to keep
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_training_stopped_behind_a_rollback_ends_bit_identical(keep: bool) -> None:
+    epochs = 2 if keep else 1
+    spoilt, memory, first, second = Work(), Memory(), Work(), Work()
+    spoilt.bad, first.bad = Once(2), Once(2)
+    run, again = Run(rollbacks=1), Run(store=memory, rollbacks=1)
+    history = spoilt.train(run, epochs=epochs, keep=keep)
+    with pytest.raises(Stopped, match="epoch 1: stopped after step 2"):
+        first.train(Run(store=memory, rollbacks=1, stop=StopAt(3)), epochs=epochs, keep=keep)
+    assert second.train(again, epochs=epochs, keep=keep) == history
+    assert equal(spoilt.model, second.model) and again.updates.halved == 1
+
+
+def test_rollback_behind_a_resumed_step_goes_to_the_first_step_of_the_epoch() -> None:
+    plan: Batches | None = None
+    seen: list[list[int]] = []
+    memory, layer = Memory(), nn.Linear(1, 1)
+    bad = Once(4)
+
+    def step(batch: Batch) -> Mapping[str, Tensor]:
+        seen.append(batch.rows.tolist())
+        if bad(batch):
+            raise NotFiniteError("no number")
+        if isinstance(run.stop, StopAt):
+            run.stop.count()
+        return {"pixel": batch.images.mean()}
+
+    def batches(_: int) -> Batches:
+        assert plan is not None
+        return plan  # as strategies do that train for one epoch: the same object once more
+
+    def made() -> Batches:
+        rows = torch.split(torch.arange(12), 4)
+        return Batches(Noise(), torch.zeros(12), rows, size=(16, 8), augmentation="reid", name="x", run=run)
+
+    run = Run(store=memory, stop=StopAt(2), rollbacks=1)
+    plan = made()
+    with pytest.raises(Stopped):
+        train(step, batches, epochs=1, parts={"layer": layer}, name="x", run=run, keep=False)
+    run = Run(store=memory, rollbacks=1)
+    plan = made()
+    bad = Once(1)
+    [found] = train(step, batches, epochs=1, parts={"layer": layer}, name="x", run=run, keep=False)
+    assert [rows[0] for rows in seen] == [0, 4, 8, 0, 4, 8]
+    plan = made()
+    [plain] = train(step, batches, epochs=1, parts={"layer": layer}, name="x", run=Run(), keep=False)
+    assert found == plain
+
+
+# A loss that is looked at later
+
+
+@pytest.mark.parametrize(("bad", "steps"), [(1, 3), (3, 3), (LOOK, LOOK + 2), (LOOK + 1, LOOK + 2)])
+def test_a_loss_that_was_not_finite_is_told_later_with_its_step_and_rows(bad: int, steps: int) -> None:
+    layer = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    fuse(optimizer)
+    made, before = 0, torch.zeros(1)
+
+    def step(batch: Batch) -> Mapping[str, Tensor]:
+        nonlocal made, before
+        made += 1
+        before = layer.weight.detach().clone() if made == bad else before
+        loss = layer(torch.ones(1, 1)).square().sum()
+        run.step(loss * torch.inf if made == bad else loss, optimizer)
+        assert made != bad or torch.equal(layer.weight, before)
+        return {"number": torch.tensor(float(made))}
+
+    def batches(_: int) -> Batches:
+        rows = [torch.tensor([number % 12]) for number in range(1, steps + 1)]
+        return Batches(Noise(), torch.zeros(12), rows, size=(4, 2), augmentation="none", name="x", run=run)
+
+    run = Run()
+    with pytest.raises(NotFiniteError) as told:
+        train(step, batches, epochs=1, parts={"layer": layer}, name="x", run=run)
+    assert str(told.value).startswith(f"x: epoch 1, step {bad}: the loss was not finite; every update that it would ")
+    had = f"number {bad - 1}" if bad > 1 else "nothing to tell"
+    assert f"; the step before had {had}; rows [[{bad % 12}]; " in str(told.value).replace("rows [", "rows [[")
+    assert made == (LOOK if bad <= LOOK < steps else steps)
+
+
+def test_nothing_is_kept_of_a_stop_behind_a_loss_that_was_not_finite() -> None:
+    spoilt, memory = Work(fused=True), Memory()
+    spoilt.bad = Once(1)
+    with pytest.raises(NotFiniteError, match="epoch 1, step 1: the loss was not finite"):
+        spoilt.train(Run(store=memory, stop=StopAt(2)))
+    assert not memory.states
+
+
+# A batch that is too large
+
+
+def too_large(
+    size: int, fits: int, *, name: str = "daam/epoch/0", error: type[BaseException], side: bool = False
+) -> str:
+    held: list[weakref.ref[Tensor]] = []
+    tried: list[int] = []
+
+    def step(batch: Batch | tuple[Batch, ...]) -> Mapping[str, Tensor]:
+        parts = (batch,) if isinstance(batch, Batch) else batch
+        tried.append(max(len(part.images) for part in parts))
+        assert all(len(part.images) == len(part.labels) == len(part.rows) for part in parts)
+        assert not held or held[-1]() is None, "what a batch has filled the memory with is still there"
+        activations = torch.zeros(10)
+        held.append(weakref.ref(activations))
+        if tried[-1] > fits:
+            raise error("CUDA out of memory")
+        return {}
+
+    def batches(_: int) -> Iterable[Any]:
+        images = torch.zeros(size, 3, 4, 2)
+        batch = Batch(images, torch.zeros(size), torch.arange(size))
+        return [(batch, batch) if side else batch]
+
+    with pytest.raises(OutOfMemoryError) as told:
+        train(step, batches, epochs=1, parts={}, name=name, run=Run())
+    assert tried == [size >> times for times in range(len(tried))]
+    return str(told.value)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError])
+@pytest.mark.parametrize("side", [False, True])
+def test_batch_that_does_not_fit_names_one_that_was_tried(error: type[BaseException], side: bool) -> None:
+    told = too_large(32, 5, error=error, side=side)
+    assert told == (
+        "daam/epoch/0: epoch 1: a batch of 32 images does not fit into memory, 4 fit; use --set adapt.batch=4, "
+        "or --precision bf16; what is saved stays"
+    )
+    assert "--set pretrain.batch=16" in too_large(32, 16, error=error, side=side, name="pretrain")
+
+
+def test_parts_of_a_batch_that_are_tried_hold_whole_identities() -> None:
+    sizes: list[int] = []
+
+    def step(batch: Batch) -> Mapping[str, Tensor]:
+        sizes.append(len(batch.rows))
+        if len(batch.rows) > 8:
+            raise MemoryError
+        return {}
+
+    batch = Batch(torch.zeros(36, 3, 4, 2), torch.arange(9).repeat_interleave(4), torch.arange(36))
+    with pytest.raises(OutOfMemoryError, match=r"36 images does not fit into memory, 8 fit; use --set adapt.batch=8,"):
+        train(step, lambda _: [batch], epochs=1, parts={}, name="x", run=Run())
+    assert sizes == [36, 16, 8]
+
+
+def test_a_full_machine_is_told_as_a_full_gpu_is_and_other_errors_as_they_are() -> None:
+    def step(batch: Batch) -> Mapping[str, Tensor]:
+        torch.empty(len(batch.rows) * 2**50, dtype=torch.uint8)  # what torch's own allocator says of it
+        return {}
+
+    batch = Batch(torch.zeros(8, 3, 4, 2), torch.zeros(8), torch.arange(8))
+    with pytest.raises(OutOfMemoryError, match="a batch of 8 images does not fit into memory, 4 may fit"):
+        train(step, lambda _: [batch], epochs=1, parts={}, name="x", run=Run())
+
+    def broken(_: Batch) -> Mapping[str, Tensor]:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot"):
+        train(broken, lambda _: [batch], epochs=1, parts={}, name="x", run=Run())
+
+
+def test_where_nothing_could_be_tried_it_says_so() -> None:
+    assert "32 images does not fit into memory, 16 may fit; use" in too_large(32, 0, error=torch.OutOfMemoryError)
+
+
+def test_a_step_that_takes_no_other_number_is_not_tried_further() -> None:
+    sizes: list[int] = []
+
+    def step(batch: Batch) -> Mapping[str, Tensor]:
+        sizes.append(len(batch.rows))
+        raise (torch.OutOfMemoryError if len(sizes) == 1 else ValueError)("no")
+
+    batch = Batch(torch.zeros(8, 3, 4, 2), torch.zeros(8), torch.arange(8))
+    with pytest.raises(OutOfMemoryError, match="4 may fit"):
+        train(step, lambda _: [batch], epochs=1, parts={}, name="x", run=Run())
+    assert sizes == [8, 4]
