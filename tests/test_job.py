@@ -11,7 +11,7 @@ import pytest
 
 from uda_reid.data.layouts import listing
 from uda_reid.errors import DataError, RecipeError
-from uda_reid.job import Job, Prepared, is_scene, names_of
+from uda_reid.job import Job, Prepared, check_groups, is_scene, names_of
 from uda_reid.run import Silent
 
 T = TypeVar("T")
@@ -206,6 +206,30 @@ def test_one_folder_under_two_names_is_refused(job: Job) -> None:
         DataError, match=r"^alpha and alpha are both read from .*alpha, and the same people would be two"
     ):
         Prepared(replace(job, source=f"alpha,{job.data / 'alpha'}"), Silent())
+
+
+@pytest.mark.parametrize(
+    ("processes", "group", "said"),
+    [
+        (1, 5, "5 does not divide pretrain.batch 16"),
+        (1, 16, "16 does not divide adapt.batch 24"),
+        (2, 8, "8 does not divide adapt.batch 24 on 2 processes"),
+        (2, 4, ""),
+        (3, 8, "8 does not divide pretrain.batch 16 on 3 processes"),
+    ],
+)
+def test_group_of_batch_norm_divides_what_a_process_holds(processes: int, group: int, said: str, job: Job) -> None:
+    settings = ("encoder.bn_group=" + str(group), "pretrain.batch=16", "adapt.batch=24")
+    recipe = Prepared(replace(job, settings=(*job.settings, *settings[1:])), Silent()).recipe
+    grouped = replace(recipe, encoder=replace(recipe.encoder, bn_group=group))
+    if not said:
+        check_groups(grouped, processes)
+        return
+    with pytest.raises(RecipeError, match=f"^encoder.bn_group {said}; choose another$"):
+        check_groups(grouped, processes)
+    if processes == 1:
+        with pytest.raises(RecipeError, match=f"^encoder.bn_group {said}; choose another$"):
+            Prepared(replace(job, settings=(*job.settings, *settings)), Silent())
 
 
 def test_options_that_no_recipe_holds_are_noted_where_they_are_not_the_usual_ones(job: Job) -> None:

@@ -17,7 +17,7 @@ from uda_reid.evaluation import check_protocol
 from uda_reid.launch import Stop
 from uda_reid.models.encoder import find_weights
 from uda_reid.pretraining import check_identities
-from uda_reid.recipe import choose_profile, load, resolved
+from uda_reid.recipe import Recipe, choose_profile, load, resolved
 from uda_reid.report import BOUND, LABELLED, SOURCE_ONLY, Facts, same_labels
 from uda_reid.run import Precision, Reporter, Run, Silent
 from uda_reid.training.checkpoint import CheckpointFolder
@@ -137,6 +137,20 @@ def is_scene(domain: Domain) -> bool:
     return domain.name in SCENES and is_drawn(domain)
 
 
+def check_groups(recipe: Recipe, processes: int) -> None:
+    """Refuse a group of batch norm that does not divide what a process holds of a batch.
+
+    Raises:
+        RecipeError: it does not.
+    """
+    group = recipe.encoder.bn_group
+    batches = {"pretrain.batch": recipe.pretrain.batch, "adapt.batch": getattr(recipe.strategy, "batch", 0)}
+    for option, batch in batches.items():
+        if group and batch % (group * processes):
+            where = f"{option} {batch}" + (f" on {processes} processes" if processes > 1 else "")
+            raise RecipeError(f"encoder.bn_group {group} does not divide {where}; choose another")
+
+
 class Prepared:
     """A job with its domains read and its recipe resolved: everything that is known before any training."""
 
@@ -184,6 +198,7 @@ class Prepared:
         profile = choose_profile(job.profile, built_in=built_in, target_images=images)
         clusters_for = None if job.target is None else images
         self.recipe = load(job.recipe, profile=profile, settings=job.settings, target_images=clusters_for)
+        check_groups(self.recipe, self.processes.count)
         # By name too: protocols of one data set share its folder.
         self.listings = {(domain.root, domain.name): listing(domain) for domain in (*self.sources, *targets)}
         self.folders = (job.weights, job.data / "weights") if job.weights else (job.data / "weights",)

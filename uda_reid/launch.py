@@ -6,10 +6,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+PROCESSES = "WORLD_SIZE"
+"""Environment variable in which a launcher says how many processes there are."""
+
 
 def launched() -> int:
     """Return how many processes `torchrun` or `accelerate launch` has started, of which this is one; else 1."""
-    return int(os.environ.get("WORLD_SIZE") or 1)
+    given = os.environ.get(PROCESSES, "")
+    return int(given) if given.isdecimal() else 1
 
 
 def first() -> bool:

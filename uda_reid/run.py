@@ -126,8 +126,9 @@ class Run:
     def __post_init__(self) -> None:
         if self.precision not in get_args(Precision):
             raise RecipeError(f"precision {self.precision!r} is unknown; use one of {', '.join(get_args(Precision))}")
-        if self.updates is UNMADE:
-            scaled = self.precision == "fp16"
+        scaled = self.precision == "fp16"
+        mine = self.updates is not UNMADE and self.updates.accumulate == self.accumulate
+        if not mine or (self.updates.scaler is not None) is not scaled:
             made = Updates(accumulate=self.accumulate, scaled=scaled, device=self.device)
             object.__setattr__(self, "updates", made)
 

@@ -122,6 +122,11 @@ def test_who_waits_for_one_that_has_ended_says_so() -> None:
     [
         ({}, "cuda:0", r"device 'cuda:0' is one GPU for 2 processes; use cuda, which gives each its own"),
         ({"LOCAL_WORLD_SIZE": "2"}, "cuda", r"2 processes cannot share 1 GPUs; start one for each"),
+        (
+            {"WORLD_SIZE": "two"},
+            "cpu",
+            r"WORLD_SIZE='two' is no number of processes; a launcher sets it, else unset it",
+        ),
         ({"UDA_REID_TIMEOUT": "soon"}, "cpu", r"UDA_REID_TIMEOUT='soon' is no number of seconds"),
     ],
 )

@@ -217,6 +217,11 @@ class Embedder(Encoder):
 
     def compile_blocks(self) -> None:
         """Compile the trunk's blocks, in place; copies of the encoder are not compiled."""
+        from torch._dynamo import config  # takes a second to import
+
+        # Blocks count as one function, which torch stops compiling after 8 kinds: each has several (training,
+        # evaluation, another batch size).
+        config.recompile_limit = max(config.recompile_limit, 8 * len(self.trunk))
         for block in self.trunk:
             if block._compiled_call_impl is None:
                 block.compile()

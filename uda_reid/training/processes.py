@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from uda_reid.errors import RecipeError, UdaReidError
-from uda_reid.launch import first, launched
+from uda_reid.launch import PROCESSES, first, launched
 from uda_reid.models.batch_norm import shared
 from uda_reid.sharing import ALONE, Processes
 from uda_reid.training.devices import pick_device
@@ -174,9 +174,13 @@ def join(device: str = "auto") -> tuple[Processes, str]:
         The processes, and the device of this one.
 
     Raises:
-        RecipeError: the device is unknown or not there, or there are more processes than GPUs on this machine.
+        RecipeError: the device is unknown or not there, or there are more processes than GPUs on this machine,
+            or the launcher's number of processes is none.
     """
     chosen = pick_device(device)
+    given = os.environ.get(PROCESSES) or "1"
+    if not given.isdecimal():
+        raise RecipeError(f"{PROCESSES}={given!r} is no number of processes; a launcher sets it, else unset it")
     if launched() < 2:
         return ALONE, chosen
     from accelerate import PartialState
