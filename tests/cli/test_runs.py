@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -82,6 +84,30 @@ def test_two_processes_make_one_run_and_one_finds_it(prepared: Path) -> None:
     assert "adapted.safetensors" in out and "PUL: round 2/2" in err and (silent, quiet) == ("", "")
     [again] = ends(launch(["-m", "uda_reid", *words(prepared)], 1), within=300)
     assert again[0] == 0 and "This run was finished before" in again[1]
+
+
+def outline(value: Any) -> Any:
+    """What a record is made of: its keys, and how many there are of each part."""
+    if isinstance(value, dict):
+        return {key: outline(each) for key, each in value.items()}
+    return [outline(each) for each in value] if isinstance(value, list) else type(value).__name__
+
+
+@pytest.mark.slow
+def test_two_processes_make_all_parts_of_a_record_that_one_makes(prepared: Path) -> None:
+    alone = prepared / "alone"
+    shutil.copytree(prepared / "runs", alone)
+    parts = ["--bound", "--forgetting", "--gap", "--selection", "--map"]
+    found = ends(launch(["-m", "uda_reid", *words(prepared, *parts)], 2), within=300)
+    found += ends(launch(["-m", "uda_reid", *words(prepared, *parts), "--out", str(alone)], 1), within=300)
+    assert [code for code, *_ in found] == [0, 0, 0], found
+    records = [next(folder.glob("*/record.json")) for folder in (prepared / "runs", alone)]
+    ours, expected = (json.loads(path.read_text()) for path in records)
+    assert outline(ours) == outline(expected)
+    assert ours["rows"][0] == expected["rows"][0] and ours["gap"] == pytest.approx(expected["gap"], rel=1e-3)
+    assert [row["name"] for row in ours["rows"]] == ["source-only", "tiny", "supervised"] and ours["on_source"]
+    files = [{path.name for path in path.parent.iterdir()} for path in records]
+    assert files[0] == files[1] and "embedding_map.json" in files[0]
 
 
 @pytest.mark.slow
