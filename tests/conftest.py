@@ -47,3 +47,11 @@ def three(data: Path) -> Path:
     """The data folder with a third tiny domain, `gamma`."""
     write_manifest(data / "gamma", seed=2)
     return data
+
+
+@pytest.fixture
+def base(data: Path, tmp_path: Path) -> list[str]:
+    """Options with which a command works on the tiny domains."""
+    return [
+        "--recipe", str(data / "tiny.yaml"), "--data", str(data), "--out", str(tmp_path / "runs"), "--profile", "paper"
+    ]  # fmt: skip

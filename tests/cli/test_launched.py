@@ -1,0 +1,92 @@
+"""Commands that a launcher has started several times, seen from one of the processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from tests.commands import run
+from uda_reid import cli
+from uda_reid.cli.arguments import stop
+from uda_reid.errors import DataError
+
+
+class Left(Exception):
+    """The process has ended."""
+
+
+@pytest.mark.parametrize(("rank", "told"), [("0", 1), ("1", 0)])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["list", "recipes"],
+            "list is work for one process, and the launcher started 2; start it without one "
+            "(together go adapt, pretrain, evaluate)",
+        ),
+        (["adapt", "--src", "alpha"], "Missing option '--tgt'; see uda-reid adapt --help"),
+        (
+            ["evaluate", "--features", "x.npy"],
+            "evaluate --features is work for one process, and the launcher started 2; start it without one",
+        ),
+        (
+            ["adapt", "--src", "alpha", "--tgt", "beta", "--set", "adapt.lrr=1"],
+            "--set adapt.lrr=1: unknown option; did you mean 'lr'?",
+        ),
+    ],
+)
+def test_mistakes_are_told_by_the_first_of_several_processes(
+    rank: str, told: int, words: list[str], message: str, base: list[str], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    codes: list[int] = []
+
+    def leave(code: int) -> None:
+        codes.append(code)
+        raise Left
+
+    for name, value in {"WORLD_SIZE": "2", "RANK": rank}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "_exit", leave)
+    monkeypatch.setattr(sys, "argv", ["uda-reid", *words, *(base if words[0] == "adapt" else [])])
+    with pytest.raises(Left):
+        cli.main()
+    output = capsys.readouterr()
+    assert (codes, output.out, output.err) == ([2], "", f"error: {message}\n" * told)
+
+
+@pytest.mark.parametrize("json_wanted", [True, False])
+@pytest.mark.parametrize(("rank", "prints"), [("0", True), ("1", False)])
+def test_scores_are_printed_by_the_first_process_alone(
+    rank: str, prints: bool, json_wanted: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": rank}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("uda_reid.pipeline.score_checkpoint", lambda *_, **__: SimpleNamespace(scores=None))
+    monkeypatch.setattr("uda_reid.report.scores_json", lambda _: "the scores\n")
+    monkeypatch.setattr("uda_reid.report.show_row", lambda *_: "the scores")
+    words = ["evaluate", "--checkpoint", "x", "--tgt", "beta", *(["--json"] if json_wanted else [])]
+    assert run(monkeypatch, capsys, *words) == (0, "the scores\n" * prints, "")
+
+
+def test_who_was_asked_to_end_and_then_loses_the_others_has_ended_as_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def app(**_: bool) -> None:
+        with stop.watched():
+            os.kill(os.getpid(), signal.SIGTERM)
+            deadline = time.monotonic() + 10
+            while not stop.asked and time.monotonic() < deadline:
+                time.sleep(0.01)
+        raise DataError("another process has ended")
+
+    monkeypatch.setattr(cli, "app", app)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 143
+    assert "error: another process has ended" in capsys.readouterr().err
