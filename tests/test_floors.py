@@ -43,6 +43,7 @@ FLOORS = {
     "models": 4,
     "models.branches": 4.1,
     "training.batches": 4.9,
+    "training.faults": 4.9,
     "training": 5,
     "training.encoders": 5.1,
     "training.processes": 5.1,

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -37,6 +39,15 @@ def test_step_equals_plain_torch() -> None:
         plain(inputs).square().sum().backward()
         other.step()
     assert torch.equal(ours.weight, plain.weight)
+
+
+def test_a_run_with_other_options_makes_its_own_updates_and_keeps_the_count_of_halvings() -> None:
+    run = Run(rollbacks=3)
+    run.updates.halve()
+    assert replace(run, seed=1).updates is run.updates
+    other = replace(run, accumulate=2)
+    assert (other.updates.accumulate, other.updates.halved) == (2, 1)
+    assert replace(run, precision="fp16").updates.scaler is not None
 
 
 def test_step_refuses_a_loss_that_is_not_finite_and_changes_nothing() -> None:

@@ -372,6 +372,42 @@ def test_gradients_that_overflow_by_the_scale_are_left_out_and_the_scale_is_halv
 # What is kept
 
 
+def test_a_loss_that_is_not_finite_is_masked_beside_a_scale_too() -> None:
+    net, updates = layer(), Updates(scaled=True)
+    optimizer = OPTIMIZERS["adam"](list(net.parameters()))
+    fuse(optimizer)
+    before = [weight.detach().clone() for weight in net.parameters()]
+    updates.step(losses(net, 1)[0]() + torch.nan, [optimizer], alone)  # gradients would be finite
+    assert same(before, list(net.parameters())) and updates.check() == 0
+    updates.step(losses(net, 1)[0](), [optimizer], alone)
+    assert not same(before, list(net.parameters())) and updates.check() == -1
+
+
+@pytest.mark.parametrize("overflow", [0, 1])
+def test_gradients_that_wait_keep_the_scale_that_they_were_multiplied_by(overflow: int) -> None:
+    one, other = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
+    optimizers = [torch.optim.SGD([weight], lr=1.0) for weight in (one, other)]
+    updates = Updates(accumulate=2, scaled=True)
+    for number in range(2):
+        updates.step(one.sum() * (1e38 if number == overflow else 1.0), optimizers[:1], alone)
+        updates.step(other.sum(), optimizers[1:], alone)
+    assert (float(one.detach()), float(other.detach())) == (0.0, -1.0)
+
+
+def test_while_somebody_watches_a_bad_loss_stops_all_updates_until_it_is_told() -> None:
+    net, updates = layer(), Updates()
+    optimizer = OPTIMIZERS["sgd"](list(net.parameters()))
+    before = state(net, optimizer)
+    with updates.watched():
+        updates.now = 3
+        for loss in (losses(net, 1)[0]() * torch.inf, losses(net, 1)[0]()):
+            updates.step(loss, [optimizer], alone)
+            assert updates.known_bad and same(before, state(net, optimizer))
+    assert updates.check() == 3 and not updates.known_bad
+    with pytest.raises(NotFiniteError):
+        updates.step(losses(net, 1)[0]() * torch.inf, [optimizer], alone)
+
+
 @pytest.mark.parametrize("scaled", [False, True])
 def test_state_comes_back(scaled: bool) -> None:
     first, second = Updates(scaled=scaled), Updates(scaled=scaled)

@@ -92,10 +92,10 @@ class Told(Silent):
 class Work:
     """A small training with everything in it that is drawn or remembered; three steps in an epoch of 12 images."""
 
-    def __init__(self, *, fused: bool = False) -> None:
+    def __init__(self, *, fused: bool = False, dropout: float = 0.5) -> None:
         generator = torch.Generator().manual_seed(0)
         self.model = nn.Sequential(
-            nn.Flatten(), nn.Linear(3 * 16 * 8, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3)
+            nn.Flatten(), nn.Linear(3 * 16 * 8, 8), nn.BatchNorm1d(8), nn.Dropout(dropout), nn.Linear(8, 3)
         )
         with torch.no_grad():
             for weight in self.model.parameters():
@@ -122,14 +122,14 @@ class Work:
         def step(given: Batch | tuple[Batch, ...]) -> Mapping[str, Tensor]:
             assert self.draws is not None
             parts = (given,) if isinstance(given, Batch) else given
-            images = torch.cat([part.images for part in parts]) + torch.rand(1, generator=self.draws.generator)
+            images = torch.cat([part.images for part in parts]) + torch.rand((), generator=self.draws.generator)
             loss = nn.functional.cross_entropy(self.model(images), torch.cat([part.labels for part in parts]))
             if self.bad(parts[0]):
                 loss = loss * torch.inf
             run.step(loss, self.optimizer)
             if isinstance(run.stop, StopAt):
                 run.stop.count()
-            return {"loss": loss, "noise": torch.rand(())}
+            return {"loss": loss, "noise": torch.rand((), device=loss.device)}
 
         parts: dict[str, Stateful] = {"model": self.model, "optimizer": self.optimizer, "draws": self.draws}
         given: Callable[[int], Iterable[Any]] = batches

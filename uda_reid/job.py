@@ -143,8 +143,13 @@ def check_groups(recipe: Recipe, processes: int) -> None:
     Raises:
         RecipeError: it does not.
     """
-    group = recipe.encoder.bn_group
-    batches = {"pretrain.batch": recipe.pretrain.batch, "adapt.batch": getattr(recipe.strategy, "batch", 0)}
+    group, options, strategy = recipe.encoder.bn_group, recipe.pretrain, recipe.strategy
+    whole = options.batch
+    if options.loss == "identification+triplet":  # of whole identities
+        whole = max(options.batch // options.instances, 2) * options.instances
+    batches = {"pretrain.batch": whole}
+    if hasattr(strategy, "lr"):  # of one that does not train, normalisation by groups is none
+        batches["adapt.batch"] = getattr(strategy, "batch", 0)
     for option, batch in batches.items():
         if group and batch % (group * processes):
             where = f"{option} {batch}" + (f" on {processes} processes" if processes > 1 else "")

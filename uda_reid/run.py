@@ -106,7 +106,8 @@ class Run:
         compiled: whether encoders' blocks are compiled (`torch.compile`).
         stop: asks training to stop.
         unreadable: counts images that cannot be read any more (default: each is an error).
-        updates: makes the updates (default: as `accumulate` and `precision` say).
+        updates: makes the updates; one that does not do as `accumulate` and `precision` say hands its count of halved
+            rates to a new one that does (default: a new one).
     """
 
     seed: int = 0
@@ -127,9 +128,10 @@ class Run:
         if self.precision not in get_args(Precision):
             raise RecipeError(f"precision {self.precision!r} is unknown; use one of {', '.join(get_args(Precision))}")
         scaled = self.precision == "fp16"
-        mine = self.updates is not UNMADE and self.updates.accumulate == self.accumulate
-        if not mine or (self.updates.scaler is not None) is not scaled:
+        fits = self.updates.accumulate == self.accumulate and (self.updates.scaler is not None) is scaled
+        if self.updates is UNMADE or not fits:
             made = Updates(accumulate=self.accumulate, scaled=scaled, device=self.device)
+            made.halved = self.updates.halved
             object.__setattr__(self, "updates", made)
 
     def seed_for(self, name: str) -> int:

@@ -7,7 +7,8 @@ there, and is read by `Updates.check`, which the training loop calls now and the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -42,24 +43,40 @@ class Updates:
         self._pending: dict[int, tuple[Optimizer, int, Tensor | None]] = {}
         self.now = 0
         """Which step this is since the last `check`; the training loop counts."""
+        self.known_bad = False
+        """Whether a loss is known not to be finite: no update is made any more until `check`."""
         self._first: Tensor | None = None
+        self._watched = False
 
     @property
     def settled(self) -> bool:
         """Whether no gradient waits for more."""
         return not self._pending
 
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Inside, somebody looks at `known_bad` after every step, and a loss that is not finite is no error at once."""
+        before, self._watched = self._watched, True
+        try:
+            yield
+        finally:
+            self._watched = before
+
     def step(self, loss: Tensor, optimizers: Sequence[Optimizer], average: Average) -> None:
         """Backpropagate `loss`, and update by every optimizer that has its share of losses.
 
         Raises:
-            NotFiniteError: the loss is not finite; no weight has been touched by then.
+            NotFiniteError: the loss is not finite, and nobody watches; no weight has been touched by then.
         """
         bad = self._flagged(loss, optimizers)
+        if self.known_bad:
+            return
         for optimizer in optimizers:
             if id(optimizer) not in self._pending:
                 optimizer.zero_grad(set_to_none=True)
         scaled = loss / self.accumulate if self.accumulate > 1 else loss
+        if self.scaler is not None and bad is not None:  # the scaler masks by what it sees in gradients
+            scaled = scaled * torch.where(bad > 0, torch.nan, 1.0)
         # Into these weights alone: what a loss leaves on others must not wait there for the others' own update.
         mine = _weights(optimizers) if self.accumulate > 1 else None
         (scaled if self.scaler is None else self.scaler.scale(scaled)).backward(inputs=mine)  # type: ignore[no-untyped-call]
@@ -79,14 +96,14 @@ class Updates:
         The only place that waits for a GPU.
         """
         first = -1 if self._first is None else int(self._first)
-        self.now, self._first = 0, None
+        self.now, self._first, self.known_bad = 0, None, False
         return first
 
     def halve(self) -> None:
         """Halve all learning rates from now on."""
         self.halved += 1
         self.forget()
-        self.now, self._first = 0, None
+        self.now, self._first, self.known_bad = 0, None, False
 
     def forget(self) -> None:
         """Forget gradients that wait."""
@@ -115,7 +132,10 @@ class Updates:
         """Return 1 on the device where the loss is not finite, else 0; None where it was looked at."""
         if not all(_masks(optimizer) for optimizer in optimizers):
             if not bool(torch.isfinite(loss)):
-                raise NotFiniteError(f"the loss became {float(loss.detach())}; lower the learning rate")
+                if not self._watched:
+                    raise NotFiniteError(f"the loss became {float(loss.detach())}; lower the learning rate")
+                self.known_bad = True
+                self._first = torch.tensor(float(self.now)) if self._first is None else self._first
             return None
         bad = (~torch.isfinite(loss.detach())).float()
         if self._first is None:
@@ -143,7 +163,7 @@ class Updates:
                     del optimizer.found_inf  # type: ignore[attr-defined]
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
-        if self.scaler is not None:
+        if self.scaler is not None and self.settled:  # gradients that wait are multiplied by the scale as it is
             self.scaler.update()
 
 

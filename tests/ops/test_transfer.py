@@ -13,6 +13,7 @@ def test_on_the_cpu_a_tensor_stays_where_it_is() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_a_gpu_takes_what_it_is_given_without_being_waited_for() -> None:
     tensor = torch.rand(1000)
     torch.cuda.set_sync_debug_mode("error")

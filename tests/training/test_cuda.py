@@ -25,7 +25,10 @@ from uda_reid.testing import tiny_domain
 from uda_reid.training.features import extract
 from uda_reid.types import Domain, Source
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype"),  # torch's own, once
+]
 
 WARM = 3
 """Steps after which nothing is made for the first time any more (cuDNN's plans, optimizers' states)."""
@@ -50,10 +53,10 @@ class NoWaiting(Stop):
     @property
     def asked(self) -> bool:
         """Is read behind every step."""
+        self.watching += torch.cuda.get_sync_debug_mode() > 0  # the step before was watched
         self.steps += 1
-        if self.steps > WARM:
+        if self.noticing and self.steps > WARM:
             torch.cuda.set_sync_debug_mode("error")
-            self.watching += 1
         return False
 
     @asked.setter
@@ -66,9 +69,9 @@ def domain(tmp_path_factory: pytest.TempPathFactory) -> Domain:
     return tiny_domain(tmp_path_factory.mktemp("target"), name="target", identities=8, images=8, seed=1)
 
 
-def pretrained(folder: Path, run: Run) -> Source:
+def pretrained(folder: Path, run: Run, *, dropout: float = 0.5) -> Source:
     spec = EncoderSpec(backbone="resnet_tiny", height=32, width=16, weights="none")
-    options = Pretrain(epochs=2, batch=8, instances=2, warmup=0, validation=0.25, dropout=0.5)
+    options = Pretrain(epochs=2, batch=8, instances=2, warmup=0, validation=0.25, dropout=dropout)
     return pretrain(tiny_domain(folder, name="source", identities=8, images=8), options, encoder=spec, run=run)
 
 
@@ -137,12 +140,15 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_losses() -> None:
 
 
 def test_half_the_rate_after_a_rollback_is_that_of_the_cpu() -> None:
+    """Without dropout, whose masks a GPU draws otherwise."""
+
     def spoilt(work: Work, run: Run) -> Work:
         work.bad = Once(2)
         work.train(replace(run, rollbacks=1), epochs=1)
         return work
 
-    theirs, ours = spoilt(Work(), Run()), spoilt(on_gpu(Work(fused=True)), Run(device="cuda"))
+    gpu = on_gpu(Work(fused=True, dropout=0.0))
+    theirs, ours = spoilt(Work(dropout=0.0), Run()), spoilt(gpu, Run(device="cuda"))
     for one, other in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
         torch.testing.assert_close(one.detach().cpu(), other.detach(), atol=1e-3, rtol=1e-2)
 
@@ -154,7 +160,7 @@ def test_a_gpu_changes_images_as_the_cpu_does(kind: str) -> None:
     torch.testing.assert_close(there.cpu(), here, atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("precision", "allowed"), [("fp32", 1e-3), ("bf16", 0.1), ("fp16", 0.02)])
+@pytest.mark.parametrize(("precision", "allowed"), [("fp32", 0.01), ("bf16", 0.1), ("fp16", 0.02)])
 def test_a_gpu_embeds_as_the_cpu_does(precision: Precision, allowed: float, source: Source, domain: Domain) -> None:
     images, both = images_of(domain.train), copy.deepcopy(source.encoder)
     here = extract(both, images)
@@ -165,6 +171,7 @@ def test_a_gpu_embeds_as_the_cpu_does(precision: Precision, allowed: float, sour
 def test_a_gpu_trains_as_the_cpu_does_for_an_epoch(tmp_path: Path) -> None:
     stores = {"cpu": Memory(), "cuda": Memory()}
     for device, store in stores.items():
-        pretrained(tmp_path, Run(device=device, store=store))
+        pretrained(tmp_path, Run(device=device, store=store), dropout=0.0)
     here, there = (store.states["pretrain"]["history"][0] for store in stores.values())
-    assert there == pytest.approx(here, rel=0.02)
+    for loss in ("identification", "triplet"):
+        assert there[loss] == pytest.approx(here[loss], rel=0.02)

@@ -10,9 +10,12 @@ from torch import Tensor, nn
 
 from tests.training_loops import Memory, Noise, Once, StopAt, Told, Work, equal
 from uda_reid.errors import NotFiniteError, OutOfMemoryError
+from uda_reid.models.batch_norm import grouped
+from uda_reid.models.encoder import EncoderSpec, build
 from uda_reid.run import Run
 from uda_reid.training.batches import Batches
-from uda_reid.training.loop import LOOK, Stopped, train
+from uda_reid.training.features import extract
+from uda_reid.training.loop import LOOK, Stateful, Stopped, train
 from uda_reid.types import Batch
 from uda_reid.updates import fuse
 
@@ -39,7 +42,7 @@ def test_rollbacks_are_of_one_epoch_and_used_up() -> None:
     spoilt, run = Work(), Run(rollbacks=2, store=Memory())
     spoilt.bad = Once(5, 8, 10)  # in the second epoch, in its second attempt, in its third
     with pytest.raises(
-        NotFiniteError, match=r"^work: epoch 2, step 2: the loss became .*; all rollbacks \(2\) are used up$"
+        NotFiniteError, match=r"^work: epoch 2, step 2: the loss was not finite; .*; all rollbacks \(2\) are used up$"
     ):
         spoilt.train(run)
     assert run.updates.halved == 2
@@ -87,7 +90,7 @@ def test_training_stopped_behind_a_rollback_ends_bit_identical(keep: bool) -> No
     run, again = Run(rollbacks=1), Run(store=memory, rollbacks=1)
     history = spoilt.train(run, epochs=epochs, keep=keep)
     with pytest.raises(Stopped, match="epoch 1: stopped after step 2"):
-        first.train(Run(store=memory, rollbacks=1, stop=StopAt(3)), epochs=epochs, keep=keep)
+        first.train(Run(store=memory, rollbacks=1, stop=StopAt(4)), epochs=epochs, keep=keep)
     assert second.train(again, epochs=epochs, keep=keep) == history
     assert equal(spoilt.model, second.model) and again.updates.halved == 1
 
@@ -128,6 +131,60 @@ def test_rollback_behind_a_resumed_step_goes_to_the_first_step_of_the_epoch() ->
     assert found == plain
 
 
+def test_several_trainings_of_one_run_go_on_with_the_rates_that_the_last_one_ended_with() -> None:
+    """The first keeps its epochs itself, as pretraining does; callers keep those of the others, as strategies do."""
+    rates: dict[str, int] = {}
+
+    def program(run: Run, *, bad: tuple[str, ...] = (), until: int = 3) -> None:
+        def one(name: str, *, keep: bool) -> None:
+            layer, spoilt = nn.Linear(1, 1), Once(1) if name in bad else Once()
+            optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+
+            def step(_: int) -> Mapping[str, Tensor]:
+                rates[name] = run.updates.halved
+                loss = layer(torch.ones(1, 1)).sum() * (torch.inf if spoilt(None) else 1)
+                run.step(loss, optimizer)
+                return {"loss": loss}
+
+            parts: dict[str, Stateful] = {"layer": layer, "optimizer": optimizer}
+            train(step, lambda _: [0, 1], epochs=1, parts=parts, name=name, run=run, keep=keep)
+
+        one("pretrain", keep=True)
+        for epoch in range((run.restore("mine") or {"done": 0})["done"], until):
+            one(f"cluster/epoch/{epoch}", keep=False)
+            run.save("mine", {"done": epoch + 1})
+
+    whole, memory = Run(store=Memory(), rollbacks=3), Memory()
+    program(whole, bad=("pretrain", "cluster/epoch/0"))
+    expected = dict(rates)
+    assert expected == {"pretrain": 1, "cluster/epoch/0": 2, "cluster/epoch/1": 2, "cluster/epoch/2": 2}
+    program(Run(store=memory, rollbacks=3), bad=("pretrain", "cluster/epoch/0"), until=2)
+    rates.clear()
+    again = Run(store=memory, rollbacks=3)
+    program(again)
+    assert rates == {"cluster/epoch/2": 2} and again.updates.facts() == whole.updates.facts()
+
+
+def test_a_rollback_brings_back_the_scale_of_float16s_losses() -> None:
+    layer, made = nn.Linear(1, 1), 0
+    scales: list[float] = []
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    fuse(optimizer)
+
+    def step(_: int) -> Mapping[str, Tensor]:
+        nonlocal made
+        made += 1
+        assert run.updates.scaler is not None
+        scales.append(run.updates.scaler.get_scale())
+        loss = layer(torch.ones(1, 1)).square().sum() * (torch.nan if 5 <= made <= 20 else 1)
+        run.step(loss, optimizer)
+        return {"loss": loss}
+
+    run = Run(precision="fp16", rollbacks=1)
+    train(step, lambda _: list(range(20)), epochs=1, parts={"layer": layer, "o": optimizer}, name="x", run=run)
+    assert made == 40 and scales[19] < scales[0] / 1000 and scales[20:] == scales[:1] * 20
+
+
 # A loss that is looked at later
 
 
@@ -155,8 +212,8 @@ def test_a_loss_that_was_not_finite_is_told_later_with_its_step_and_rows(bad: in
     with pytest.raises(NotFiniteError) as told:
         train(step, batches, epochs=1, parts={"layer": layer}, name="x", run=run)
     assert str(told.value).startswith(f"x: epoch 1, step {bad}: the loss was not finite; every update that it would ")
-    had = f"number {bad - 1}" if bad > 1 else "nothing to tell"
-    assert f"; the step before had {had}; rows [[{bad % 12}]; " in str(told.value).replace("rows [", "rows [[")
+    before_it = f"the one before number {bad - 1}; " if bad > 1 else ""
+    assert f"; the step had number {bad}; {before_it}rows [{bad % 12}]; what is saved stays" in str(told.value)
     assert made == (LOOK if bad <= LOOK < steps else steps)
 
 
@@ -223,6 +280,46 @@ def test_parts_of_a_batch_that_are_tried_hold_whole_identities() -> None:
     with pytest.raises(OutOfMemoryError, match=r"36 images does not fit into memory, 8 fit; use --set adapt.batch=8,"):
         train(step, lambda _: [batch], epochs=1, parts={}, name="x", run=Run())
     assert sizes == [36, 16, 8]
+
+
+@pytest.mark.parametrize(("instances", "group", "fits"), [(4, 0, 12), (4, 6, 12), (1, 8, 8)])
+def test_no_part_of_a_batch_is_tried_that_nobody_could_ask_for(instances: int, group: int, fits: int) -> None:
+    """Two identities at least, and whole groups of batch norm."""
+    net = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2))
+    grouped(net, group)
+    sizes: list[int] = []
+
+    def step(batch: Batch) -> Mapping[str, Tensor]:
+        sizes.append(len(batch.rows))
+        raise MemoryError
+
+    labels = torch.arange(48 // instances).repeat_interleave(instances)
+    batch = Batch(torch.zeros(48, 3, 4, 2), labels, torch.arange(48))
+    with pytest.raises(OutOfMemoryError, match=r"a batch of 48 images does not fit into memory, 24 may fit; use --set"):
+        train(step, lambda _: [batch], epochs=1, parts={"net": net}, name="x", run=Run())
+    assert sizes[-1] == fits and all(size % max(group, 1) == 0 for size in sizes)
+    small = Batch(torch.zeros(8, 3, 4, 2), torch.arange(2).repeat_interleave(4), torch.arange(8))
+    with pytest.raises(OutOfMemoryError, match=r"no smaller one can be made of it; use smaller images, or --precision"):
+        train(step, lambda _: [small], epochs=1, parts={}, name="x", run=Run())
+
+
+def test_memory_that_is_full_before_a_step_is_told_too() -> None:
+    def batches(_: int) -> Iterable[Batch]:
+        yield Batch(torch.zeros(8, 3, 4, 2), torch.arange(8), torch.arange(8))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(OutOfMemoryError, match=r"^pretrain: epoch 1: its next batch .* smaller --set pretrain\.batch="):
+        train(lambda _: {"loss": torch.zeros(())}, batches, epochs=1, parts={}, name="pretrain", run=Run())
+
+
+def test_memory_that_is_full_while_images_are_embedded_is_told_too() -> None:
+    def full(*_: object) -> None:
+        raise RuntimeError("CUDA error: out of memory")
+
+    encoder = build(EncoderSpec(backbone="resnet_tiny", height=32, width=16, weights="none"))
+    encoder.register_forward_pre_hook(full)
+    with pytest.raises(OutOfMemoryError, match="features: blocks of 128 images do not fit"):
+        extract(encoder, Noise())
 
 
 def test_a_full_machine_is_told_as_a_full_gpu_is_and_other_errors_as_they_are() -> None:

@@ -61,14 +61,16 @@ def test_what_another_training_was_stopped_at_is_left_alone() -> None:
 
 
 def test_stop_waits_until_no_gradient_waits() -> None:
-    whole, memory, second = Work(), Memory(), Work()
+    whole, memory, another, second = Work(), Memory(), Memory(), Work()
     history = whole.train(Run(accumulate=2))
     with pytest.raises(Stopped, match="epoch 1: stopped after step 2"):
         Work().train(Run(store=memory, stop=_Stays(1), accumulate=2))
     assert second.train(Run(store=memory, accumulate=2)) == history and equal(whole.model, second.model)
     assert not equal(whole.model, Work().model)
-    with pytest.raises(Stopped, match="epoch 2: stopped after step 2"):  # an epoch of three steps ends with a flush
-        Work().train(Run(store=Memory(), stop=_Stays(3), accumulate=2))
+    with pytest.raises(Stopped, match="epoch 2: stopped before its first step"):  # one of three steps ends with a flush
+        Work().train(Run(store=another, stop=_Stays(3), accumulate=2))
+    third = Work()
+    assert third.train(Run(store=another, accumulate=2)) == history and equal(whole.model, third.model)
 
 
 class _Stays(StopAt):
@@ -99,6 +101,7 @@ def test_steps_that_report_nothing_can_be_stopped() -> None:
     run = Run(store=memory, stop=stop)
     with pytest.raises(Stopped):
         train(step, lambda _: [1, 2, 3], epochs=1, parts={"layer": layer}, name="x", run=run)
+    stop.asked = False
     assert train(step, lambda _: [1, 2, 3], epochs=1, parts={"layer": layer}, name="x", run=run) == [{}]
     assert seen == [1, 2, 3]
 
@@ -127,4 +130,22 @@ def test_several_processes_agree_now_and_then_and_at_the_end_of_an_epoch(steps: 
     run = Run(processes=processes, stop=stop)
     with pytest.raises(Stopped, match=f"stopped after step {stopped}$"):
         train(step, lambda _: list(range(steps)), epochs=1, parts={}, name="x", run=run)
-    assert processes.asked == 1
+    assert processes.asked == 2  # at the beginning of the epoch, too
+
+
+@pytest.mark.parametrize(
+    ("accumulate", "steps", "where"), [(4, 18, "after step 12"), (16, 10, "before its first step")]
+)
+def test_several_processes_agree_once_no_gradient_waits(accumulate: int, steps: int, where: str) -> None:
+    stop, layer = _Stays(3), nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(layer.parameters())
+
+    def step(_: int) -> Mapping[str, Tensor]:
+        stop.count()
+        run.step(layer(torch.ones(1, 1)).sum(), optimizer)
+        return {"loss": torch.zeros(())}
+
+    run = Run(processes=Many(), stop=stop, accumulate=accumulate)
+    with pytest.raises(Stopped, match=f"stopped {where}$"):
+        train(step, lambda _: list(range(steps)), epochs=9, parts={}, name="x", run=run)
+    assert stop.left > 3 - 2 * steps

@@ -13,10 +13,12 @@ from uda_reid.ops.noise import keys
 from uda_reid.ops.transfer import moved, pinned
 from uda_reid.run import QUIET, Run
 from uda_reid.training.batches import in_time
+from uda_reid.training.faults import told_when_full
 from uda_reid.types import Encoder, Images
 
 BATCH = 128
 """Images per forward pass: fixed, because another number changes the last bits of the features."""
+TOO_LARGE = f"blocks of {BATCH} images do not fit into memory; use smaller images or another device"
 
 
 def extract(
@@ -49,7 +51,7 @@ def extract(
     seed, processes = run.seed_for("features"), run.processes
     found: list[Tensor] = []
     try:
-        with torch.inference_mode(), run.autocast():
+        with torch.inference_mode(), run.autocast(), told_when_full(f"{description}: {TOO_LARGE}"):
             blocks = torch.split(rows, BATCH)
             # One block for each process at a time: whoever embeds it, a block is the same, to the last bit.
             pixels = in_time(partial(_read, images, size=size, run=run), blocks[processes.rank :: processes.count], run)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import traceback
 from collections.abc import Callable, Iterable, Mapping, Sized
 from functools import partial
 from itertools import islice
@@ -15,7 +14,7 @@ from torch import Tensor
 from uda_reid.errors import NotFiniteError, OutOfMemoryError
 from uda_reid.run import Run
 from uda_reid.training.batches import Skippable
-from uda_reid.types import Batch
+from uda_reid.training.faults import Rows, is_full, option, place, rows_of, told_when_full, too_large
 
 Step = TypeVar("Step")
 Means = dict[str, float]
@@ -60,7 +59,8 @@ UPDATES = "updates"
 LOOK = 50
 """Steps after which the device is asked whether every loss was finite."""
 AGREE = 10
-"""Steps after which several processes agree on whether to stop; they also do so at the end of an epoch."""
+"""Steps after which several processes agree on whether to stop, on GPUs `LOOK`: they wait for each other then."""
+NEXT = "its next batch does not fit into memory, before any step with it; use a smaller --set {}=..."
 
 
 class Stopped(KeyboardInterrupt):
@@ -108,10 +108,10 @@ def train(
             run.log(f"{name}: goes on after epoch {len(history)} of {epochs}")
     for epoch in range(len(history), epochs):
         history.append(_with_rollbacks(partial(_attempt, step, batches, epoch, epochs, parts, name, run), parts, run))
+        if run.updates.unusual:  # before the epoch itself: what is found without it begins as it did
+            run.save(UPDATES, {"name": name, "before": before, "after": run.updates.state_dict()})
         if keep:
             run.save(slot, {"name": name, "history": history, **_state(parts, run)})
-    if run.updates.unusual:
-        run.save(UPDATES, {"name": name, "before": before, "after": run.updates.state_dict()})
     return history
 
 
@@ -132,7 +132,7 @@ def _state(parts: Mapping[str, Stateful], run: Run) -> dict[str, Any]:
 
 def _with_rollbacks(attempt: Callable[[], Means], parts: Mapping[str, Stateful], run: Run) -> Means:
     """Run an epoch, again with half the learning rate where a loss is not finite and the run has rollbacks left."""
-    before = copy.deepcopy(_state(parts, run)["parts"]) if run.rollbacks else {}
+    before = copy.deepcopy(_state(parts, run)) if run.rollbacks else {}
     while True:
         try:
             return attempt()
@@ -141,10 +141,11 @@ def _with_rollbacks(attempt: Callable[[], Means], parts: Mapping[str, Stateful],
                 raise
             if run.updates.halved >= run.rollbacks:
                 raise NotFiniteError(f"{error}; all rollbacks ({run.rollbacks}) are used up") from error
-            run.updates.halve()
+            halved = run.updates.halved
             run.save(PARTIAL, NOTHING)
-            for key, part in parts.items():
-                part.load_state_dict(copy.deepcopy(before[key]))
+            _put_back(copy.deepcopy(before), parts, run)  # with the scale of float16's losses
+            run.updates.halved = halved
+            run.updates.halve()
             run.log(f"warning: {error}; back to the beginning of the epoch, with half the learning rate")
 
 
@@ -159,9 +160,13 @@ def _attempt(
 ) -> dict[str, float]:
     """Run one epoch, or what is left of one that was stopped, and return the mean of every term."""
     terms: list[Mapping[str, Tensor]] = []
-    seen: list[tuple[Tensor, ...]] = []  # the rows of the steps since the last look
+    seen: list[Rows] = []  # of the steps since the last look
+    patience = 1 if run.processes.count == 1 else AGREE if torch.device(run.device).type == "cpu" else LOOK
+    agreed = 0  # the step after which processes last agreed on whether to stop
     title = f"{name}: epoch {epoch + 1}"
-    with run.randomness(f"{name}/epoch/{epoch}"):
+    if run.processes.any(run.stop.asked):  # in the last steps of an epoch, when gradients waited for more
+        raise Stopped(f"{title}: stopped before its first step")
+    with run.randomness(f"{name}/epoch/{epoch}"), run.updates.watched():
         planned = batches(epoch)
         steps = total = len(planned) if isinstance(planned, Sized) else None
         kept = run.restore(PARTIAL)
@@ -173,23 +178,25 @@ def _attempt(
             run.set_random_state(kept["random"])
             run.log(f"{title}: goes on after step {len(terms)}")
             planned, total = _without(planned, len(terms)), None if total is None else total - len(terms)
-        with run.stop.watched():
+        with run.stop.watched(), told_when_full(f"{title}: {NEXT.format(option(name, 'batch'))}"):
             for batch in run.progress(planned, f"{name}: epoch {epoch + 1}/{epochs}", total):
                 run.updates.now = len(seen)
-                seen.append(_rows(batch))
+                seen.append(rows_of(batch))
                 try:
                     terms.append({term: value.detach() for term, value in step(batch).items()})
                 except NotFiniteError as error:
-                    raise NotFiniteError(_told(error, terms, seen[-1], title)) from error
+                    raise NotFiniteError(place(error, terms, len(terms), seen[-1], title)) from error
                 except (MemoryError, RuntimeError) as error:
-                    if not _is_full(error):
+                    if not is_full(error):
                         raise
-                    run.updates.forget()
-                    traceback.clear_frames(error.__traceback__)  # they hold what the batch has filled the memory with
-                    raise OutOfMemoryError(f"{title}: {_too_large(step, batch, name, run)}") from error
-                if len(terms) % LOOK == 0:
+                    raise OutOfMemoryError(too_large(error, step, batch, parts.values(), title, run)) from error
+                if run.updates.known_bad or len(terms) % LOOK == 0:
                     _look(terms, seen, title, run)
-                if run.updates.settled and _asked(run, len(terms), last=len(terms) == steps):
+                due = len(terms) == steps or len(terms) - agreed >= patience
+                if not due or not run.updates.settled:
+                    continue
+                agreed = len(terms)
+                if run.processes.any(run.stop.asked):
                     _look(terms, seen, title, run)
                     run.save(PARTIAL, {"name": name, "epoch": epoch, **_stacked(terms, run), **_state(parts, run)})
                     raise Stopped(f"{title}: stopped after step {len(terms)}")
@@ -211,81 +218,13 @@ def _stacked(terms: list[Mapping[str, Tensor]], run: Run) -> dict[str, Any]:
     return {"terms": list(terms[0]), "values": values, "random": run.random_state()}
 
 
-def _asked(run: Run, steps: int, *, last: bool) -> bool:
-    """Return whether the run is to stop now; several processes agree, so that all stop at the same step."""
-    if run.processes.count == 1:
-        return run.stop.asked
-    return (last or steps % AGREE == 0) and run.processes.any(run.stop.asked)
-
-
-def _look(terms: list[Mapping[str, Tensor]], seen: list[tuple[Tensor, ...]], title: str, run: Run) -> None:
+def _look(terms: list[Mapping[str, Tensor]], seen: list[Rows], title: str, run: Run) -> None:
     """Ask the device for the first loss since the last look that was not finite."""
     first = run.updates.check()
     if first >= 0:
         error = "the loss was not finite; every update that it would have made is left out; lower the learning rate"
-        raise NotFiniteError(_told(error, terms[: len(terms) - len(seen) + first], seen[first], title))
+        raise NotFiniteError(place(error, terms, len(terms) - len(seen) + first, seen[first], title))
     seen.clear()
-
-
-def _told(error: object, before: list[Mapping[str, Tensor]], rows: tuple[Tensor, ...], title: str) -> str:
-    """Return where a loss was not finite, what was measured one step before, and which rows the step was given."""
-    terms = ", ".join(f"{name} {float(term):.4g}" for name, term in (before[-1] if before else {}).items())
-    given = " and ".join(f"{part.tolist()}" for part in rows)
-    where = f"{title}, step {len(before) + 1}: {error} (--set {_option(title, 'lr')}=...)"
-    return f"{where}; the step before had {terms or 'nothing to tell'}; rows {given or 'unknown'}; what is saved stays"
-
-
-def _option(title: str, name: str) -> str:
-    """Return what a training's option is called on the command line."""
-    return f"{'pretrain' if title.startswith('pretrain') else 'adapt'}.{name}"
-
-
-def _parts(batch: object) -> tuple[Batch, ...]:
-    """Return the batches of all domains that a step is given."""
-    parts = batch if isinstance(batch, tuple) and not isinstance(batch, Batch) else (batch,)
-    return tuple(part for part in parts if isinstance(part, Batch))
-
-
-def _rows(batch: object) -> tuple[Tensor, ...]:
-    return tuple(part.rows for part in _parts(batch))
-
-
-def _is_full(error: Exception) -> bool:
-    """Return whether an error says that the memory of a device or of the machine is full."""
-    texts = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED")  # torch has no class of its own for these
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in texts)
-
-
-def _too_large(step: Callable[[Any], Any], batch: Any, name: str, run: Run) -> str:
-    """Return in words that a batch is too large, and the largest part of it that fits, by trying.
-
-    The trial updates spoil the weights in memory, which nobody will use: the run ends here.
-    """
-    parts = _parts(batch)
-    size, fits = max((len(part.rows) for part in parts), default=0), 0
-    # Of batches with several images of an identity side by side, whole identities are tried.
-    unit = min((_instances(part.labels) for part in parts), default=1)
-    half = size // 2 // unit * unit or size // 2
-    if run.processes.count == 1:  # else the others would have to try the same
-        tried = half
-        while tried and not fits:
-            cut = tuple(Batch(part.images[:tried], part.labels[:tried], part.rows[:tried]) for part in parts)
-            try:
-                step(cut[0] if isinstance(batch, Batch) else cut)
-                fits = tried
-            except Exception as error:
-                if not _is_full(error):  # a step that takes no other number of images
-                    break
-                tried = tried // 2 // unit * unit
-    remedy = f"{fits} fit" if fits else f"{half} may fit"
-    choose = f"--set {_option(name, 'batch')}={fits or half}, or --precision bf16"
-    return f"a batch of {size} images does not fit into memory, {remedy}; use {choose}; what is saved stays"
-
-
-def _instances(labels: Tensor) -> int:
-    """Return how many rows at the beginning have one label; 1 where all have."""
-    others = torch.nonzero(labels != labels[:1]).flatten()
-    return int(others[0]) if len(others) else 1
 
 
 def _without(batches: Iterable[Step], count: int) -> Iterable[Step]:
