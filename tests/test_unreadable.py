@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
+from tests.threads import all_of
+from tests.training_loops import One
+from uda_reid.data.images import IMAGENET_MEAN
 from uda_reid.errors import UnreadableError
 from uda_reid.models.encoder import EncoderSpec, build
+from uda_reid.pipeline.sources import unusual
 from uda_reid.run import Run
+from uda_reid.sharing import ALONE, Processes
 from uda_reid.training.batches import Batches
 from uda_reid.training.features import extract
 from uda_reid.unreadable import Unreadable
@@ -41,9 +49,9 @@ def test_an_image_of_the_same_label_takes_the_place_of_one_that_is_lost() -> Non
     run = Run(unreadable=Unreadable(3, said.append))
     images = Losing(3)
     rows, labels, colours = batch_of(images, [0, 2, 3, 8], run)
-    assert rows == colours == [0, 2, 2, 8]
+    assert (rows, colours) == ([0, 2, 3, 8], [0, 2, 2, 8])
     assert labels == [0, 1, 1, 4]
-    assert batch_of(images, [3, 8], run)[0] == [8, 8]  # nobody else has its label
+    assert batch_of(images, [3, 8], run)[2] == [2, 8]  # which need not be in the batch
     assert said == ["warning: row 3: truncated; it is left out (1 of at most 3)"]
     assert run.unreadable.facts() == {"images left out, unreadable": 1}
 
@@ -57,9 +65,37 @@ def test_more_lost_images_than_tolerated_are_an_error() -> None:
     assert stop.value.rows == (5,)
 
 
-def test_a_batch_of_lost_images_alone_is_an_error() -> None:
-    with pytest.raises(UnreadableError, match="row 1: truncated"):
-        batch_of(Losing(1, 3), [1, 3], Run(unreadable=Unreadable(9)))
+def test_where_nobody_else_has_its_label_an_image_of_one_colour_takes_its_place() -> None:
+    rows, labels, colours = batch_of(Losing(2, 3), [3, 8, 2], Run(unreadable=Unreadable(9)))
+    grey = round(255 * IMAGENET_MEAN[0])
+    assert (rows, labels, colours) == ([3, 8, 2], [1, 4, 1], [grey, 8, grey])
+
+
+@pytest.mark.parametrize("augmentation", ["none", "reid"])
+def test_several_processes_put_the_same_image_in_its_place(augmentation: str) -> None:
+    labels, plan = torch.arange(12) // 4, [torch.tensor([0, 5, 6, 1, 8, 7, 2])]
+
+    def pictures(processes: Processes) -> Tensor:
+        run = Run(unreadable=Unreadable(9), processes=processes)
+        options: dict[str, Any] = {"size": (32, 16), "augmentation": augmentation, "name": "x", "run": run}
+        [batch] = Batches(Losing(6, 7, 8), labels, plan, **options)
+        assert batch.rows.tolist() == plan[0].tolist()
+        return batch.images
+
+    whole = pictures(ALONE)
+    assert torch.equal(torch.cat([pictures(One(rank, 3)) for rank in range(3)]), whole)
+    if augmentation == "none":
+        assert (whole[:, 0, 0, 0] * 255).round().tolist() == [0, 5, 4, 1, 9, 4, 2]  # 6 and 7 by 4, the next of four
+
+
+def test_the_ledger_counts_what_all_processes_have_lost() -> None:
+    def work(processes: Processes) -> object:
+        run = Run(unreadable=Unreadable(9), processes=processes)
+        for row in range(processes.rank + 1):
+            batch_of(Losing(2 * row), [0, 2, 4, 6], replace(run, processes=ALONE))
+        return unusual(run)
+
+    assert all_of(2, work) == [{"images left out, unreadable": 3}] * 2
 
 
 def test_without_tolerance_every_lost_image_is_an_error() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from uda_reid.launch import Stop
 from uda_reid.run import Run, Silent
+from uda_reid.sharing import Alone
 from uda_reid.training.batches import Batches, SideBySide
 from uda_reid.training.loop import Draws, Stateful, train
 from uda_reid.types import Batch
@@ -79,6 +80,13 @@ class StopAt(Stop):
         assert self.noticing
         self.left -= 1
         self.asked = self.left == 0
+
+
+class One(Alone):
+    """One of several processes, seen from the plan of its batches."""
+
+    def __init__(self, rank: int, count: int) -> None:
+        self.rank, self.count = rank, count
 
 
 class Told(Silent):

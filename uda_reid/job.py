@@ -178,6 +178,7 @@ class Prepared:
         self.processes, self.device = join(job.device)
         if job.precision == "fp16" and self.device == "cpu":
             raise RecipeError("--precision fp16 is for GPUs: a CPU computes it many times slower; use fp32 or bf16")
+        self.aloud = reporter  # for what one process alone has met with
         if self.processes.rank:  # the main process tells what all of them do
             self.reporter = reporter = Silent()
         self.sources = tuple(open_domain(name, job.data, reporter=reporter) for name in names)
@@ -225,12 +226,8 @@ class Prepared:
         )
 
     def tolerant(self, run: Run) -> Run:
-        """Return a run that may lose a few images in training; never in tests, where every image counts.
-
-        Several processes would each count their own.
-        """
-        limit = TOLERATED if self.processes.count == 1 else 0
-        return replace(run, unreadable=Unreadable(limit, run.log))
+        """Return a run that may lose a few images in training; never in tests, where every image counts."""
+        return replace(run, unreadable=Unreadable(TOLERATED, self.aloud.log if self.processes.rank else run.log))
 
     def source_folder(self, domain: Domain) -> Path:
         """Return where the model trained with labels on `domain` lives: the same for every strategy and target."""

@@ -14,7 +14,7 @@ class Unreadable:
     """The images that one run has lost.
 
     Args:
-        limit: how many may be lost; 0 makes every one an error.
+        limit: how many may be lost, in each process; 0 makes every one an error.
         log: is told of each, once.
     """
 
@@ -41,6 +41,7 @@ class Unreadable:
         if new:
             self.log(f"warning: {error}; it is left out ({self.count} of at most {self.limit})")
 
-    def facts(self) -> Mapping[str, object]:
-        """Return what a ledger has to say of them; nothing where there are none."""
-        return {"images left out, unreadable": self.count} if self.count else {}
+    def facts(self, count: int | None = None) -> Mapping[str, object]:
+        """Return what a ledger has to say of them, or of `count` of all processes; nothing where there are none."""
+        count = self.count if count is None else count
+        return {"images left out, unreadable": count} if count else {}

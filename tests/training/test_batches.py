@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.training_loops import Noise
+from tests.training_loops import Noise, One
 from uda_reid.data.images import AUGMENTATIONS
 from uda_reid.run import Run
-from uda_reid.sharing import Alone
 from uda_reid.training.batches import Batches, SideBySide, ahead
 from uda_reid.types import Batch
 
@@ -105,13 +104,6 @@ def test_side_by_side_skips_in_every_domain() -> None:
     [found] = later
     for one, other in zip(whole[2], found, strict=True):
         assert torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
-
-
-class One(Alone):
-    """One of several processes, seen from the plan of its batches."""
-
-    def __init__(self, rank: int, count: int) -> None:
-        self.rank, self.count = rank, count
 
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)

@@ -21,6 +21,10 @@ EXACT = 1e-8
 """What float64 leaves between one process and two, after 20 steps; up to 3.5e-10 is measured, and printed by `-s`."""
 
 
+FACTOR = 10
+"""How much further apart two processes may be in float32 than a changed last bit puts one."""
+
+
 def weights(folder: Path, count: int, **options: Any) -> list[dict[str, Any]]:
     """Run every strategy on some processes; return what each of them ends with."""
     folder.mkdir(parents=True)
@@ -59,16 +63,16 @@ def test_two_processes_and_one_end_with_the_same_weights_for_every_strategy(tmp_
 
 @pytest.mark.slow
 def test_in_float32_two_processes_differ_from_one_as_a_changed_last_bit_does(tmp_path: Path) -> None:
-    names = ["adabn", "adda-alternating", "cluster", "daam", "guided_dropout"]
+    names = [*STRATEGIES, "adda-alternating"]
     options = {"double": False, "group": 0, "names": names}
     [alone] = weights(tmp_path / "one", 1, **options)
     [nudged] = weights(tmp_path / "nudged", 1, **options, nudged=True)
     first, second = weights(tmp_path / "two", 2, **options)
     assert all(apart(first[name], second[name]) == 0 for name in names)
-    by_processes = sum(apart(alone[name], first[name]) for name in names)
-    by_last_bits = sum(apart(alone[name], nudged[name]) for name in names)
-    print(f"by two processes {by_processes:.2f}, by last bits {by_last_bits:.2f}")
-    assert by_processes < 3 * by_last_bits  # about 1.1 is measured
+    for name in names:
+        by_processes, by_last_bits = (apart(alone[name], other[name]) for other in (first, nudged))
+        print(f"{name}: by two processes {by_processes:.1e}, by last bits {by_last_bits:.1e}")
+        assert by_processes < FACTOR * by_last_bits, name
     # Where no rounding decides - no ReLU's batch norm moves, no hardest pair is looked for - float32 is near, too.
     assert apart(alone["adda-alternating"], first["adda-alternating"]) < 1e-4
     assert apart(alone["adabn"], first["adabn"]) < 1e-4

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+
 from uda_reid.job import Job, Prepared
 from uda_reid.launch import Stop
 from uda_reid.pipeline.folders import SOURCE_MODEL, locked, make_folder
@@ -45,8 +47,9 @@ def train_source(prepared: Prepared, domain: Domain, reporter: Reporter) -> Sour
 
 
 def unusual(run: Run) -> Facts:
-    """Return what a ledger has to say of a training that did not go as usual."""
-    return {**run.updates.facts(), **run.unreadable.facts()}
+    """Return what a ledger has to say of a training that did not go as usual, on any process."""
+    lost = run.gather(torch.tensor([[float(run.unreadable.count)]]), run.processes.count)
+    return {**run.updates.facts(), **run.unreadable.facts(int(lost.sum()))}
 
 
 def pretrained_facts(prepared: Prepared, domain: Domain) -> Facts:

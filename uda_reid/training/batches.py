@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor
 
-from uda_reid.data.images import augment
+from uda_reid.data.images import IMAGENET_MEAN, augment
 from uda_reid.errors import UnreadableError
 from uda_reid.ops.noise import keys_of
 from uda_reid.ops.transfer import moved, pinned
@@ -80,23 +80,35 @@ class Batches:
     def _read(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the rows of a batch, and this process's images of them.
 
-        An image that cannot be read any more gives its place to another one of the batch, with its label if there is
-        one.
+        The place of an image that cannot be read any more is taken by the next one of its label, wherever that is.
         """
-        share = self.run.share(len(rows))
-        try:
-            return rows, pinned(self.images.read(rows[share], *self.size), self.run.device)
-        except UnreadableError as error:
-            self.run.unreadable.note(self.images, error)
-            lost = torch.isin(rows, torch.tensor(error.rows))
-            if bool(lost[share].all()):
-                raise
-        rows = rows.clone()
-        for place in torch.nonzero(lost).flatten().tolist():
-            alike = torch.nonzero(~lost & (self.labels[rows] == self.labels[rows[place]])).flatten()
-            others = alike if len(alike) else torch.nonzero(~lost).flatten()
-            rows[place] = rows[others[place % len(others)]]
-        return self._read(rows)
+        planned = rows[self.run.share(len(rows))]
+        mine, lost = planned.clone(), torch.zeros(len(self.labels), dtype=torch.bool)
+        while True:
+            try:
+                return rows, pinned(self.images.read(mine, *self.size), self.run.device)
+            except UnreadableError as error:
+                self.run.unreadable.note(self.images, error)
+                lost[list(error.rows)] = True
+            for place in torch.nonzero(lost[mine]).flatten().tolist():
+                alike = torch.nonzero((self.labels == self.labels[planned[place]]) & ~lost).flatten()
+                if not len(alike):
+                    return rows, readable(self.images, mine, size=self.size, run=self.run)
+                mine[place] = alike[int(torch.searchsorted(alike, planned[place])) % len(alike)]
+
+
+def readable(images: Images, rows: Tensor, *, size: tuple[int, int], run: Run) -> Tensor:
+    """Return images (M, 3, H, W) uint8; those that cannot be read any more, and may be lost, are of one colour."""
+    try:
+        return pinned(images.read(rows, *size), run.device)
+    except UnreadableError as error:
+        run.unreadable.note(images, error)
+        good = ~torch.isin(rows, torch.tensor(error.rows))
+        colour = (255 * torch.tensor(IMAGENET_MEAN)).round().to(torch.uint8)
+        found = colour.view(1, 3, 1, 1).repeat(len(rows), 1, *size)
+    if good.any():
+        found[good] = readable(images, rows[good], size=size, run=run)
+    return found
 
 
 def in_time(read: Callable[[Tensor], T], plan: Sequence[Tensor], run: Run) -> Iterator[T]:

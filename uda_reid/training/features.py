@@ -7,12 +7,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from uda_reid.data.images import IMAGENET_MEAN, augment
-from uda_reid.errors import UnreadableError
+from uda_reid.data.images import augment
 from uda_reid.ops.noise import keys
-from uda_reid.ops.transfer import moved, pinned
+from uda_reid.ops.transfer import moved
 from uda_reid.run import QUIET, Run
-from uda_reid.training.batches import in_time
+from uda_reid.training.batches import in_time, readable
 from uda_reid.training.faults import told_when_full
 from uda_reid.types import Encoder, Images
 
@@ -54,7 +53,9 @@ def extract(
         with torch.inference_mode(), run.autocast(), told_when_full(f"{description}: {TOO_LARGE}"):
             blocks = torch.split(rows, BATCH)
             # One block for each process at a time: whoever embeds it, a block is the same, to the last bit.
-            pixels = in_time(partial(_read, images, size=size, run=run), blocks[processes.rank :: processes.count], run)
+            pixels = in_time(
+                partial(readable, images, size=size, run=run), blocks[processes.rank :: processes.count], run
+            )
             rounds = range(0, len(blocks), processes.count)
             for first in run.progress(rounds, description, len(rounds)):
                 embeddings = torch.zeros(0, encoder.dim, device=run.device)
@@ -68,20 +69,6 @@ def extract(
         for module in training:
             module.training = True
     return torch.cat([part.cpu() for part in found]) if found else torch.zeros(0, encoder.dim)
-
-
-def _read(images: Images, rows: Tensor, *, size: tuple[int, int], run: Run) -> Tensor:
-    """Return images (M, 3, H, W) uint8; those that cannot be read any more, and may be lost, are of one colour."""
-    try:
-        return pinned(images.read(rows, *size), run.device)
-    except UnreadableError as error:
-        run.unreadable.note(images, error)
-        good = ~torch.isin(rows, torch.tensor(error.rows))
-        colour = (255 * torch.tensor(IMAGENET_MEAN)).round().to(torch.uint8)
-        found = colour.view(1, 3, 1, 1).repeat(len(rows), 1, *size)
-    if good.any():
-        found[good] = _read(images, rows[good], size=size, run=run)
-    return found
 
 
 def _in_order(embeddings: Tensor, blocks: tuple[Tensor, ...], first: int, run: Run) -> Tensor:
