@@ -216,7 +216,10 @@ class Embedder(Encoder):
         grouped(self, spec.bn_group)
 
     def compile_blocks(self) -> None:
-        """Compile the trunk's blocks, in place; copies of the encoder are not compiled."""
+        """Compile the trunk's blocks, in place; copies of the encoder are not compiled.
+
+        Raises torch's limit on kinds of one function, for the whole process.
+        """
         from torch._dynamo import config  # takes a second to import
 
         # Blocks count as one function, which torch stops compiling after 8 kinds: each has several (training,
