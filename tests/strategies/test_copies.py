@@ -20,7 +20,7 @@ WORLD = Drawing(train_identities=24, test_identities=40, distractors=40, junk=10
 HARMFUL: Mapping[str, str] = {
     "adda": "adabn, which it contains, loses most of that too, and stays within the rule (docs/strategies/adda.md)"
 }
-"""Strategy -> why it loses more than the rule allows; its page in docs/strategies/ explains it."""
+"""Strategy -> why it may lose more than the rule allows, as it has with other random numbers; its page explains it."""
 
 
 @pytest.fixture(scope="module")
