@@ -35,7 +35,7 @@ class CheckpointError(UdaReidError):
 
 
 class NotFiniteError(UdaReidError):
-    """A loss became infinite or no number; no weight has been touched by then."""
+    """A loss became infinite or no number; the update that it would have made is left out."""
 
 
 class OutOfMemoryError(UdaReidError):
