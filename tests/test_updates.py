@@ -394,6 +394,26 @@ def test_gradients_that_wait_keep_the_scale_that_they_were_multiplied_by(overflo
     assert (float(one.detach()), float(other.detach())) == (0.0, -1.0)
 
 
+def test_a_bad_loss_beside_masked_ones_is_known_too() -> None:
+    net, updates = layer(), Updates()
+    plain, fused = (OPTIMIZERS["sgd"](list(net.parameters())) for _ in range(2))
+    fuse(fused)
+    with updates.watched():
+        updates.step(losses(net, 1)[0](), [fused], alone)
+        updates.now = 1
+        updates.step(losses(net, 1)[0]() * torch.inf, [plain], alone)
+        assert updates.known_bad and updates.check() == 1
+
+
+def test_scaled_gradients_of_optimizers_at_different_rates_cannot_be_accumulated() -> None:
+    nets, updates = [layer(), layer()], Updates(scaled=True, accumulate=2)
+    often, seldom = (OPTIMIZERS["sgd"](list(net.parameters())) for net in nets)
+    updates.step(losses(nets[1], 1)[0](), [seldom], alone)
+    with pytest.raises(RecipeError, match=r"fp16 cannot accumulate .*; use --precision bf16 or --accumulate 1$"):
+        for loss in losses(nets[0], 4):
+            updates.step(loss(), [often], alone)
+
+
 def test_while_somebody_watches_a_bad_loss_stops_all_updates_until_it_is_told() -> None:
     net, updates = layer(), Updates()
     optimizer = OPTIMIZERS["sgd"](list(net.parameters()))
@@ -403,7 +423,9 @@ def test_while_somebody_watches_a_bad_loss_stops_all_updates_until_it_is_told() 
         for loss in (losses(net, 1)[0]() * torch.inf, losses(net, 1)[0]()):
             updates.step(loss, [optimizer], alone)
             assert updates.known_bad and same(before, state(net, optimizer))
-    assert updates.check() == 3 and not updates.known_bad
+        assert updates.check() == 3 and not updates.known_bad
+        updates.step(losses(net, 1)[0]() * torch.inf, [optimizer], alone)
+    assert not updates.known_bad
     with pytest.raises(NotFiniteError):
         updates.step(losses(net, 1)[0]() * torch.inf, [optimizer], alone)
 

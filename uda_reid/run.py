@@ -222,7 +222,8 @@ class Run:
         """Backpropagate `loss` and step the optimizers, by the mean of the gradients of all processes.
 
         Raises:
-            NotFiniteError: the loss is not finite; no weight has been touched. `training.loop.train` asks a GPU later.
+            NotFiniteError: the loss is not finite; no weight has been touched. `training.loop.train` raises it instead,
+                behind the step or, of a GPU, later: what follows this call then works on weights as they were.
         """
         self.updates.step(loss, optimizers, self.processes.average)
 

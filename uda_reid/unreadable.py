@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 
 from uda_reid.errors import UnreadableError
 
@@ -20,20 +20,25 @@ class Unreadable:
 
     def __init__(self, limit: int = 0, log: Callable[[str], None] = lambda _: None) -> None:
         self.limit, self.log = limit, log
-        self._lost: set[tuple[int, int]] = set()
+        self._lost: set[tuple[int, int, int]] = set()
 
     @property
     def count(self) -> int:
         """How many images were lost so far."""
         return len(self._lost)
 
-    def note(self, images: object, error: UnreadableError) -> None:
+    @property
+    def lost(self) -> set[tuple[int, int]]:
+        """Return them in a way that other processes understand: how many images there are, and the row."""
+        return {(many, row) for _, many, row in self._lost}
+
+    def note(self, images: Sized, error: UnreadableError) -> None:
         """Count the rows of `images` that cannot be read.
 
         Raises:
             UnreadableError: there are more than the limit.
         """
-        new = {(id(images), row) for row in error.rows} - self._lost
+        new = {(id(images), len(images), row) for row in error.rows} - self._lost
         self._lost |= new
         if self.count > self.limit:
             over = f"; {self.count} images were lost, and {self.limit} are tolerated" if self.limit else ""

@@ -1,8 +1,9 @@
 """From a loss to new weights: the update step, at any precision, on one process or several.
 
-An update is masked where its loss is not finite: no weight moves. On the CPU that is an error at once. On a GPU,
-looking at the loss would make the processor wait in every step, so the flag stays on the device, masks the update
-there, and is read by `Updates.check`, which the training loop calls now and then.
+An update is masked where its loss is not finite: no weight moves. On the CPU that is an error at once, or, where the
+training loop watches, once the step has told its terms. On a GPU, looking at the loss would make the processor wait in
+every step, so the flag stays on the device, masks the update there, and is read by `Updates.check`, which the training
+loop calls now and then.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ class Updates:
         """Whether a loss is known not to be finite: no update is made any more until `check`."""
         self._first: Tensor | None = None
         self._watched = False
+        self._stepped: set[int] = set()
+        """Optimizers that have been updated by the scale as it is."""
 
     @property
     def settled(self) -> bool:
@@ -61,6 +64,8 @@ class Updates:
             yield
         finally:
             self._watched = before
+            self.now, self._first, self.known_bad = 0, None, False
+            self.forget()
 
     def step(self, loss: Tensor, optimizers: Sequence[Optimizer], average: Average) -> None:
         """Backpropagate `loss`, and update by every optimizer that has its share of losses.
@@ -108,6 +113,9 @@ class Updates:
     def forget(self) -> None:
         """Forget gradients that wait."""
         self._pending.clear()
+        if self.scaler is not None and self._stepped:  # by others that these waited beside
+            self.scaler.update()
+            self._stepped.clear()
 
     @property
     def unusual(self) -> bool:
@@ -135,7 +143,8 @@ class Updates:
                 if not self._watched:
                     raise NotFiniteError(f"the loss became {float(loss.detach())}; lower the learning rate")
                 self.known_bad = True
-                self._first = torch.tensor(float(self.now)) if self._first is None else self._first
+                if self._first is None or self._first < 0:
+                    self._first = torch.tensor(float(self.now))
             return None
         bad = (~torch.isfinite(loss.detach())).float()
         if self._first is None:
@@ -154,6 +163,12 @@ class Updates:
             for group in optimizer.param_groups:
                 group["lr"] = group["lr"] * 0.5**self.halved
             if self.scaler is not None:
+                if id(optimizer) in self._stepped:
+                    raise RecipeError(
+                        "fp16 cannot accumulate gradients of optimizers that are updated at different rates; "
+                        "use --precision bf16 or --accumulate 1"
+                    )
+                self._stepped.add(id(optimizer))
                 self.scaler.step(optimizer)
             else:
                 if bad is not None:
@@ -165,6 +180,7 @@ class Updates:
                 group["lr"] = rate
         if self.scaler is not None and self.settled:  # gradients that wait are multiplied by the scale as it is
             self.scaler.update()
+            self._stepped.clear()
 
 
 def _weights(optimizers: Sequence[Optimizer]) -> list[Tensor]:

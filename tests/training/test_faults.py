@@ -217,6 +217,33 @@ def test_a_loss_that_was_not_finite_is_told_later_with_its_step_and_rows(bad: in
     assert made == (LOOK if bad <= LOOK < steps else steps)
 
 
+@pytest.mark.parametrize("rollbacks", [0, 1])
+def test_what_fails_behind_a_loss_that_is_not_finite_is_that_losses_fault(rollbacks: int) -> None:
+    layer, bad, made = nn.Linear(1, 1), Once(2), 0
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+
+    def step(_: int) -> Mapping[str, Tensor]:
+        nonlocal made
+        made += 1
+        loss = layer(torch.ones(1, 1)).square().sum() * (torch.nan if bad(None) else 1)
+        run.step(loss, optimizer)
+        if torch.isnan(loss):
+            raise ValueError("no eigenvalues of that")
+        return {"loss": loss}
+
+    parts: dict[str, Stateful] = {"layer": layer, "optimizer": optimizer}
+    run = Run(rollbacks=rollbacks)
+    if not rollbacks:
+        with pytest.raises(NotFiniteError, match=r"epoch 1, step 2: the loss was not finite; .*; the one before loss "):
+            train(step, lambda _: [1, 2, 3], epochs=1, parts=parts, name="x", run=run)
+        before = layer.weight.detach().clone()
+        run.step(layer(torch.ones(1, 1)).sum(), optimizer)  # nothing of it is left
+        assert not torch.equal(layer.weight, before)
+        made = 2
+    train(step, lambda _: [1, 2, 3], epochs=1, parts=parts, name="x", run=run)
+    assert made == 5 and run.updates.halved == rollbacks
+
+
 def test_nothing_is_kept_of_a_stop_behind_a_loss_that_was_not_finite() -> None:
     spoilt, memory = Work(fused=True), Memory()
     spoilt.bad = Once(1)
@@ -295,11 +322,11 @@ def test_no_part_of_a_batch_is_tried_that_nobody_could_ask_for(instances: int, g
 
     labels = torch.arange(48 // instances).repeat_interleave(instances)
     batch = Batch(torch.zeros(48, 3, 4, 2), labels, torch.arange(48))
-    with pytest.raises(OutOfMemoryError, match=r"a batch of 48 images does not fit into memory, 24 may fit; use --set"):
+    with pytest.raises(OutOfMemoryError, match=f"48 images does not fit .*, and neither do {fits}; use smaller"):
         train(step, lambda _: [batch], epochs=1, parts={"net": net}, name="x", run=Run())
     assert sizes[-1] == fits and all(size % max(group, 1) == 0 for size in sizes)
     small = Batch(torch.zeros(8, 3, 4, 2), torch.arange(2).repeat_interleave(4), torch.arange(8))
-    with pytest.raises(OutOfMemoryError, match=r"no smaller one can be made of it; use smaller images, or --precision"):
+    with pytest.raises(OutOfMemoryError, match=r"and no smaller one can be made of it; use smaller images, or"):
         train(step, lambda _: [small], epochs=1, parts={}, name="x", run=Run())
 
 
@@ -328,7 +355,7 @@ def test_a_full_machine_is_told_as_a_full_gpu_is_and_other_errors_as_they_are() 
         return {}
 
     batch = Batch(torch.zeros(8, 3, 4, 2), torch.zeros(8), torch.arange(8))
-    with pytest.raises(OutOfMemoryError, match="a batch of 8 images does not fit into memory, 4 may fit"):
+    with pytest.raises(OutOfMemoryError, match="a batch of 8 images does not fit into memory, and neither do 2"):
         train(step, lambda _: [batch], epochs=1, parts={}, name="x", run=Run())
 
     def broken(_: Batch) -> Mapping[str, Tensor]:
@@ -339,7 +366,7 @@ def test_a_full_machine_is_told_as_a_full_gpu_is_and_other_errors_as_they_are() 
 
 
 def test_where_nothing_could_be_tried_it_says_so() -> None:
-    assert "32 images does not fit into memory, 16 may fit; use" in too_large(32, 0, error=torch.OutOfMemoryError)
+    assert "32 images does not fit into memory, and neither do 2; use" in too_large(32, 0, error=torch.OutOfMemoryError)
 
 
 def test_a_step_that_takes_no_other_number_is_not_tried_further() -> None:

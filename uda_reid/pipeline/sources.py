@@ -48,8 +48,14 @@ def train_source(prepared: Prepared, domain: Domain, reporter: Reporter) -> Sour
 
 def unusual(run: Run) -> Facts:
     """Return what a ledger has to say of a training that did not go as usual, on any process."""
-    lost = run.gather(torch.tensor([[float(run.unreadable.count)]]), run.processes.count)
-    return {**run.updates.facts(), **run.unreadable.facts(int(lost.sum()))}
+    limit, several = run.unreadable.limit, run.processes.count > 1
+    if not several or not limit:
+        return {**run.updates.facts(), **run.unreadable.facts()}
+    mine = torch.full((limit, 2), -1)  # no process has lost more
+    for place, image in enumerate(sorted(run.unreadable.lost)):
+        mine[place] = torch.tensor(image)
+    every = {tuple(image) for image in run.gather(mine, limit * run.processes.count).tolist()}
+    return {**run.updates.facts(), **run.unreadable.facts(len(every - {(-1, -1)}))}
 
 
 def pretrained_facts(prepared: Prepared, domain: Domain) -> Facts:

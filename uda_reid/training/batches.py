@@ -80,34 +80,45 @@ class Batches:
     def _read(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the rows of a batch, and this process's images of them.
 
-        The place of an image that cannot be read any more is taken by the next one of its label, wherever that is.
+        The place of an image that cannot be read any more is taken by the next one of its label in the plan, whatever
+        batch that is in, or by one colour.
         """
         planned = rows[self.run.share(len(rows))]
-        mine, lost = planned.clone(), torch.zeros(len(self.labels), dtype=torch.bool)
+        mine, gaps = planned.clone(), torch.zeros(len(planned), dtype=torch.bool)
+        lost = torch.zeros(len(self.labels), dtype=torch.bool)
         while True:
             try:
-                return rows, pinned(self.images.read(mine, *self.size), self.run.device)
+                return rows, pinned(_with_gaps(self.images, mine, gaps, self.size), self.run.device)
             except UnreadableError as error:
                 self.run.unreadable.note(self.images, error)
                 lost[list(error.rows)] = True
-            for place in torch.nonzero(lost[mine]).flatten().tolist():
-                alike = torch.nonzero((self.labels == self.labels[planned[place]]) & ~lost).flatten()
-                if not len(alike):
-                    return rows, readable(self.images, mine, size=self.size, run=self.run)
-                mine[place] = alike[int(torch.searchsorted(alike, planned[place])) % len(alike)]
+            used = torch.unique(torch.cat(self.plan))  # what is left out of a training stays out
+            for place in torch.nonzero(lost[mine] & ~gaps).flatten().tolist():
+                alike = used[(self.labels[used] == self.labels[planned[place]]) & ~lost[used]]
+                gaps[place] = not len(alike)
+                if len(alike):
+                    mine[place] = alike[int(torch.searchsorted(alike, planned[place])) % len(alike)]
 
 
 def readable(images: Images, rows: Tensor, *, size: tuple[int, int], run: Run) -> Tensor:
     """Return images (M, 3, H, W) uint8; those that cannot be read any more, and may be lost, are of one colour."""
-    try:
-        return pinned(images.read(rows, *size), run.device)
-    except UnreadableError as error:
-        run.unreadable.note(images, error)
-        good = ~torch.isin(rows, torch.tensor(error.rows))
-        colour = (255 * torch.tensor(IMAGENET_MEAN)).round().to(torch.uint8)
-        found = colour.view(1, 3, 1, 1).repeat(len(rows), 1, *size)
-    if good.any():
-        found[good] = readable(images, rows[good], size=size, run=run)
+    gaps = torch.zeros(len(rows), dtype=torch.bool)
+    while True:
+        try:
+            return pinned(_with_gaps(images, rows, gaps, size), run.device)
+        except UnreadableError as error:
+            run.unreadable.note(images, error)
+            gaps |= torch.isin(rows, torch.tensor(error.rows))
+
+
+def _with_gaps(images: Images, rows: Tensor, gaps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the images of rows, and one colour where there is a gap."""
+    if not gaps.any():
+        return images.read(rows, *size)
+    colour = (255 * torch.tensor(IMAGENET_MEAN)).round().to(torch.uint8)
+    found = colour.view(1, 3, 1, 1).repeat(len(rows), 1, *size)
+    if not gaps.all():
+        found[~gaps] = images.read(rows[~gaps], *size)
     return found
 
 

@@ -6,7 +6,7 @@ import math
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from uda_reid.models.batch_norm import group_of
 from uda_reid.run import Run
 from uda_reid.types import Batch
 
+T = TypeVar("T")
 Rows = tuple[Tensor, ...]
 Terms = Mapping[str, Tensor]
 
@@ -78,6 +79,18 @@ def told_when_full(message: str) -> Iterator[None]:
         raise OutOfMemoryError(message) from error
 
 
+def told_ahead(items: Iterable[T], message: str) -> Iterator[T]:
+    """Yield the items; memory that is full while the next one is made is an error of ours, with `message`."""
+    iterator = iter(items)
+    while True:
+        with told_when_full(message):
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+        yield item
+
+
 def too_large(
     error: Exception, step: Callable[[Any], Any], batch: Any, parts: Iterable[object], title: str, run: Run
 ) -> str:
@@ -103,18 +116,25 @@ def too_large(
     unit = math.lcm(max(instances, 1), max(group, 1) * run.processes.count)
     least = max(unit, 2 * instances)  # two identities: fewer are no batch
     half = tried = size // 2 // unit * unit
-    fits = 0
+    fits = failed = 0
     while run.processes.count == 1 and not fits and tried >= least:
         cut = tuple(Batch(part.images[:tried], part.labels[:tried], part.rows[:tried]) for part in domains)
         try:
             step(cut[0] if isinstance(batch, Batch) else cut)
+            run.updates.flush(run.processes.average)  # optimizers take memory of their own at their first update
             fits = tried
         except Exception as another:
             if not is_full(another):  # a step that takes no other number of images
                 break
-            tried = tried // 2 // unit * unit
-    known = f"{fits} fit" if fits else f"{half} may fit" if half >= least else "no smaller one can be made of it"
-    smaller = f"--set {option(title, 'batch')}={fits or half}, " if half >= least else "smaller images, "
+            failed, tried = tried, tried // 2 // unit * unit
+    if half < least:
+        known = "and no smaller one can be made of it"
+    elif fits or tried >= least:
+        known = f"{fits} fit" if fits else f"{tried} may fit"
+    else:
+        known = f"and neither do {failed}"
+    number = fits or (tried if tried >= least else 0)
+    smaller = f"--set {option(title, 'batch')}={number}, " if number else "smaller images, "
     return (
         f"{title}: a batch of {size} images does not fit into memory, {known}; "
         f"use {smaller}or --precision bf16; what is saved stays"

@@ -14,7 +14,7 @@ from torch import Tensor
 from uda_reid.errors import NotFiniteError, OutOfMemoryError
 from uda_reid.run import Run
 from uda_reid.training.batches import Skippable
-from uda_reid.training.faults import Rows, is_full, option, place, rows_of, told_when_full, too_large
+from uda_reid.training.faults import Rows, is_full, option, place, rows_of, told_ahead, too_large
 
 Step = TypeVar("Step")
 Means = dict[str, float]
@@ -59,7 +59,8 @@ UPDATES = "updates"
 LOOK = 50
 """Steps after which the device is asked whether every loss was finite."""
 AGREE = 10
-"""Steps after which several processes agree on whether to stop, on GPUs `LOOK`: they wait for each other then."""
+"""Steps after which several processes agree on whether to stop, and wait for each other."""
+BAD = "the loss was not finite; every update that it would have made is left out; lower the learning rate"
 NEXT = "its next batch does not fit into memory, before any step with it; use a smaller --set {}=..."
 
 
@@ -161,7 +162,7 @@ def _attempt(
     """Run one epoch, or what is left of one that was stopped, and return the mean of every term."""
     terms: list[Mapping[str, Tensor]] = []
     seen: list[Rows] = []  # of the steps since the last look
-    patience = 1 if run.processes.count == 1 else AGREE if torch.device(run.device).type == "cpu" else LOOK
+    patience = 1 if run.processes.count == 1 else AGREE
     agreed = 0  # the step after which processes last agreed on whether to stop
     title = f"{name}: epoch {epoch + 1}"
     if run.processes.any(run.stop.asked):  # in the last steps of an epoch, when gradients waited for more
@@ -178,18 +179,20 @@ def _attempt(
             run.set_random_state(kept["random"])
             run.log(f"{title}: goes on after step {len(terms)}")
             planned, total = _without(planned, len(terms)), None if total is None else total - len(terms)
-        with run.stop.watched(), told_when_full(f"{title}: {NEXT.format(option(name, 'batch'))}"):
+        planned = told_ahead(planned, f"{title}: {NEXT.format(option(name, 'batch'))}")
+        with run.stop.watched():
             for batch in run.progress(planned, f"{name}: epoch {epoch + 1}/{epochs}", total):
                 run.updates.now = len(seen)
                 seen.append(rows_of(batch))
                 try:
                     terms.append({term: value.detach() for term, value in step(batch).items()})
-                except NotFiniteError as error:
-                    raise NotFiniteError(place(error, terms, len(terms), seen[-1], title)) from error
-                except (MemoryError, RuntimeError) as error:
-                    if not is_full(error):
-                        raise
-                    raise OutOfMemoryError(too_large(error, step, batch, parts.values(), title, run)) from error
+                except Exception as error:
+                    if isinstance(error, NotFiniteError) or run.updates.known_bad:  # what follows may fail by that
+                        told = error if isinstance(error, NotFiniteError) else BAD
+                        raise NotFiniteError(place(told, terms, len(terms), seen[-1], title)) from error
+                    if is_full(error):
+                        raise OutOfMemoryError(too_large(error, step, batch, parts.values(), title, run)) from error
+                    raise
                 if run.updates.known_bad or len(terms) % LOOK == 0:
                     _look(terms, seen, title, run)
                 due = len(terms) == steps or len(terms) - agreed >= patience
@@ -222,8 +225,7 @@ def _look(terms: list[Mapping[str, Tensor]], seen: list[Rows], title: str, run: 
     """Ask the device for the first loss since the last look that was not finite."""
     first = run.updates.check()
     if first >= 0:
-        error = "the loss was not finite; every update that it would have made is left out; lower the learning rate"
-        raise NotFiniteError(place(error, terms, len(terms) - len(seen) + first, seen[first], title))
+        raise NotFiniteError(place(BAD, terms, len(terms) - len(seen) + first, seen[first], title))
     seen.clear()
 
 

@@ -37,6 +37,8 @@ class _Sealed:
             return _FILES[id(self)].read(rows, height, width)
         except UnreadableError as error:
             unreadable = error.rows
+        except MemoryError:
+            unreadable, told = (), None
         except Exception as error:
             unreadable = ()
             told = (
@@ -47,6 +49,8 @@ class _Sealed:
         # New ones, outside: the frames of the old one hold the file names.
         if unreadable:
             raise UnreadableError(_UNNAMED, unreadable)
+        if told is None:
+            raise MemoryError
         raise DataError(_UNNAMED if any(str(path) in told for path in _FILES[id(self)]._paths) else told)
 
     def __copy__(self) -> Self:
