@@ -49,8 +49,9 @@ def augment(images: Tensor, kind: str, keys: Tensor | None = None) -> Tensor:
     # Drawn on the CPU and then moved: every device sees the same ones.
     draws = moved(uniform(keys, 3 if kind == "ide" else 29), images.device)
     if kind == "ide":
-        degrees, down, right = (2 * draws - 1).unbind(1)
-        return rotate_and_shift(_floating(images), degrees=20 * degrees, down=0.2 * down, right=0.2 * right)
+        images = _floating(images)
+        degrees, down, right = (2 * draws - 1).to(images.dtype).unbind(1)
+        return rotate_and_shift(images, degrees=20 * degrees, down=0.2 * down, right=0.2 * right)
     images = _floating(flip_and_crop(images, draws[:, :3]))  # a byte is moved in a quarter of the time of a float
     return erase_rectangles(jitter_colours(images, draws[:, 3:6]), draws[:, 6:])
 
