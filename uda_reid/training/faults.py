@@ -115,7 +115,7 @@ def too_large(
     group = max((group_of(part) for part in parts if isinstance(part, nn.Module)), default=0)
     unit = math.lcm(max(instances, 1), max(group, 1) * run.processes.count)
     least = max(unit, 2 * instances)  # two identities: fewer are no batch
-    half = tried = size // 2 // unit * unit
+    tried = size // 2 // unit * unit
     fits = failed = 0
     while run.processes.count == 1 and not fits and tried >= least:
         cut = tuple(Batch(part.images[:tried], part.labels[:tried], part.rows[:tried]) for part in domains)
@@ -127,13 +127,11 @@ def too_large(
             if not is_full(another):  # a step that takes no other number of images
                 break
             failed, tried = tried, tried // 2 // unit * unit
-    if half < least:
-        known = "and no smaller one can be made of it"
-    elif fits or tried >= least:
-        known = f"{fits} fit" if fits else f"{tried} may fit"
-    else:
-        known = f"and neither do {failed}"
     number = fits or (tried if tried >= least else 0)
+    if number:
+        known = f"{number} fit" if fits else f"{number} may fit"
+    else:
+        known = f"and neither do {failed}" if failed else "and no smaller one can be made of it"
     smaller = f"--set {option(title, 'batch')}={number}, " if number else "smaller images, "
     return (
         f"{title}: a batch of {size} images does not fit into memory, {known}; "
