@@ -1,58 +1,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from uda_reid.errors import NotFiniteError, RecipeError
+from tests.optimizers import OPTIMIZERS, alone, infinite, layer, losses, same, state
+from uda_reid.errors import RecipeError
 from uda_reid.updates import Updates, fuse
-
-Make = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
-
-OPTIMIZERS: dict[str, Make] = {
-    "sgd": lambda weights: torch.optim.SGD(weights, lr=0.1, momentum=0.9, weight_decay=0.01),
-    "plain sgd": lambda weights: torch.optim.SGD(weights, lr=0.1),
-    "adam": lambda weights: torch.optim.Adam(weights, lr=0.01, weight_decay=0.01),
-    "adamw": lambda weights: torch.optim.AdamW(weights, lr=0.01),
-}
-
-
-def alone(_: Sequence[Tensor]) -> None:
-    return None
-
-
-def layer(seed: int = 0, *, inputs: int = 3) -> nn.Linear:
-    made = nn.Linear(inputs, 2)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in made.parameters():
-            weight.copy_(torch.randn(weight.shape, generator=generator))
-    return made
-
-
-def losses(net: nn.Module, count: int, seed: int = 0) -> list[Callable[[], Tensor]]:
-    generator = torch.Generator().manual_seed(seed)
-    batches = [torch.randn(4, 3, generator=generator) for _ in range(count)]
-    return [lambda batch=batch: net(batch).square().mean() for batch in batches]  # type: ignore[misc]
-
-
-def infinite(net: nn.Module) -> Tensor:
-    loss: Tensor = net(torch.full((1, 3), torch.inf)).square().sum()
-    return loss
-
-
-def state(net: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    moments = [value for each in optimizer.state.values() for value in each.values() if isinstance(value, Tensor)]
-    return [each.detach().clone() for each in (*net.parameters(), *moments)]
-
-
-def same(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
-    return len(first) == len(second) and all(map(torch.equal, first, second))
-
 
 # As plain torch
 
@@ -200,102 +158,6 @@ def test_too_few_losses_for_an_update_are_refused() -> None:
         Updates(accumulate=0)
 
 
-# A loss that is not finite
-
-
-@pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("factor", [torch.inf, -torch.inf, torch.nan])
-def test_where_every_loss_is_looked_at_it_is_an_error_at_once(accumulate: int, factor: float) -> None:
-    net, updates = layer(), Updates(accumulate=accumulate)
-    optimizer = OPTIMIZERS["adam"](list(net.parameters()))
-    good = losses(net, 3)
-    for loss in good:
-        updates.step(loss(), [optimizer], alone)
-    before = state(net, optimizer)
-    with pytest.raises(NotFiniteError, match=r"^the loss became (-?inf|nan); lower the learning rate"):
-        updates.step(good[0]() * factor, [optimizer], alone)
-    assert same(before, state(net, optimizer))
-    assert updates.check() == -1  # nothing is left to tell later
-
-
-@pytest.mark.parametrize("kind", OPTIMIZERS)
-@pytest.mark.parametrize("bad_at", [0, 2])
-def test_on_a_device_the_update_is_masked_and_the_first_bad_step_is_told_later(kind: str, bad_at: int) -> None:
-    net, twin = layer(), layer()
-    updates, others = Updates(), Updates()
-    optimizer, other = OPTIMIZERS[kind](list(net.parameters())), OPTIMIZERS[kind](list(twin.parameters()))
-    fuse(optimizer, other)
-    good, theirs = losses(net, 6), losses(twin, 6)
-    for number in range(6):
-        updates.now = number
-        if number in (bad_at, 4):
-            before = state(net, optimizer)
-            moments = len(optimizer.state)
-            updates.step(infinite(net) * (0 if number == 4 else 1), [optimizer], alone)
-            assert not moments or same(before, state(net, optimizer))
-            assert same(before[:2], state(net, optimizer)[:2])
-        else:
-            updates.step(good[number](), [optimizer], alone)
-            others.step(theirs[number](), [other], alone)
-    # Later good losses go on as if the bad ones had not been there.
-    assert same(state(net, optimizer), state(twin, other))
-    assert updates.check() == bad_at
-    assert updates.check() == -1
-    updates.step(good[0](), [optimizer], alone)
-    assert updates.check() == -1
-
-
-@pytest.mark.parametrize("bad", [0, 1, 2])
-def test_an_update_with_one_bad_loss_among_several_is_masked(bad: int) -> None:
-    net, updates = layer(), Updates(accumulate=3)
-    optimizer = OPTIMIZERS["sgd"](list(net.parameters()))
-    fuse(optimizer)
-    good = losses(net, 6)
-    for loss in good[:3]:
-        updates.step(loss(), [optimizer], alone)
-    before = state(net, optimizer)
-    for number, loss in enumerate(good[3:]):
-        updates.now = number
-        updates.step(infinite(net) if number == bad else loss(), [optimizer], alone)
-    assert same(before, state(net, optimizer))
-    assert updates.check() == bad
-    updates.step(infinite(net), [optimizer], alone)
-    updates.flush(alone)
-    assert same(before, state(net, optimizer))
-    for loss in good[:3]:
-        updates.step(loss(), [optimizer], alone)
-    assert not same(before, state(net, optimizer)) and all(value.isfinite().all() for value in state(net, optimizer))
-
-
-def test_momentum_of_a_masked_first_update_is_not_left_to_chance() -> None:
-    for _ in range(5):  # what lies in fresh memory differs from time to time
-        net = nn.Linear(5000, 1)
-        optimizer, updates = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9), Updates()
-        fuse(optimizer)
-        updates.step(net(torch.full((1, 5000), torch.nan)).sum(), [optimizer], alone)
-        assert not optimizer.state[net.weight]["momentum_buffer"].any()
-        junk = torch.full((1, 5000), 3.0)
-        del junk
-
-
-def test_one_optimizer_that_cannot_mask_makes_every_loss_looked_at() -> None:
-    net, updates = layer(), Updates()
-    fused, plain = torch.optim.SGD([net.weight], lr=0.1), torch.optim.SGD([net.bias], lr=0.1)
-    fuse(fused)
-    before = state(net, fused)
-    with pytest.raises(NotFiniteError):
-        updates.step(infinite(net), [fused, plain], alone)
-    assert same(before, state(net, fused))
-
-
-def test_only_optimizers_that_have_not_begun_are_fused() -> None:
-    net = layer()
-    begun, fresh = OPTIMIZERS["adam"](list(net.parameters())), torch.optim.Rprop(net.parameters())
-    Updates().step(losses(net, 1)[0](), [begun], alone)
-    fuse(begun, fresh)
-    assert not begun.param_groups[0]["fused"] and "fused" not in fresh.param_groups[0]
-
-
 # Half the learning rate
 
 
@@ -333,101 +195,7 @@ def test_halving_forgets_what_waits() -> None:
     assert updates.settled and all(value.isfinite().all() for value in state(net, optimizer))
 
 
-# float16
-
-
-@pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("accumulate", [1, 3])
-def test_scaled_losses_give_the_same_weights(fused: bool, accumulate: int) -> None:
-    ours, plain = layer(), layer()
-    updates, others = Updates(scaled=True, accumulate=accumulate), Updates(accumulate=accumulate)
-    optimizer, other = OPTIMIZERS["sgd"](list(ours.parameters())), OPTIMIZERS["sgd"](list(plain.parameters()))
-    if fused:
-        fuse(optimizer, other)
-    for mine, theirs in zip(losses(ours, 4), losses(plain, 4), strict=True):
-        updates.step(mine(), [optimizer], alone)
-        others.step(theirs(), [other], alone)
-    updates.flush(alone)
-    others.flush(alone)
-    assert same(list(ours.parameters()), list(plain.parameters()))  # the scale is a power of two
-
-
-@pytest.mark.parametrize("fused", [False, True])
-def test_gradients_that_overflow_by_the_scale_are_left_out_and_the_scale_is_halved(fused: bool) -> None:
-    net, updates = layer(), Updates(scaled=True)
-    optimizer = OPTIMIZERS["sgd"](list(net.parameters()))
-    if fused:
-        fuse(optimizer)
-    before = state(net, optimizer)
-    updates.step(losses(net, 1)[0]() * 1e35, [optimizer], alone)  # finite, but not 65536 times it
-    assert same(before, [*net.parameters()])
-    assert updates.state_dict()["scaler"]["scale"] == 32768 and updates.check() == -1
-    updates.step(losses(net, 1)[0](), [optimizer], alone)
-    plain = layer()
-    other = OPTIMIZERS["sgd"](list(plain.parameters()))
-    Updates().step(losses(plain, 1)[0](), [other], alone)
-    torch.testing.assert_close(net.weight, plain.weight)
-
-
 # What is kept
-
-
-def test_a_loss_that_is_not_finite_is_masked_beside_a_scale_too() -> None:
-    net, updates = layer(), Updates(scaled=True)
-    optimizer = OPTIMIZERS["adam"](list(net.parameters()))
-    fuse(optimizer)
-    before = [weight.detach().clone() for weight in net.parameters()]
-    updates.step(losses(net, 1)[0]() + torch.nan, [optimizer], alone)  # gradients would be finite
-    assert same(before, list(net.parameters())) and updates.check() == 0
-    updates.step(losses(net, 1)[0](), [optimizer], alone)
-    assert not same(before, list(net.parameters())) and updates.check() == -1
-
-
-@pytest.mark.parametrize("overflow", [0, 1])
-def test_gradients_that_wait_keep_the_scale_that_they_were_multiplied_by(overflow: int) -> None:
-    one, other = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
-    optimizers = [torch.optim.SGD([weight], lr=1.0) for weight in (one, other)]
-    updates = Updates(accumulate=2, scaled=True)
-    for number in range(2):
-        updates.step(one.sum() * (1e38 if number == overflow else 1.0), optimizers[:1], alone)
-        updates.step(other.sum(), optimizers[1:], alone)
-    assert (float(one.detach()), float(other.detach())) == (0.0, -1.0)
-
-
-def test_a_bad_loss_beside_masked_ones_is_known_too() -> None:
-    net, updates = layer(), Updates()
-    plain, fused = (OPTIMIZERS["sgd"](list(net.parameters())) for _ in range(2))
-    fuse(fused)
-    with updates.watched():
-        updates.step(losses(net, 1)[0](), [fused], alone)
-        updates.now = 1
-        updates.step(losses(net, 1)[0]() * torch.inf, [plain], alone)
-        assert updates.known_bad and updates.check() == 1
-
-
-def test_scaled_gradients_of_optimizers_at_different_rates_cannot_be_accumulated() -> None:
-    nets, updates = [layer(), layer()], Updates(scaled=True, accumulate=2)
-    often, seldom = (OPTIMIZERS["sgd"](list(net.parameters())) for net in nets)
-    updates.step(losses(nets[1], 1)[0](), [seldom], alone)
-    with pytest.raises(RecipeError, match=r"fp16 cannot accumulate .*; use --precision bf16 or --accumulate 1$"):
-        for loss in losses(nets[0], 4):
-            updates.step(loss(), [often], alone)
-
-
-def test_while_somebody_watches_a_bad_loss_stops_all_updates_until_it_is_told() -> None:
-    net, updates = layer(), Updates()
-    optimizer = OPTIMIZERS["sgd"](list(net.parameters()))
-    before = state(net, optimizer)
-    with updates.watched():
-        updates.now = 3
-        for loss in (losses(net, 1)[0]() * torch.inf, losses(net, 1)[0]()):
-            updates.step(loss, [optimizer], alone)
-            assert updates.known_bad and same(before, state(net, optimizer))
-        assert updates.check() == 3 and not updates.known_bad
-        updates.step(losses(net, 1)[0]() * torch.inf, [optimizer], alone)
-    assert not updates.known_bad
-    with pytest.raises(NotFiniteError):
-        updates.step(losses(net, 1)[0]() * torch.inf, [optimizer], alone)
 
 
 @pytest.mark.parametrize("scaled", [False, True])
