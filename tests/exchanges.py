@@ -18,7 +18,7 @@ from uda_reid.models.batch_norm import grouped, shared
 from uda_reid.run import Run
 from uda_reid.sharing import Processes
 from uda_reid.training.features import extract
-from uda_reid.training.processes import join
+from uda_reid.training.meeting import join
 from uda_reid.types import Encoder
 
 

@@ -47,6 +47,7 @@ FLOORS = {
     "training": 5,
     "training.encoders": 5.1,
     "training.processes": 5.1,
+    "training.meeting": 5.2,
     "training.mixed": 5.5,
     "training.pseudo_labels": 5.5,
     "training.units": 5.5,
@@ -127,7 +128,7 @@ DOORS = {
     "ray": {"matrix.ray_pool"},
     "submitit": {"matrix.slurm"},
     "jinja2": {"report.page"},
-    "accelerate": {"training.processes"},
+    "accelerate": {"training.processes", "training.meeting"},
     "h5py": {"data.layouts.cuhk03_mat"},
 }
 

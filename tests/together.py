@@ -29,7 +29,7 @@ from uda_reid.run import Run
 from uda_reid.strategies import find
 from uda_reid.testing import tiny_domain
 from uda_reid.training.checkpoint import save
-from uda_reid.training.processes import join
+from uda_reid.training.meeting import join
 from uda_reid.types import Source
 
 ROOT = Path(__file__).parents[1]

@@ -22,7 +22,7 @@ from uda_reid.report import BOUND, LABELLED, SOURCE_ONLY, Facts, same_labels
 from uda_reid.run import Precision, Reporter, Run, Silent
 from uda_reid.training.checkpoint import CheckpointFolder
 from uda_reid.training.devices import digest_of, pick_device, threads_in_use
-from uda_reid.training.processes import join
+from uda_reid.training.meeting import join
 from uda_reid.types import Domain, Source
 from uda_reid.unreadable import TOLERATED, Unreadable
 

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 PROCESSES = "WORLD_SIZE"
 """Environment variable in which a launcher says how many processes there are."""
+RANK = "RANK"
+"""The same for the number of this one, counted from 0."""
 
 
 def launched() -> int:
@@ -17,8 +19,9 @@ def launched() -> int:
 
 
 def first() -> bool:
-    """Return whether this process is the launcher's first one."""
-    return launched() < 2 or (os.environ.get("RANK") or "0") == "0"
+    """Return whether this process is the launcher's first one, or has a number that makes no sense: it speaks too."""
+    rank = os.environ.get(RANK) or "0"
+    return not rank.isdecimal() or int(rank) == 0 or int(rank) >= launched()
 
 
 class Stop:

@@ -20,7 +20,7 @@ class Left(Exception):
     """The process has ended."""
 
 
-@pytest.mark.parametrize(("rank", "told"), [("0", 1), ("1", 0)])
+@pytest.mark.parametrize(("rank", "told"), [("0", 1), ("1", 0), ("2", 1), ("a", 1)])
 @pytest.mark.parametrize(
     ("words", "message"),
     [

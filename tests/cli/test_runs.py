@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.together import launch
+from tests.together import free_port, launch
 from uda_reid.job import Job
 from uda_reid.pipeline import source_model
 
@@ -154,6 +155,49 @@ def test_a_process_that_hangs_is_waited_for_no_longer_than_told(prepared: Path) 
         for process in started:
             process.kill()
             process.communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_process_that_waits_for_another_one_ends_when_it_is_asked(
+    prepared: Path, number: signal.Signals, code: int
+) -> None:
+    stuck = prepared / "stuck"
+    started = spoilt(prepared, "1", f"(open({str(stuck)!r}, 'w').close(), time.sleep(300))")
+    try:
+        deadline = time.monotonic() + 60
+        while not stuck.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(2)  # the first process has come to where it waits
+        started[0].send_signal(number)
+        began = time.monotonic()
+        _, err = started[0].communicate(timeout=60)
+        assert started[0].returncode == code and time.monotonic() - began < 30
+        assert err.endswith("error: asked to end while it waited for another process; what is saved stays\n")
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_process_that_finds_no_other_one_ends_when_it_is_asked(prepared: Path, number: signal.Signals) -> None:
+    port = free_port()
+    launched = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_PORT": str(port)}
+    [alone] = launch(["-m", "uda_reid", *words(prepared)], 1, **launched)
+    try:
+        deadline, waits = time.monotonic() + 60, False
+        while not waits and time.monotonic() < deadline:
+            time.sleep(0.1)
+            with socket.socket() as asking:
+                waits = asking.connect_ex(("127.0.0.1", port)) == 0
+        alone.send_signal(number)
+        began = time.monotonic()
+        alone.communicate(timeout=60)
+        assert alone.returncode == -number and time.monotonic() - began < 5
+    finally:
+        alone.kill()
 
 
 @pytest.mark.slow

@@ -11,11 +11,9 @@ import torch
 from tests.exchanges import CHECKS
 from tests.threads import all_of, together
 from tests.together import STRATEGIES, VARIANTS, launch
-from uda_reid.errors import RecipeError
-from uda_reid.sharing import ALONE, Processes
-from uda_reid.training import processes as several
+from uda_reid.sharing import Processes
 from uda_reid.training.checkpoint import load
-from uda_reid.training.processes import Lost, join
+from uda_reid.training.processes import Lost
 
 EXACT = 1e-8
 """What float64 leaves between one process and two, after 20 steps; up to 1.7e-10 is measured, and printed by `-s`."""
@@ -119,35 +117,3 @@ def test_who_waits_for_one_that_has_ended_says_so() -> None:
     assert isinstance(second, KeyError)
     assert isinstance(first, Lost)
     assert str(first).startswith("another process of this run has ended; what is saved stays (")
-
-
-@pytest.mark.parametrize(
-    ("variables", "device", "message"),
-    [
-        ({}, "cuda:0", r"device 'cuda:0' is one GPU for 2 processes; use cuda, which gives each its own"),
-        ({"LOCAL_WORLD_SIZE": "2"}, "cuda", r"2 processes cannot share 1 GPUs; start one for each"),
-        (
-            {"WORLD_SIZE": "two"},
-            "cpu",
-            r"WORLD_SIZE='two' is no number of processes; a launcher sets it, else unset it",
-        ),
-        ({"UDA_REID_TIMEOUT": "soon"}, "cpu", r"UDA_REID_TIMEOUT='soon' is no number of seconds"),
-    ],
-)
-def test_what_cannot_go_together_is_refused(
-    variables: dict[str, str], device: str, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in {"WORLD_SIZE": "2", "RANK": "0", **variables}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(several, "pick_device", lambda device: device)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(RecipeError, match=f"^{message}$"):
-        join(device)
-
-
-def test_without_a_launcher_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    for value in (None, "", "1"):
-        monkeypatch.delenv("WORLD_SIZE", raising=False)
-        if value is not None:
-            monkeypatch.setenv("WORLD_SIZE", value)
-        assert join("cpu") == (ALONE, "cpu")

@@ -11,7 +11,9 @@ import contextlib
 import io
 import os
 import signal
+import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -66,6 +68,8 @@ AT_ONCE = 2.0
 """Seconds in which another SIGTERM is the same one; later ones count, since Python loses some."""
 GRACE = 20.0
 """Seconds in which training has to notice a SIGTERM; schedulers kill after 30."""
+LAST = 25.0
+"""Seconds after which one of several processes that was sent SIGTERM or Ctrl-C ends, whatever it is at."""
 CTRL_C = 128 + signal.SIGINT
 
 # typer exports this one of its usage errors; its base class is that of all of them.
@@ -98,7 +102,7 @@ def main() -> None:
     if hasattr(signal, "SIGALRM"):  # not on Windows, where nobody sends SIGTERM either
         before[signal.SIGALRM] = signal.signal(signal.SIGALRM, give_up)
     try:
-        with _printing_once():
+        with _printing_once(), _ended_while_waiting():
             _run(asked_to_end)
     finally:
         _remind(0)
@@ -114,6 +118,40 @@ def _printing_once() -> Iterator[None]:
         return
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
         yield
+
+
+@contextlib.contextmanager
+def _ended_while_waiting() -> Iterator[None]:
+    """Inside, one of several processes does not outlive SIGTERM or Ctrl-C by more than `LAST` seconds.
+
+    Python follows a signal between two of its own instructions, and waiting for another process is one. That a signal
+    has come is read by a thread here.
+    """
+    if launched() < 2 or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    over = threading.Event()
+
+    def watch() -> None:
+        while (came := reader.recv(1)) and came[0] not in (signal.SIGTERM, signal.SIGINT):
+            pass
+        if came and not over.wait(LAST):
+            screen.print("error: asked to end while it waited for another process; what is saved stays")
+            _leave(128 + came[0])
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    watcher.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        over.set()
+        writer.close()  # the thread reads the end
+        watcher.join()
+        reader.close()
 
 
 def _remind(seconds: float) -> None:

@@ -28,7 +28,7 @@ from uda_reid.terminal import Logged
 from uda_reid.training.devices import environment, use_threads
 from uda_reid.training.encoders import load_encoder, load_facts, save_encoder
 from uda_reid.training.loop import UPDATES
-from uda_reid.training.processes import join
+from uda_reid.training.meeting import join
 from uda_reid.writing import replace_file
 
 

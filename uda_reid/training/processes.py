@@ -1,4 +1,4 @@
-"""Several processes that train one model: found by accelerate, started by `accelerate launch` or `torchrun`.
+"""Several processes that train one model; `meeting` is how they find each other.
 
 Every process runs the same program. It reads its own rows of a batch; on the embeddings of the whole batch, which are
 exchanged with their gradients, every process computes the same loss; gradients are averaged, and so all weights stay
@@ -7,8 +7,6 @@ equal. What is not training or embedding - clustering, files, the terminal - is 
 
 from __future__ import annotations
 
-import datetime
-import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,18 +16,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from uda_reid.errors import RecipeError, UdaReidError
-from uda_reid.launch import PROCESSES, first, launched
+from uda_reid.errors import UdaReidError
+from uda_reid.launch import first, launched
 from uda_reid.models.batch_norm import shared
-from uda_reid.sharing import ALONE, Processes
-from uda_reid.training.devices import pick_device
 
 T = TypeVar("T")
 
-PATIENCE = 7200.0
-"""Seconds that a process waits for another one: longer than the main process clusters."""
-WAITING = "UDA_REID_TIMEOUT"
-"""Environment variable with another number of seconds."""
 TOLD = "uda_reid/told"
 ASKED = "work of the main process alone asks for the other processes, who wait for its end"
 
@@ -127,7 +119,7 @@ class Several:
         try:
             yield
         except RuntimeError as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             what = "has not answered in time" if "imed out" in reason else "has ended"
             raise Lost(f"another process of this run {what}; what is saved stays ({reason})") from error
 
@@ -164,46 +156,6 @@ def _portable(error: Exception) -> Exception:
     return error
 
 
-def join(device: str = "auto") -> tuple[Processes, str]:
-    """Find the other processes of this run, where a launcher has started several.
-
-    Args:
-        device: as `devices.pick_device`; `cuda` is the GPU that the launcher meant for this process.
-
-    Returns:
-        The processes, and the device of this one.
-
-    Raises:
-        RecipeError: the device is unknown or not there, or there are more processes than GPUs on this machine,
-            or the launcher's number of processes is none.
-    """
-    chosen = pick_device(device)
-    given = os.environ.get(PROCESSES) or "1"
-    if not given.isdecimal():
-        raise RecipeError(f"{PROCESSES}={given!r} is no number of processes; a launcher sets it, else unset it")
-    if launched() < 2:
-        return ALONE, chosen
-    from accelerate import PartialState
-    from accelerate.utils import InitProcessGroupKwargs
-
-    if chosen.startswith("cuda:"):
-        raise RecipeError(
-            f"device {device!r} is one GPU for {launched()} processes; use cuda, which gives each its own"
-        )
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if chosen == "cuda" and here > torch.cuda.device_count():
-        raise RecipeError(f"{here} processes cannot share {torch.cuda.device_count()} GPUs; start one for each")
-    try:
-        patience = float(os.environ.get(WAITING, PATIENCE))
-    except ValueError:
-        raise RecipeError(f"{WAITING}={os.environ[WAITING]!r} is no number of seconds") from None
-    threads = torch.get_num_threads()
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # else accelerate chooses, and warns
-    kwargs = InitProcessGroupKwargs(timeout=datetime.timedelta(seconds=patience)).to_kwargs()
-    state = PartialState(cpu=chosen == "cpu", **kwargs)
-    return Several(), chosen if chosen == "cpu" else str(state.device)  # accelerate's is cpu:0
-
-
 def speaks(error: BaseException | None = None) -> bool:
     """Return whether this process is the one that tells the person of an error: the first that has one.
 
@@ -214,8 +166,13 @@ def speaks(error: BaseException | None = None) -> bool:
     if launched() < 2:
         return True
     if not dist.is_initialized():
-        return first()
+        return first() or isinstance(error, Lost)
     try:
         return bool(dist.distributed_c10d._get_default_store().add(TOLD, 1) == 1)
     except RuntimeError:  # the process that kept the store has ended: it had the error before this one
         return False
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error says, without what libraries append to it."""
+    return (str(error) or type(error).__name__).splitlines()[0]
