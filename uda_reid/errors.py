@@ -35,7 +35,16 @@ class CheckpointError(UdaReidError):
 
 
 class NotFiniteError(UdaReidError):
-    """A loss became infinite or no number; the update that it would have made is left out."""
+    """A loss became infinite or no number; the update that it would have made is left out.
+
+    Args:
+        what: what happened, and where.
+        more: what else there is to say where the run ends by it.
+    """
+
+    def __init__(self, what: str, *more: str) -> None:
+        super().__init__("; ".join((what, *more)))
+        self.what = what
 
 
 class OutOfMemoryError(UdaReidError):

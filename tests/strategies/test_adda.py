@@ -335,7 +335,7 @@ def test_identities_of_the_source_are_not_looked_at(source: Source, target: Targ
 
 
 def test_step_that_is_not_finite_is_the_end(source: Source, target: Target) -> None:
-    with pytest.raises(UdaReidError, match=r"^adda/0: epoch 1, step 2: the loss was not finite; "):
+    with pytest.raises(UdaReidError, match=r"^adda/0: epoch 1, step 2: the loss was not finite, "):
         replace(QUICK, lr=1e30, iterations=5).adapt(source, target, run=QUIET)
 
 

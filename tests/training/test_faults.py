@@ -34,18 +34,25 @@ def test_an_epoch_with_an_infinite_loss_begins_anew_with_half_the_rate(fused: bo
     assert equal(spoilt.model, plain.model)
     assert run.updates.facts() == {"learning rate halved": "1 x, after a loss that was not finite"}
     [warning] = [line for line in told.lines if line.startswith("warning: ")]
-    assert warning.startswith("warning: work: epoch 1, step 2: the loss ")
-    assert warning.endswith("; back to the beginning of the epoch, with half the learning rate")
+    assert warning.startswith(
+        "warning: work: epoch 1, step 2: the loss was not finite, and no update was made with it; "
+    )
+    assert warning.endswith("; rollback 1 of 1: the epoch begins again, with 1/2 of the learning rate")
+    assert "rows" not in warning and "--" not in warning
 
 
 def test_rollbacks_are_of_one_epoch_and_used_up() -> None:
-    spoilt, run = Work(), Run(rollbacks=2, store=Memory())
+    told = Told()
+    spoilt, run = Work(), Run(rollbacks=2, store=Memory(), reporter=told)
     spoilt.bad = Once(5, 8, 10)  # in the second epoch, in its second attempt, in its third
     with pytest.raises(
-        NotFiniteError, match=r"^work: epoch 2, step 2: the loss was not finite; .*; all rollbacks \(2\) are used up$"
+        NotFiniteError, match=r"^work: epoch 2, step 2: the loss was not finite, .*; all rollbacks \(2\) are used up$"
     ):
         spoilt.train(run)
     assert run.updates.halved == 2
+    steps = [line.split("; ")[-1] for line in told.lines if line.startswith("warning: ")]
+    again = "the epoch begins again, with 1/{} of the learning rate"
+    assert steps == [f"rollback {number} of 2: {again.format(2**number)}" for number in (1, 2)]
     assert len(run.store.states["work"]["history"]) == 1  # type: ignore[attr-defined]
     with pytest.raises(NotFiniteError, match="epoch 1, step 1"):
         other = Work()
@@ -211,9 +218,9 @@ def test_a_loss_that_was_not_finite_is_told_later_with_its_step_and_rows(bad: in
     run = Run()
     with pytest.raises(NotFiniteError) as told:
         train(step, batches, epochs=1, parts={"layer": layer}, name="x", run=run)
-    assert str(told.value).startswith(f"x: epoch 1, step {bad}: the loss was not finite; every update that it would ")
-    before_it = f"the one before number {bad - 1}; " if bad > 1 else ""
-    assert f"; the step had number {bad}; {before_it}rows [{bad % 12}]; what is saved stays" in str(told.value)
+    assert str(told.value).startswith(f"x: epoch 1, step {bad}: the loss was not finite, and no update was made ")
+    before_it = f"the step before number {bad - 1}; " if bad > 1 else ""
+    assert f"; it had number {bad}; {before_it}rows [{bad % 12}]; what is saved stays; lower" in str(told.value)
     assert made == (LOOK if bad <= LOOK < steps else steps)
 
 
@@ -234,7 +241,9 @@ def test_what_fails_behind_a_loss_that_is_not_finite_is_that_losses_fault(rollba
     parts: dict[str, Stateful] = {"layer": layer, "optimizer": optimizer}
     run = Run(rollbacks=rollbacks)
     if not rollbacks:
-        with pytest.raises(NotFiniteError, match=r"epoch 1, step 2: the loss was not finite; .*; the one before loss "):
+        with pytest.raises(
+            NotFiniteError, match=r"epoch 1, step 2: the loss was not finite, .*; the step before loss "
+        ):
             train(step, lambda _: [1, 2, 3], epochs=1, parts=parts, name="x", run=run)
         before = layer.weight.detach().clone()
         run.step(layer(torch.ones(1, 1)).sum(), optimizer)  # nothing of it is left

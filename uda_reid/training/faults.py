@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from uda_reid.errors import OutOfMemoryError
+from uda_reid.errors import NotFiniteError, OutOfMemoryError
 from uda_reid.models.batch_norm import group_of
 from uda_reid.run import Run
 from uda_reid.types import Batch
@@ -35,23 +35,28 @@ def rows_of(batch: object) -> Rows:
     return tuple(part.rows for part in parts_of(batch))
 
 
-def place(error: object, terms: Sequence[Terms], step: int, rows: Rows, title: str) -> str:
-    """Return in words where a loss was not finite: what was measured in this step and before it, and its rows.
+BAD = "the loss was not finite, and no update was made with it"
+
+
+def not_finite(error: object, terms: Sequence[Terms], step: int, rows: Rows, title: str) -> NotFiniteError:
+    """Return the error that says where a loss was not finite, what was measured there and before it, and its rows.
 
     Args:
-        error: what is wrong.
+        error: what is wrong, such as `BAD`.
         terms: what the steps of the epoch have reported; this one may be missing.
         step: this step, counted from 0.
         rows: what it was given.
         title: names the training and its epoch.
     """
-    told = []
-    for each, when in ((step, "the step had"), (step - 1, "the one before")):
-        if 0 <= each < len(terms):
-            told.append(f"{when} {', '.join(f'{name} {float(term):.4g}' for name, term in terms[each].items())}")
+    measured = [
+        f"{when} {', '.join(f'{name} {float(term):.4g}' for name, term in terms[each].items())}"
+        for each, when in ((step, "it had"), (step - 1, "the step before"))
+        if 0 <= each < len(terms)
+    ]
+    what = "; ".join([f"{title}, step {step + 1}: {error}", *measured])
     given = " and ".join(f"{part.tolist()}" for part in rows)
-    where = f"{title}, step {step + 1}: {error} (--set {option(title, 'lr')}=...)"
-    return "; ".join([where, *told, f"rows {given or 'unknown'}", "what is saved stays"])
+    mend = f"lower the learning rate (--set {option(title, 'lr')}=...)"
+    return NotFiniteError(what, f"rows {given or 'unknown'}", "what is saved stays", mend)
 
 
 def option(title: str, name: str) -> str:

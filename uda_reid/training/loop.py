@@ -14,7 +14,7 @@ from torch import Tensor
 from uda_reid.errors import NotFiniteError, OutOfMemoryError
 from uda_reid.run import Run
 from uda_reid.training.batches import Skippable
-from uda_reid.training.faults import Rows, is_full, option, place, rows_of, told_ahead, too_large
+from uda_reid.training.faults import BAD, Rows, is_full, not_finite, option, rows_of, told_ahead, too_large
 
 Step = TypeVar("Step")
 Means = dict[str, float]
@@ -60,7 +60,6 @@ LOOK = 50
 """Steps after which the device is asked whether every loss was finite."""
 AGREE = 10
 """Steps after which several processes agree on whether to stop, and wait for each other."""
-BAD = "the loss was not finite; every update that it would have made is left out; lower the learning rate"
 NEXT = "its next batch does not fit into memory, before any step with it; use a smaller --set {}=..."
 
 
@@ -141,13 +140,15 @@ def _with_rollbacks(attempt: Callable[[], Means], parts: Mapping[str, Stateful],
             if not run.rollbacks:
                 raise
             if run.updates.halved >= run.rollbacks:
-                raise NotFiniteError(f"{error}; all rollbacks ({run.rollbacks}) are used up") from error
+                raise NotFiniteError(str(error), f"all rollbacks ({run.rollbacks}) are used up") from error
             halved = run.updates.halved
             run.save(PARTIAL, NOTHING)
             _put_back(copy.deepcopy(before), parts, run)  # with the scale of float16's losses
             run.updates.halved = halved
             run.updates.halve()
-            run.log(f"warning: {error}; back to the beginning of the epoch, with half the learning rate")
+            rate = f"with 1/{2**run.updates.halved} of the learning rate"
+            which = f"rollback {run.updates.halved} of {run.rollbacks}"
+            run.log(f"warning: {error.what}; {which}: the epoch begins again, {rate}")
 
 
 def _attempt(
@@ -189,7 +190,7 @@ def _attempt(
                 except Exception as error:
                     if isinstance(error, NotFiniteError) or run.updates.known_bad:  # what follows may fail by that
                         told = error if isinstance(error, NotFiniteError) else BAD
-                        raise NotFiniteError(place(told, terms, len(terms), seen[-1], title)) from error
+                        raise not_finite(told, terms, len(terms), seen[-1], title) from error
                     if is_full(error):
                         raise OutOfMemoryError(too_large(error, step, batch, parts.values(), title, run)) from error
                     raise
@@ -225,7 +226,7 @@ def _look(terms: list[Mapping[str, Tensor]], seen: list[Rows], title: str, run: 
     """Ask the device for the first loss since the last look that was not finite."""
     first = run.updates.check()
     if first >= 0:
-        raise NotFiniteError(place(BAD, terms, len(terms) - len(seen) + first, seen[first], title))
+        raise not_finite(BAD, terms, len(terms) - len(seen) + first, seen[first], title)
     seen.clear()
 
 
