@@ -77,6 +77,8 @@ def test_two_sources_are_pretrained_adapted_from_and_found_again(
     words = ("adapt", "--src", "alpha, gamma", "--tgt", "beta", *base)
     code, out, err = run(monkeypatch, capsys, *words)
     assert code == 0, err
+    assert not any(line.endswith(" ") for line in out.splitlines())
+    assert "\n\nsupervision ledger\n" in out
     for text in ("alpha+gamma -> beta, tiny", "trained with labels on", "alpha, gamma", "/tiny-alpha+gamma-beta-s0-"):
         assert text in out, text
     assert f"{model} (found)" in err.replace("\n", "")
@@ -258,10 +260,10 @@ def test_interrupt_is_one_line_and_the_exit_code_of_its_signal(
         monkeypatch.setattr("uda_reid.pipeline.sources.pretrain", interrupted)
         code, _, err = run(monkeypatch, capsys, "adapt", "--src", "alpha", "--tgt", "beta", *base)
         assert code == expected
-        assert "error: interrupted; the same command goes on" in err
+        assert "interrupted; the same command goes on" in err
         assert signal.getsignal(signal.SIGTERM) is before
         monkeypatch.setattr("uda_reid.strategies.known", interrupted)
-        assert run(monkeypatch, capsys, "list", "strategies")[::2] == (expected, "error: interrupted\n")
+        assert run(monkeypatch, capsys, "list", "strategies")[::2] == (expected, "interrupted\n")
     finally:
         signal.signal(signal.SIGINT, on_ctrl_c)
 

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from uda_reid import terminal
-from uda_reid.terminal import RichReporter
+from uda_reid.terminal import Logged, RichReporter
 
 
 def test_bars_nest_pass_every_item_and_are_gone_afterwards() -> None:
@@ -30,6 +31,18 @@ def test_without_a_terminal_long_work_speaks_now_and_then(monkeypatch: pytest.Mo
     monkeypatch.setattr(terminal, "QUIET_SECONDS", -1.0)
     list(reporter.progress(range(2), "work", 2))
     assert shown.getvalue() == "... work, 0 of 2\n... work, 1 of 2\n"
+
+
+def test_a_log_file_gets_the_lines_and_where_long_work_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    logged = Logged(RichReporter(Console(file=shown, force_terminal=True, width=80)), tmp_path / "log.txt")
+    assert list(logged.progress("abc", "work", 3)) == ["a", "b", "c"]
+    logged.log("done")
+    monkeypatch.setattr(terminal, "QUIET_SECONDS", -1.0)
+    list(logged.progress("ab", "more", None))
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    assert [line.split(" ", 2)[2] for line in lines] == ["done", "... more, 0", "... more, 1"]
+    assert "done" in shown.getvalue() and "..." not in shown.getvalue()  # a bar shows the same there
 
 
 def test_lines_are_printed_as_they_are() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -153,7 +154,10 @@ def check_groups(recipe: Recipe, processes: int) -> None:
     for option, batch in batches.items():
         if group and batch % (group * processes):
             where = f"{option} {batch}" + (f" on {processes} processes" if processes > 1 else "")
-            raise RecipeError(f"encoder.bn_group {group} does not divide {where}; choose another")
+            most = math.gcd(*batches.values())
+            fit = [str(each) for each in range(2, most + 1) if most % (each * processes) == 0]
+            mend = f"use {', '.join(fit)} or 0, the whole batch" if fit else "use 0, the whole batch, or other batches"
+            raise RecipeError(f"encoder.bn_group {group} does not divide {where}; {mend}")
 
 
 class Prepared:

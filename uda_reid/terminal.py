@@ -30,6 +30,11 @@ def visible(text: str) -> str:
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
+def where(description: str, done: int, total: int | None) -> str:
+    """Return where long work is, as one line."""
+    return f"... {description}, {done}{f' of {total}' if total else ''}"
+
+
 class RichReporter:
     """Lines and progress bars on the terminal's error stream, so that the output stream stays clean."""
 
@@ -48,7 +53,7 @@ class RichReporter:
         if not self.console.is_terminal:
             for done, item in enumerate(items):
                 if time.monotonic() - self.spoken > QUIET_SECONDS:
-                    self.log(f"... {description}, {done}{f' of {total}' if total else ''}")
+                    self.log(where(description, done, total))
                 yield item
             return
         outermost = self.bars is None
@@ -78,14 +83,21 @@ class Logged:
     """A reporter that also writes every line into a file."""
 
     def __init__(self, reporter: Reporter, path: Path) -> None:
-        self.reporter, self.path = reporter, path
+        self.reporter, self.path, self.spoken = reporter, path, time.monotonic()
 
     def log(self, message: str) -> None:
         """Say one line, and write it with the time."""
         self.reporter.log(message)
-        with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
+        self._write(message)
 
     def progress(self, items: Iterable[T], description: str, total: int | None) -> Iterable[T]:
-        """Show progress; the file gets none of it."""
-        return self.reporter.progress(items, description, total)
+        """Show progress; the file gets a line now and then, where work takes long."""
+        for done, item in enumerate(self.reporter.progress(items, description, total)):
+            if time.monotonic() - self.spoken > QUIET_SECONDS:
+                self._write(where(description, done, total))
+            yield item
+
+    def _write(self, message: str) -> None:
+        self.spoken = time.monotonic()
+        with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")

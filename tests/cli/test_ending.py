@@ -42,7 +42,7 @@ def test_run_that_is_asked_to_end_ends_at_once_and_goes_on_to_the_same_weights(d
     began = time.monotonic()
     rest = running.communicate(timeout=60)[1]
     assert running.returncode == 143 and time.monotonic() - began < 30
-    assert "error: interrupted; the same command goes on from the last finished epoch or round" in rest
+    assert "interrupted; the same command goes on from the last finished epoch or round" in rest
     again = start("ended")
     told = again.communicate(timeout=300)[1]
     assert again.returncode == 0 and "PUL: round 1" not in told
@@ -87,11 +87,13 @@ def test_sigterm_in_training_keeps_the_step_and_the_same_command_ends_with_the_s
         began = time.monotonic()
         code, out, err = run(patch, capsys, *words("ended"))
         assert (code, out) == (143, "") and time.monotonic() - began < 30
-    assert err.splitlines()[-1].startswith(f"error: {where}, which is kept; the same command goes on from there")
+    assert err.splitlines()[-1].startswith(f"{where}, which is kept; the same command goes on from there")
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
     code, _, err = run(monkeypatch, capsys, *words("ended"))
     name, step = where.split(": stopped ")
     assert code == 0 and f"{name}: goes on {step}" in err
+    assert ("goes on with what an earlier start of this run kept in" in err) == (place != "pretraining")
+    assert not list(data.glob("ended/**/step*"))  # of finished work nobody needs it
     for file in ("adapted", "source"):
         one, other = (load_file(next((data / out).glob(f"**/{file}.safetensors"))) for out in ("whole", "ended"))
         assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
@@ -112,7 +114,7 @@ def test_sigterm_that_training_does_not_notice_ends_it_after_a_while(
     began = time.monotonic()
     code, _, err = run(monkeypatch, capsys, "adapt", "--src", "alpha", "--tgt", "beta", *base)
     assert code == 143 and time.monotonic() - began < 15
-    assert "error: interrupted; the same command goes on" in err
+    assert "interrupted; the same command goes on" in err
 
 
 def test_a_second_sigterm_ends_training_at_once_and_one_that_comes_twice_does_not(

@@ -207,5 +207,5 @@ def test_interrupted_work_on_features_is_one_line_and_writes_nothing(
 
     before = sorted(path.name for path in features.iterdir())
     monkeypatch.setattr(f"uda_reid.foreign.{place}", interrupted)
-    assert run(monkeypatch, capsys, *words.split()) == (130, "", f"error: {message}\n")
+    assert run(monkeypatch, capsys, *words.split()) == (130, "", f"{message}\n")
     assert sorted(path.name for path in features.iterdir()) == before

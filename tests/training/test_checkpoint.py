@@ -339,7 +339,8 @@ def test_damaged_state_gives_way_to_the_one_before_it_with_a_warning(
     store.path("pul").write_bytes(b"nothing")
     third = store.restore("pul")
     assert third is not None and third["epoch"] == 2 and len(said) == 3
-    store.drop_previous()
+    store.save("step", {"epoch": 3})
+    store.drop_previous("step", "never kept")
     assert [path.name for path in tmp_path.iterdir()] == ["pul.safetensors"]
 
 

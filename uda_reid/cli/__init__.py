@@ -138,7 +138,7 @@ def _ended_while_waiting() -> Iterator[None]:
         while (came := reader.recv(1)) and came[0] not in (signal.SIGTERM, signal.SIGINT):
             pass
         if came and not over.wait(LAST):
-            screen.print("error: asked to end while it waited for another process; what is saved stays")
+            screen.print("interrupted while it waited for another process; what is saved stays")
             _leave(128 + came[0])
 
     watcher = threading.Thread(target=watch, daemon=True)
@@ -193,7 +193,7 @@ def _command(asked_to_end: list[int]) -> int:
         traceback.print_exc()
         return 1
     if code == CTRL_C:  # what typer makes of an interruption outside of work that can say more
-        _complain("interrupted")
+        _complain("interrupted", Interrupted())
         return _stopped(asked_to_end)
     return code
 
@@ -216,4 +216,5 @@ def _complain(message: str, error: UdaReidError | None = None) -> None:
 
         if not speaks(error):
             return
-    screen.print(f"error: {visible(message)}", markup=False, soft_wrap=True)
+    kind = "" if isinstance(error, Interrupted) else "error: "
+    screen.print(f"{kind}{visible(message)}", markup=False, soft_wrap=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import IO, Annotated, cast
 
 import typer
 from rich.console import Console
@@ -20,11 +23,30 @@ stop = Stop()
 """Set by SIGTERM while a model is trained."""
 
 
+class _Trimmed(io.TextIOBase):
+    """The output stream without the spaces that tables end their lines with."""
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """What the output stream can hold: tables are drawn by it."""
+        return sys.stdout.encoding
+
+    def write(self, text: str) -> int:
+        """Write text, which may not end within such spaces."""
+        return sys.stdout.write(re.sub(" +$", "", text, flags=re.MULTILINE))
+
+    def flush(self) -> None:
+        """Write what waits."""
+        sys.stdout.flush()
+
+
 def output() -> Console:
     """Return what results are printed on; into a file or a pipe lines are wide, so that a name stays on its line."""
     console = Console(highlight=False, emoji=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = 160
+    if not console.is_terminal:
+        console.file = cast(IO[str], _Trimmed())
+        if "COLUMNS" not in os.environ:
+            console.width = 160
     return console
 
 

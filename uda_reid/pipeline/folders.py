@@ -12,7 +12,7 @@ from uda_reid.errors import CheckpointError, DataError
 from uda_reid.run import Reporter
 from uda_reid.sharing import ALONE, Processes
 
-SOURCE_MODEL, ADAPTED = "source.safetensors", "adapted.safetensors"
+SOURCE_MODEL, ADAPTED, STATE = "source.safetensors", "adapted.safetensors", "state"
 """The model in the folder of a source, and the one in the folder of a run."""
 
 

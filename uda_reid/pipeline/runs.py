@@ -16,7 +16,7 @@ from uda_reid.errors import CheckpointError, DataError, RecipeError, UdaReidErro
 from uda_reid.evaluation import Evaluator, check_protocol, why_unscored
 from uda_reid.job import Job, Prepared, open_domain
 from uda_reid.launch import Stop
-from uda_reid.pipeline.folders import ADAPTED, locked, make_folder
+from uda_reid.pipeline.folders import ADAPTED, STATE, locked, make_folder
 from uda_reid.pipeline.parts import bound, gap, keep_lists, keep_maps, on_source, pictures
 from uda_reid.pipeline.sources import pretrained_facts, train_source, unusual
 from uda_reid.pretraining import validate
@@ -63,7 +63,7 @@ def one(job: Job, *, reporter: Reporter | None = None, stop: Stop | None = None)
         found = folder / RECORD
         logged = prepared.reporter if prepared.processes.rank else Logged(prepared.reporter, folder / "log.txt")
         unscored = why_unscored(prepared.target)
-        run = prepared.run(folder / "state", logged)
+        run = prepared.run(folder / STATE, logged)
         evaluator = None if unscored else Evaluator(prepared.target, job.protocol, run)
         kept = main(lambda: _found(folder, logged))
         finished = kept is not None
@@ -84,7 +84,7 @@ def one(job: Job, *, reporter: Reporter | None = None, stop: Stop | None = None)
 
 def _finish(folder: Path, job: Job) -> None:
     rebuild(folder, pictures=job.pictures)  # always: it is quick, and follows the record and --no-pictures
-    for leftover in ("state", "probes"):
+    for leftover in (STATE, "probes"):
         shutil.rmtree(folder / leftover, ignore_errors=True)
 
 
@@ -157,6 +157,8 @@ def _announce(prepared: Prepared, folder: Path, run: Run) -> None:
         run.log(f"on {run.processes.count} processes")
     for note in recipe.notes:
         run.log(f"note: {note}")
+    if any((folder / STATE).glob("*")):
+        run.log(f"goes on with what an earlier start of this run kept in {folder / STATE}")
     unscored = why_unscored(prepared.target)
     if unscored:
         run.log(unscored)

@@ -16,6 +16,7 @@ from uda_reid.run import Reporter, Run, Silent
 from uda_reid.training.checkpoint import CheckpointFolder
 from uda_reid.training.devices import use_threads
 from uda_reid.training.encoders import load_facts, save_encoder
+from uda_reid.training.loop import PARTIAL
 from uda_reid.types import Domain, Source
 
 
@@ -42,7 +43,7 @@ def train_source(prepared: Prepared, domain: Domain, reporter: Reporter) -> Sour
             facts = {**prepared.facts(source), LABELLED: prepared.labels_of(domain), "seed": prepared.job.seed}
             facts |= {f"{name}, in pretraining": value for name, value in unusual(run).items()}
             main(lambda: save_encoder(finished, source.encoder, facts=facts))
-        main(CheckpointFolder(folder).drop_previous)
+        main(lambda: CheckpointFolder(folder).drop_previous(PARTIAL))
     return source
 
 

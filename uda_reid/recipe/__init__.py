@@ -7,6 +7,7 @@ the type of the field it is for, so YAML's guesses (`1e-3` is text, `no` is Fals
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
@@ -40,6 +41,8 @@ SHARED: Mapping[str, tuple[EncoderSpec, Pretrain]] = {
 """Encoder and pretraining of the short profiles, for every recipe: all strategies start from one model."""
 SMALL_TARGET = 5000
 """A target with fewer training images than this gets the profile `small`."""
+OF_PROFILES = re.compile(r"in profiles? (\w+(?:(?:, | and )\w+)*) ")
+"""How a note begins that is about these profiles alone: `in profiles small and scenes ...`."""
 IMAGES_PER_CLUSTER = 8
 """In the short profiles a strategy's `clusters` is at most the target's training images divided by this."""
 
@@ -159,7 +162,13 @@ def load(
     nowhere = Given(None, f"{shown}: adapt.clusters")
     origin = given["adapt"].get("clusters") or file.sections["adapt"].get("clusters", nowhere)
     _check_clusters(recipe.strategy, target_images, origin.where)
-    return recipe
+    return replace(recipe, notes=tuple(note for note in recipe.notes if _concerns(note, recipe.profile)))
+
+
+def _concerns(note: str, profile: Profile) -> bool:
+    """Return whether a note is about a profile: about this one, or about no profile in particular."""
+    named = OF_PROFILES.match(note)
+    return named is None or profile in re.split(", | and ", named[1])
 
 
 def resolved(recipe: Recipe) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def show(record: Record, *, notes: bool = False) -> RenderableType:
         lines.append(
             f"{len(record.notes)} {'note' if len(record.notes) == 1 else 'notes'} in record.json and report.html"
         )
-    return Group(*parts, _ledger(record.shown), _footnotes([scores for _, scores in scored], lines))
+    return Group(*parts, "", _ledger(record.shown), _footnotes([scores for _, scores in scored], lines))
 
 
 def show_row(title: str, row: Row) -> RenderableType:

@@ -226,9 +226,9 @@ class CheckpointFolder:
             self.log(f"warning: {told}; the state before it is used, and what came after is computed again")
         return found
 
-    def drop_previous(self) -> None:
-        """Remove the states before the last ones: of finished work nobody needs them."""
-        for path in self.folder.glob(f"*{SUFFIX}{PREVIOUS}"):
+    def drop_previous(self, *names: str) -> None:
+        """Remove the states before the last ones, and those of `names`: of finished work nobody needs them."""
+        for path in (*self.folder.glob(f"*{SUFFIX}{PREVIOUS}"), *map(self.path, names)):
             path.unlink(missing_ok=True)
 
 
