@@ -398,11 +398,18 @@ def test_short_profiles_start_every_recipe_from_one_source_model(profile: Profil
 
 
 def test_notes_about_other_profiles_are_left_out(written: Written) -> None:
-    about = {"all": "of all", "paper": "in profile paper one", "short": "in profiles small and scenes two"}
+    about = {
+        "all": "of all",
+        "odd": "in profile views and papers three",
+        "paper": "in profile paper one",
+        "short": "in profiles small and scenes two",
+    }
     path = written(f"{HEAD}notes: {json.dumps(list(about.values()))}\n")
-    for profile, expected in {"paper": ["all", "paper"], "small": ["all", "short"], "scenes": ["all", "short"]}.items():
+    for profile, expected in {"paper": ["paper"], "small": ["short"], "scenes": ["short"]}.items():
         recipe = load(path, profile=profile)
-        assert [note for note in recipe.notes if note in about.values()] == [about[each] for each in expected]
+        assert [note for note in recipe.notes if note in about.values()] == [
+            about[each] for each in ("all", "odd", *expected)
+        ]
 
 
 def test_a_profile_changes_what_its_section_says(written: Written) -> None:

@@ -45,6 +45,18 @@ def test_a_log_file_gets_the_lines_and_where_long_work_is(tmp_path: Path, monkey
     assert "done" in shown.getvalue() and "..." not in shown.getvalue()  # a bar shows the same there
 
 
+def test_a_full_disk_under_the_log_does_not_end_what_only_wants_to_say_where_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    monkeypatch.setattr(terminal, "QUIET_SECONDS", -1.0)
+    logged = Logged(RichReporter(Console(file=io.StringIO())), Path("/dev/full"))
+    assert list(logged.progress("ab", "work", 2)) == ["a", "b"]
+    with pytest.raises(OSError, match="No space left"):
+        logged.log("a line")
+
+
 def test_lines_are_printed_as_they_are() -> None:
     shown = io.StringIO()
     RichReporter(Console(file=shown, width=20)).log("[bold] is no markup, and a long line is not cut")

@@ -29,9 +29,12 @@ class Board:
 
     def exchange(self, message: Any) -> list[Any]:
         self.messages[self.me.rank] = message
-        self.barrier.wait()
-        found = list(self.messages)
-        self.barrier.wait()
+        try:
+            self.barrier.wait()
+            found = list(self.messages)
+            self.barrier.wait()
+        except threading.BrokenBarrierError as error:
+            raise RuntimeError("Connection closed by peer") from error  # as gloo says it
         return found
 
     def get_rank(self) -> int:

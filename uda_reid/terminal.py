@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -94,7 +95,8 @@ class Logged:
         """Show progress; the file gets a line now and then, where work takes long."""
         for done, item in enumerate(self.reporter.progress(items, description, total)):
             if time.monotonic() - self.spoken > QUIET_SECONDS:
-                self._write(where(description, done, total))
+                with suppress(OSError):  # a full disk is told by what has to be written
+                    self._write(where(description, done, total))
             yield item
 
     def _write(self, message: str) -> None:

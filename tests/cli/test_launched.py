@@ -12,8 +12,9 @@ import pytest
 
 from tests.commands import run
 from uda_reid import cli
-from uda_reid.cli.arguments import stop
+from uda_reid.cli.arguments import resumable, stop
 from uda_reid.errors import DataError
+from uda_reid.training.loop import Stopped
 
 
 class Left(Exception):
@@ -72,6 +73,64 @@ def test_scores_are_printed_by_the_first_process_alone(
     monkeypatch.setattr("uda_reid.report.show_row", lambda *_: "the scores")
     words = ["evaluate", "--checkpoint", "x", "--tgt", "beta", *(["--json"] if json_wanted else [])]
     assert run(monkeypatch, capsys, *words) == (0, "the scores\n" * prints, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize(("rank", "told"), [("0", 1), ("1", 0)])
+def test_one_of_several_that_does_not_come_to_an_end_is_ended(
+    rank: str, told: int, again: bool, number: signal.Signals, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    codes: list[int] = []
+
+    def waits(**_: bool) -> None:
+        with stop.watched():
+            # A signal that Python does not follow, since it waits in code of others: only the thread sees it.
+            signal.signal(number, lambda *_: None)
+            os.kill(os.getpid(), number)
+            deadline = time.monotonic() + 20
+            if again:
+                time.sleep(0.2)
+                os.kill(os.getpid(), number)
+            while not codes and time.monotonic() < deadline:
+                time.sleep(0.01)
+
+    for name, value in {"WORLD_SIZE": "2", "RANK": rank}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(cli, "app", waits)
+    monkeypatch.setattr(cli, "_leave", codes.append)
+    monkeypatch.setattr(cli, "LAST", 100.0 if again else 0.3)
+    monkeypatch.setattr(cli, "AT_ONCE", 0.1 if again else 100.0)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit):
+            cli.main()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert codes == [128 + number]
+    said = "interrupted, and ended before it had come to a point to end at; what is saved stays\n"
+    assert capsys.readouterr().err.count(said) == told
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_training_has_time_to_keep_its_step_before_it_is_ended() -> None:
+    assert cli.AT_ONCE < cli.GRACE < cli.LAST < 30  # schedulers kill after 30 seconds
+
+
+def test_who_ends_since_another_one_was_asked_to_ends_as_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def app(**_: bool) -> None:
+        with resumable():
+            raise Stopped("pul: epoch 1: stopped after step 3")
+
+    monkeypatch.setattr(cli, "app", app)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 143
+    told = "pul: epoch 1: stopped after step 3, which is kept; the same command goes on from there\n"
+    assert capsys.readouterr().err == told
 
 
 def test_who_was_asked_to_end_and_then_loses_the_others_has_ended_as_asked(

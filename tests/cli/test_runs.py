@@ -173,7 +173,7 @@ def test_a_process_that_waits_for_another_one_ends_when_it_is_asked(
         began = time.monotonic()
         _, err = started[0].communicate(timeout=60)
         assert started[0].returncode == code and time.monotonic() - began < 30
-        assert err.endswith("interrupted while it waited for another process; what is saved stays\n")
+        assert err.endswith("interrupted, and ended before it had come to a point to end at; what is saved stays\n")
     finally:
         for process in started:
             process.kill()
@@ -215,6 +215,13 @@ def test_sigterm_of_all_processes_keeps_the_step_and_the_same_command_goes_on(pr
     found = ends(launch(["-m", "uda_reid", *words(prepared, "--out", str(whole))], 2), within=120)
     other = load_file(next(whole.glob("*/adapted.safetensors")))
     assert all(torch.equal(first[key], other[key]) for key in other), found
+
+
+@pytest.mark.slow
+def test_sigterm_of_one_process_ends_all_of_them_as_asked(prepared: Path) -> None:
+    found = ends(spoilt(prepared, "1", "os.kill(os.getpid(), signal.SIGTERM)"), within=60)
+    assert [code for code, *_ in found] == [143, 143], found
+    assert list(prepared.glob("runs/*/state/step.safetensors")), "the step is kept"
 
 
 @pytest.mark.slow

@@ -41,18 +41,37 @@ def test_an_epoch_with_an_infinite_loss_begins_anew_with_half_the_rate(fused: bo
     assert "rows" not in warning and "--" not in warning
 
 
+def test_every_rollback_of_an_epoch_goes_back_to_the_same_beginning() -> None:
+    spoilt, plain = Work(), Work()
+    spoilt.bad = Once(6, 9)  # the last step of the second epoch, and of its second attempt
+    assert len(spoilt.train(Run(rollbacks=2), epochs=2)) == 2
+    quarter, made = Run(), 0
+
+    def from_the_second_epoch_on(_: Batch) -> bool:
+        nonlocal made
+        made += 1
+        if made == 4:
+            quarter.updates.halve()
+            quarter.updates.halve()
+        return False
+
+    plain.bad = from_the_second_epoch_on
+    plain.train(quarter, epochs=2)
+    assert equal(spoilt.model, plain.model)
+
+
 def test_rollbacks_are_of_one_epoch_and_used_up() -> None:
     told = Told()
-    spoilt, run = Work(), Run(rollbacks=2, store=Memory(), reporter=told)
-    spoilt.bad = Once(5, 8, 10)  # in the second epoch, in its second attempt, in its third
+    spoilt, run = Work(), Run(rollbacks=3, store=Memory(), reporter=told)
+    spoilt.bad = Once(5, 8, 10, 12)  # in the second epoch, in its second attempt, in its third, in its fourth
     with pytest.raises(
-        NotFiniteError, match=r"^work: epoch 2, step 2: the loss was not finite, .*; all rollbacks \(2\) are used up$"
+        NotFiniteError, match=r"^work: epoch 2, step 2: the loss was not finite, .*; all rollbacks \(3\) are used up$"
     ):
         spoilt.train(run)
-    assert run.updates.halved == 2
+    assert run.updates.halved == 3
     steps = [line.split("; ")[-1] for line in told.lines if line.startswith("warning: ")]
     again = "the epoch begins again, with 1/{} of the learning rate"
-    assert steps == [f"rollback {number} of 2: {again.format(2**number)}" for number in (1, 2)]
+    assert steps == [f"rollback {number} of 3: {again.format(2**number)}" for number in (1, 2, 3)]
     assert len(run.store.states["work"]["history"]) == 1  # type: ignore[attr-defined]
     with pytest.raises(NotFiniteError, match="epoch 1, step 1"):
         other = Work()
@@ -372,6 +391,32 @@ def test_a_full_machine_is_told_as_a_full_gpu_is_and_other_errors_as_they_are() 
 
     with pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot"):
         train(broken, lambda _: [batch], epochs=1, parts={}, name="x", run=Run())
+
+
+def test_a_part_of_a_batch_fits_where_its_update_does_too() -> None:
+    """Optimizers take memory of their own at their first update, which waits where losses are accumulated."""
+    layer = nn.Linear(1, 1)
+    sizes: list[int] = []
+
+    class Full(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            if sizes[-1] > 4:
+                raise MemoryError
+
+    optimizer = Full(layer.parameters())
+    run = Run(accumulate=2)
+
+    def step(batch: Batch) -> Mapping[str, Tensor]:
+        sizes.append(len(batch.rows))
+        if sizes[-1] > 8:
+            raise MemoryError
+        run.step(layer(torch.ones(1, 1)).sum(), optimizer)
+        return {}
+
+    batch = Batch(torch.zeros(16, 3, 4, 2), torch.arange(16), torch.arange(16))
+    with pytest.raises(OutOfMemoryError, match="16 images does not fit into memory, 4 fit"):
+        train(step, lambda _: [batch], epochs=1, parts={}, name="x", run=run)
+    assert sizes == [16, 8, 4]
 
 
 def test_where_nothing_could_be_tried_it_says_so() -> None:

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from tests.together import free_port, launch
-from uda_reid.errors import RecipeError
+from uda_reid.errors import DataError, RecipeError
 from uda_reid.sharing import ALONE
 from uda_reid.training import meeting
 from uda_reid.training.meeting import join
-from uda_reid.training.processes import Lost
+from uda_reid.training.processes import Lost, speaks
 
 LAUNCHED = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 STARTED = "start several processes with torchrun or accelerate launch, which set it, or unset WORLD_SIZE for one"
@@ -38,7 +38,7 @@ STARTED = "start several processes with torchrun or accelerate launch, which set
                 "cpu",
                 f"UDA_REID_TIMEOUT={given!r} is no number of seconds; leave it unset for 7200",
             )
-            for given in ("soon", "nan", "0", "inf")
+            for given in ("soon", "nan", "0", "1e10")
         ),
         ({"UDA_REID_TIMEOUT": "soon", "WORLD_SIZE": "1"}, "cpu", r"UDA_REID_TIMEOUT='soon' is no .* for 7200"),
         *(({name: ""}, "cpu", f"WORLD_SIZE=2 without {name}: {STARTED}") for name in list(LAUNCHED)[1:]),
@@ -78,6 +78,42 @@ def test_who_finds_no_others_says_where_it_looked(rank: str, reason: str) -> Non
     _, told = alone.communicate(timeout=120)
     where = f"Lost: this is one of 2 processes, which were to meet at 127.0.0.1:{port}; the others are not found ("
     assert alone.returncode == 1 and where in told and reason in told
+
+
+def test_who_finds_no_others_says_so_whichever_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**LAUNCHED, "RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert speaks(Lost("nobody came")) and not speaks(DataError("an error of all"))
+
+
+def test_what_a_package_cannot_do_is_its_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def meet(**_: object) -> None:
+        raise NotImplementedError("not on such a GPU")
+
+    for name, value in LAUNCHED.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("accelerate.PartialState", meet)
+    with pytest.raises(NotImplementedError, match="not on such a GPU"):
+        join("cpu")
+
+
+def test_a_signal_that_is_ignored_stays_ignored_in_a_meeting(monkeypatch: pytest.MonkeyPatch) -> None:
+    met: list[object] = []
+
+    def meet(**_: object) -> None:
+        met.append(signal.getsignal(signal.SIGINT))
+        raise RuntimeError("nobody came")
+
+    for name, value in LAUNCHED.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("accelerate.PartialState", meet)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(Lost):
+            join("cpu")
+        assert met == [signal.SIG_IGN] == [signal.getsignal(signal.SIGINT)]
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_signals_end_a_meeting_at_once_and_are_the_programs_own_again_behind_it(

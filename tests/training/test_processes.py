@@ -13,7 +13,7 @@ from tests.threads import all_of, together
 from tests.together import STRATEGIES, VARIANTS, launch
 from uda_reid.sharing import Processes
 from uda_reid.training.checkpoint import load
-from uda_reid.training.processes import Lost
+from uda_reid.training.processes import Lost, Several
 
 EXACT = 1e-8
 """What float64 leaves between one process and two, after 20 steps; up to 1.7e-10 is measured, and printed by `-s`."""
@@ -104,6 +104,35 @@ def test_three_processes_gather_uneven_rows() -> None:
     results = all_of(3, work)
     assert all(torch.equal(found, whole) for found, _ in results)
     assert torch.equal(torch.cat([gradient for _, gradient in results]), whole)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("Timed out waiting 5000ms for recv operation to complete", "another process of this run has not answered in"),
+        (
+            "[pair.cc:547] Connection closed by peer [127.0.0.1]:1",
+            "another process of this run has ended;",
+        ),
+        (
+            "ncclRemoteError: remote process exited or so",
+            "another process of this run has ended;",
+        ),
+        ("Invalid scalar type", r"another process of this run cannot be reached; .* \(Invalid scalar type\)$"),
+        ("CUDA error: out of memory", "CUDA error: out of memory$"),
+    ],
+)
+def test_what_became_of_another_process_is_what_the_message_says(
+    said: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: torch.Tensor) -> None:
+        raise RuntimeError(said)
+
+    for name, answer in {"get_rank": 0, "get_world_size": 2, "get_backend": "gloo"}.items():
+        monkeypatch.setattr(f"torch.distributed.{name}", lambda answer=answer: answer)
+    monkeypatch.setattr("torch.distributed.all_reduce", fail)
+    with pytest.raises(RuntimeError if expected.startswith("CUDA") else Lost, match=f"^{expected}"):
+        Several().add(torch.zeros(1))
 
 
 def test_who_waits_for_one_that_has_ended_says_so() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import signal
 import socket
@@ -124,22 +125,40 @@ def _printing_once() -> Iterator[None]:
 def _ended_while_waiting() -> Iterator[None]:
     """Inside, one of several processes does not outlive SIGTERM or Ctrl-C by more than `LAST` seconds.
 
+    A second signal, some seconds later, leaves it two.
+
     Python follows a signal between two of its own instructions, and waiting for another process is one. That a signal
     has come is read by a thread here.
     """
-    if launched() < 2 or threading.current_thread() is not threading.main_thread():
+    if launched() < 2:
         yield
         return
     reader, writer = socket.socketpair()
     writer.setblocking(False)
-    over = threading.Event()
 
     def watch() -> None:
-        while (came := reader.recv(1)) and came[0] not in (signal.SIGTERM, signal.SIGINT):
-            pass
-        if came and not over.wait(LAST):
-            screen.print("interrupted while it waited for another process; what is saved stays")
-            _leave(128 + came[0])
+        began, end, number = 0.0, math.inf, 0
+        while True:
+            now = time.monotonic()
+            reader.settimeout(None if math.isinf(end) else max(end - now, 0.001))
+            try:
+                came = reader.recv(1)
+            except TimeoutError:
+                break
+            if not came:  # the work is over
+                return
+            if came[0] not in (signal.SIGTERM, signal.SIGINT):
+                continue
+            now = time.monotonic()
+            if not number:
+                began, end, number = now, now + LAST, came[0]
+            elif now - began > AT_ONCE:  # somebody has lost patience
+                end = min(end, now + AT_ONCE)
+        screen.show_cursor()
+        if first():  # who else may speak is known by asking the others, who may not answer
+            told = "interrupted, and ended before it had come to a point to end at; what is saved stays"
+            screen.print(told, soft_wrap=True)
+        _leave(128 + number)
 
     watcher = threading.Thread(target=watch, daemon=True)
     before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
@@ -148,7 +167,6 @@ def _ended_while_waiting() -> Iterator[None]:
         yield
     finally:
         signal.set_wakeup_fd(before)
-        over.set()
         writer.close()  # the thread reads the end
         watcher.join()
         reader.close()
@@ -164,8 +182,10 @@ def _run(asked_to_end: list[int]) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold bytes that no encoding knows
     code = _command(asked_to_end)
-    if launched() > 1 and code:
-        _leave(code)
+    if launched() > 1:
+        if code:
+            _leave(code)
+        _part()
     raise SystemExit(code)
 
 
@@ -183,6 +203,8 @@ def _command(asked_to_end: list[int]) -> int:
     except UdaReidError as error:
         _complain(str(error), error)
         # Who was asked to end and loses the others, which were asked too, has ended as asked.
+        if isinstance(error, Interrupted) and error.asked:  # another process was, and told this one
+            asked_to_end.append(signal.SIGTERM)
         return _stopped(asked_to_end) if asked_to_end or isinstance(error, Interrupted) else 2
     except OSError as error:
         _complain(f"{error.filename or 'the output'}: {error.strerror or type(error).__name__}")
@@ -196,6 +218,15 @@ def _command(asked_to_end: list[int]) -> int:
         _complain("interrupted", Interrupted())
         return _stopped(asked_to_end)
     return code
+
+
+def _part() -> None:
+    """Take leave of the other processes, as nccl wants it."""
+    if "torch" in sys.modules:
+        import torch.distributed as dist
+
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def _leave(code: int) -> None:

@@ -133,7 +133,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables
 
 
 class Interrupted(UdaReidError):
-    """The person at the keyboard stopped the run."""
+    """The person at the keyboard stopped the run, or, where it was `asked`, SIGTERM did."""
+
+    def __init__(self, message: str = "interrupted", *, asked: bool = False) -> None:
+        super().__init__(message)
+        self.asked = asked
 
 
 @contextmanager
@@ -148,7 +152,8 @@ def told(*, interrupted: str, kept: str = "") -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         if str(error):  # training was asked to stop, and has
-            raise Interrupted(f"{error}, which is kept; the same command goes on from there") from error
+            goes_on = f"{error}, which is kept; the same command goes on from there"
+            raise Interrupted(goes_on, asked=True) from error
         raise Interrupted(f"interrupted; {interrupted}") from error
     except OSError as error:
         place = error.filename or "the output"

@@ -157,7 +157,7 @@ def _announce(prepared: Prepared, folder: Path, run: Run) -> None:
         run.log(f"on {run.processes.count} processes")
     for note in recipe.notes:
         run.log(f"note: {note}")
-    if any((folder / STATE).glob("*")):
+    if any((folder / STATE).glob("[!.]*")):  # others are torn
         run.log(f"goes on with what an earlier start of this run kept in {folder / STATE}")
     unscored = why_unscored(prepared.target)
     if unscored:

@@ -167,8 +167,9 @@ def load(
 
 def _concerns(note: str, profile: Profile) -> bool:
     """Return whether a note is about a profile: about this one, or about no profile in particular."""
-    named = OF_PROFILES.match(note)
-    return named is None or profile in re.split(", | and ", named[1])
+    found = OF_PROFILES.match(note)
+    named = re.split(", | and ", found[1]) if found else []
+    return profile in named or not named or not set(named) <= set(get_args(Profile))
 
 
 def resolved(recipe: Recipe) -> dict[str, Any]:

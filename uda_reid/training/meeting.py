@@ -22,6 +22,8 @@ PATIENCE = 7200.0
 """Seconds that a process waits for another one: longer than the main process clusters."""
 WAITING = "UDA_REID_TIMEOUT"
 """Environment variable with another number of seconds."""
+FOREVER = 1e9
+"""Seconds above which torch's clocks overflow."""
 HOST, PORT = "MASTER_ADDR", "MASTER_PORT"
 LOCAL, SIDE_BY_SIDE = "LOCAL_RANK", "LOCAL_WORLD_SIZE"
 STARTED = "start several processes with torchrun or accelerate launch, which set it, or unset WORLD_SIZE for one"
@@ -62,6 +64,8 @@ def join(device: str = "auto") -> tuple[Processes, str]:
     try:
         with _ended_by_signals():
             state = PartialState(cpu=chosen == "cpu", **kwargs)
+    except NotImplementedError:  # says what is missing
+        raise
     except RuntimeError as error:
         where = f"{launched()} processes, which were to meet at {os.environ[HOST]}:{os.environ[PORT]}"
         raise Lost(f"this is one of {where}; the others are not found ({first_line(error)})") from error
@@ -75,7 +79,7 @@ def _patience() -> float:
         patience = float(given)
     except ValueError:
         patience = math.nan
-    if not 0 < patience < datetime.timedelta.max.total_seconds():
+    if not 0 < patience < FOREVER:
         raise RecipeError(f"{WAITING}={given!r} is no number of seconds; leave it unset for {PATIENCE:g}")
     return patience
 
@@ -112,7 +116,8 @@ def _ended_by_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
         yield
         return
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGINT)}
+    heard = [each for each in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(each) not in (signal.SIG_IGN, None)]
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in heard}
     try:
         yield
     finally:

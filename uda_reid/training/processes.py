@@ -19,10 +19,16 @@ from torch import Tensor, nn
 from uda_reid.errors import UdaReidError
 from uda_reid.launch import first, launched
 from uda_reid.models.batch_norm import shared
+from uda_reid.training.faults import is_full
 
 T = TypeVar("T")
 
 TOLD = "uda_reid/told"
+REASONS = {
+    "has not answered in time": ("timed out",),
+    "has ended": ("closed", "reset", "refused", "broken pipe", "exited", "aborted"),
+}
+"""What has become of another process -> how gloo and nccl say so."""
 ASKED = "work of the main process alone asks for the other processes, who wait for its end"
 
 
@@ -119,8 +125,11 @@ class Several:
         try:
             yield
         except RuntimeError as error:
+            if is_full(error):
+                raise
             reason = first_line(error)
-            what = "has not answered in time" if "imed out" in reason else "has ended"
+            known = [what for what, words in REASONS.items() if any(each in reason.lower() for each in words)]
+            what = known[0] if known else "cannot be reached"
             raise Lost(f"another process of this run {what}; what is saved stays ({reason})") from error
 
 
