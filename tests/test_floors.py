@@ -107,6 +107,7 @@ FLOORS = {
     "matrix.folder": 9.4,
     "matrix": 9.5,
     "cli.arguments": 10,
+    "cli.ending": 10.1,
     "cli.runs": 10.1,
     "cli.matrix": 10.1,
     "cli.data": 10.1,

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.commands import run
-from uda_reid import cli
+from uda_reid.cli import ending
 
 
 @pytest.mark.slow  # half a minute: starts the program three times
@@ -104,7 +104,7 @@ def test_sigterm_in_training_keeps_the_step_and_the_same_command_ends_with_the_s
 def test_sigterm_that_training_does_not_notice_ends_it_after_a_while(
     base: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "GRACE", 0.2)
+    monkeypatch.setattr(ending, "GRACE", 0.2)
 
     def hang() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -128,7 +128,7 @@ def test_a_second_sigterm_ends_training_at_once_and_one_that_comes_twice_does_no
 
     for at_once, message in ((60.0, "epoch 1: stopped after step 2"), (0.1, "interrupted")):
         with monkeypatch.context() as patch:
-            patch.setattr(cli, "AT_ONCE", at_once)
+            patch.setattr(ending, "AT_ONCE", at_once)
             after_steps(patch, "pretraining", 2, twice)
             code, _, err = run(patch, capsys, "pretrain", "--src", "alpha", *base)
         assert code == 143 and f"{message}" in err and "the same command goes on" in err

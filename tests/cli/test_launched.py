@@ -12,7 +12,8 @@ import pytest
 
 from tests.commands import run
 from uda_reid import cli
-from uda_reid.cli.arguments import resumable, stop
+from uda_reid.cli import ending
+from uda_reid.cli.arguments import resumable, screen, stop
 from uda_reid.errors import DataError
 from uda_reid.training.loop import Stopped
 
@@ -99,9 +100,9 @@ def test_one_of_several_that_does_not_come_to_an_end_is_ended(
     for name, value in {"WORLD_SIZE": "2", "RANK": rank}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(cli, "app", waits)
-    monkeypatch.setattr(cli, "_leave", codes.append)
-    monkeypatch.setattr(cli, "LAST", 100.0 if again else 0.3)
-    monkeypatch.setattr(cli, "AT_ONCE", 0.1 if again else 100.0)
+    monkeypatch.setattr(ending, "leave", codes.append)
+    monkeypatch.setattr(ending, "LAST", 100.0 if again else 0.3)
+    monkeypatch.setattr(ending, "AT_ONCE", 0.1 if again else 100.0)
     before = signal.getsignal(signal.SIGINT)
     try:
         with pytest.raises(SystemExit):
@@ -114,8 +115,86 @@ def test_one_of_several_that_does_not_come_to_an_end_is_ended(
     assert signal.set_wakeup_fd(-1) == -1
 
 
+def test_one_of_several_is_ended_also_where_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes: list[int] = []
+
+    def gone(*_: object, **__: object) -> None:
+        raise SystemExit(1)  # as rich does it where a pipe is closed
+
+    def waits(**_: bool) -> None:
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        os.kill(os.getpid(), signal.SIGTERM)
+        deadline = time.monotonic() + 20
+        while not codes and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(cli, "app", waits)
+    monkeypatch.setattr(ending, "leave", codes.append)
+    monkeypatch.setattr(ending, "LAST", 0.1)
+    monkeypatch.setattr(screen, "print", gone)
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert codes == [143]
+
+
+def test_an_error_that_nobody_reads_has_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object, **__: object) -> None:
+        raise SystemExit(1)
+
+    monkeypatch.setattr(screen, "print", gone)
+    monkeypatch.setattr(sys, "argv", ["uda-reid", "evaluate", "--tgt", "plaza"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+
+
+def test_ctrl_c_of_the_terminal_and_of_the_launcher_are_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codes: list[int] = []
+
+    def leave(code: int) -> None:
+        codes.append(code)
+        raise Left
+
+    def app(**_: bool) -> None:
+        with resumable():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+
+    def told(*_: object) -> bool:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+        return True
+
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(cli, "app", app)
+    monkeypatch.setattr(ending, "leave", leave)
+    monkeypatch.setattr("uda_reid.training.processes.speaks", told)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(Left):
+        cli.main()
+    assert codes == [130] and capsys.readouterr().err.startswith("interrupted; the same command goes on")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_processes_take_leave_of_each_other_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    parted: list[bool] = []
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: parted.append(True))
+    monkeypatch.setattr(cli, "app", lambda **_: 0)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 0 and parted == [True]
+
+
 def test_training_has_time_to_keep_its_step_before_it_is_ended() -> None:
-    assert cli.AT_ONCE < cli.GRACE < cli.LAST < 30  # schedulers kill after 30 seconds
+    assert ending.AT_ONCE < ending.GRACE < ending.LAST < 30  # schedulers kill after 30 seconds
 
 
 def test_who_ends_since_another_one_was_asked_to_ends_as_asked(

@@ -86,14 +86,14 @@ def test_who_finds_no_others_says_so_whichever_it_is(monkeypatch: pytest.MonkeyP
     assert speaks(Lost("nobody came")) and not speaks(DataError("an error of all"))
 
 
-def test_what_a_package_cannot_do_is_its_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_gpu_needs_is_told_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     def meet(**_: object) -> None:
         raise NotImplementedError("not on such a GPU")
 
     for name, value in LAUNCHED.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("accelerate.PartialState", meet)
-    with pytest.raises(NotImplementedError, match="not on such a GPU"):
+    with pytest.raises(RecipeError, match=r"^not on such a GPU$"):
         join("cpu")
 
 

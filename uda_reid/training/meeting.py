@@ -64,8 +64,8 @@ def join(device: str = "auto") -> tuple[Processes, str]:
     try:
         with _ended_by_signals():
             state = PartialState(cpu=chosen == "cpu", **kwargs)
-    except NotImplementedError:  # says what is missing
-        raise
+    except NotImplementedError as error:  # says what a GPU needs
+        raise RecipeError(first_line(error)) from error
     except RuntimeError as error:
         where = f"{launched()} processes, which were to meet at {os.environ[HOST]}:{os.environ[PORT]}"
         raise Lost(f"this is one of {where}; the others are not found ({first_line(error)})") from error

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 TOLD = "uda_reid/told"
 REASONS = {
-    "has not answered in time": ("timed out",),
+    "has not answered in time": ("timed out", "timeout"),
     "has ended": ("closed", "reset", "refused", "broken pipe", "exited", "aborted"),
 }
 """What has become of another process -> how gloo and nccl say so."""
