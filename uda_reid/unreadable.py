@@ -44,7 +44,8 @@ class Unreadable:
             over = f"; {self.count} images were lost, and {self.limit} are tolerated" if self.limit else ""
             raise UnreadableError(f"{error}{over}", error.rows) from error
         if new:
-            self.log(f"warning: {error}; it is left out ({self.count} of at most {self.limit})")
+            which = "it is" if len(new) == 1 else f"{len(new)} such images are"
+            self.log(f"warning: {error}; {which} left out ({self.count} of at most {self.limit})")
 
     def facts(self, count: int | None = None) -> Mapping[str, object]:
         """Return what a ledger has to say of them, or of `count` of all processes; nothing where there are none."""

@@ -334,11 +334,11 @@ def test_damaged_state_gives_way_to_the_one_before_it_with_a_warning(
     with pytest.raises(CheckpointError, match="cannot be saved"):
         store.save("pul", {"epoch": object()})
     again = store.restore("pul")
-    assert again is not None and again["epoch"] == 2 and len(said) == 2
+    assert again is not None and again["epoch"] == 2 and len(said) == 1  # told once
     store.save("pul", {"epoch": 3})
     store.path("pul").write_bytes(b"nothing")
     third = store.restore("pul")
-    assert third is not None and third["epoch"] == 2 and len(said) == 3
+    assert third is not None and third["epoch"] == 2 and len(said) == 2
     store.save("step", {"epoch": 3})
     store.drop_previous("step", "never kept")
     assert [path.name for path in tmp_path.iterdir()] == ["pul.safetensors"]

@@ -221,9 +221,9 @@ class CheckpointFolder:
         except CheckpointError as error:
             there = " and ".join(str(each) for each in (path, previous) if each.exists())
             raise CheckpointError(f"{told}; remove {there}, and what was held is made again") from error
-        self.damaged.add(path)
-        if self.log is not None:
+        if self.log is not None and path not in self.damaged:
             self.log(f"warning: {told}; the state before it is used, and what came after is computed again")
+        self.damaged.add(path)
         return found
 
     def drop_previous(self, *names: str) -> None:

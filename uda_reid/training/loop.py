@@ -138,7 +138,7 @@ def _with_rollbacks(attempt: Callable[[], Means], parts: Mapping[str, Stateful],
             return attempt()
         except NotFiniteError as error:
             if not run.rollbacks:
-                raise
+                raise NotFiniteError(f"{error}, or start with --rollbacks 3, which halves it") from error
             if run.updates.halved >= run.rollbacks:
                 raise NotFiniteError(str(error), f"all rollbacks ({run.rollbacks}) are used up") from error
             halved = run.updates.halved

@@ -8,6 +8,7 @@ equal. What is not training or embedding - clustering, files, the terminal - is 
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self, TypeVar, cast
@@ -183,5 +184,6 @@ def speaks(error: BaseException | None = None) -> bool:
 
 
 def first_line(error: Exception) -> str:
-    """Return what an error says, without what libraries append to it."""
-    return (str(error) or type(error).__name__).splitlines()[0]
+    """Return what an error says, without where in its source that was and what libraries append to it."""
+    line = (str(error) or type(error).__name__).splitlines()[0]
+    return re.sub(r"^\[[^\]]*\] ", "", line).split(". ")[0]
