@@ -260,7 +260,7 @@ def test_interrupt_is_one_line_and_the_exit_code_of_its_signal(
         monkeypatch.setattr("uda_reid.pipeline.sources.pretrain", interrupted)
         code, _, err = run(monkeypatch, capsys, "adapt", "--src", "alpha", "--tgt", "beta", *base)
         assert code == expected
-        assert "interrupted; the same command goes on" in err
+        assert err.splitlines()[-1].startswith("interrupted; the same command goes on")
         assert signal.getsignal(signal.SIGTERM) is before
         monkeypatch.setattr("uda_reid.strategies.known", interrupted)
         assert run(monkeypatch, capsys, "list", "strategies")[::2] == (expected, "interrupted\n")

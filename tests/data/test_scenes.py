@@ -1,12 +1,8 @@
 from __future__ import annotations
 
-import csv
 import json
 import os
-import re
-import shutil
 import subprocess
-import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -16,12 +12,11 @@ from typing import Any
 import numpy as np
 import PIL
 import pytest
-from PIL import Image
 from pydantic import ValidationError
 
+from tests.data.drawings import MARKET, SMALL, contents, pixels, rows_of
 from uda_reid.data import scenes
 from uda_reid.data.scenes import SCENES, Drawing, draw, ensure, sheet, workers
-from uda_reid.data.scenes import folder as folder_module
 from uda_reid.data.scenes.body import Pose, body_pack, bone_matrices, skin
 from uda_reid.data.scenes.camera import picture, shoot
 from uda_reid.data.scenes.depict import depict, draw_items, person
@@ -29,31 +24,6 @@ from uda_reid.data.scenes.plan import GALLERY, QUERY, TRAIN, Item, plan
 from uda_reid.data.scenes.render import rasterise
 from uda_reid.data.scenes.world import MOST_CAMERAS, camera
 from uda_reid.errors import DataError
-
-SMALL = Drawing(
-    train_identities=6, test_identities=3, cameras=2, most_images=2, distractors=3, junk=4, height=64, width=32
-)
-MARKET = re.compile(r"([-\d]+)_c(\d)s(\d)_(\d{6})_(\d{2})\.jpg")
-
-
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("scenes")
-    return {name: draw(name, folder / name, SMALL) for name in SCENES}
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def rows_of(folder: Path) -> list[dict[str, str]]:
-    with (folder / "annotations.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def pixels(folder: Path, row: dict[str, str]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    with Image.open(folder / row["split"] / row["file"]) as image:
-        return np.asarray(image, np.float64)
 
 
 def test_draw_same_seed_gives_the_same_bytes(drawn: dict[str, Path], tmp_path: Path) -> None:
@@ -310,100 +280,6 @@ def test_draw_interrupted_leaves_nothing(tmp_path: Path, error: BaseException) -
     with pytest.raises(expected, match="No space left on device" if isinstance(error, OSError) else None):
         draw("plaza", tmp_path / "out", SMALL, progress=stops)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.fixture
-def small_default(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Make `ensure` draw little, and return the list of what it has drawn."""
-    calls: list[str] = []
-    original = folder_module._draw
-
-    def counted(name: str, *arguments: Any, **keywords: Any) -> None:
-        calls.append(name)
-        original(name, *arguments, **keywords)
-
-    monkeypatch.setattr(folder_module, "Drawing", lambda seed: replace(SMALL, seed=seed))
-    monkeypatch.setattr(folder_module, "_draw", counted)
-    return calls
-
-
-def test_ensure_draws_once_for_two_at_the_same_time(tmp_path: Path, small_default: list[str]) -> None:
-    found: list[Path] = []
-    threads = [threading.Thread(target=lambda: found.append(ensure("plaza", cache=tmp_path))) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert small_default == ["plaza"]
-    assert found == [tmp_path / "scenes" / f"plaza-v{scenes.VERSION}-seed0"] * 2
-    assert ensure("plaza", cache=tmp_path) == found[0] and small_default == ["plaza"]
-
-
-def change(folder: Path, what: str) -> None:
-    facts = json.loads((folder / "scene.json").read_text())
-    image = next((folder / GALLERY).glob("*.jpg"))
-    match what:
-        case "an image is missing":
-            image.unlink()
-        case "an image is empty":
-            image.write_bytes(b"")
-        case "a split is missing":
-            shutil.rmtree(folder / QUERY)
-        case "no annotations":
-            (folder / "annotations.csv").unlink()
-        case "no facts":
-            (folder / "scene.json").unlink()
-        case "broken facts":
-            (folder / "scene.json").write_text('{"name": "plaza"')
-        case "no object":
-            (folder / "scene.json").write_text("[]")
-        case "empty facts":
-            (folder / "scene.json").write_text("{}")
-        case "another version":
-            (folder / "scene.json").write_text(json.dumps({**facts, "version": -1}))
-        case "other options":
-            facts["options"]["junk"] += 1
-            (folder / "scene.json").write_text(json.dumps(facts))
-
-
-def test_ensure_draws_again_what_is_incomplete(
-    drawn: dict[str, Path], tmp_path: Path, small_default: list[str]
-) -> None:
-    folder = tmp_path / "scenes" / f"plaza-v{scenes.VERSION}-seed0"
-    shutil.copytree(drawn["plaza"], folder)
-    assert ensure("plaza", cache=tmp_path) == folder
-    assert small_default == []
-    changes = ["an image is missing", "an image is empty", "a split is missing", "no annotations", "no facts"]
-    changes += ["broken facts", "no object", "empty facts", "another version", "other options"]
-    for number, what in enumerate(changes, 1):
-        change(folder, what)
-        (folder / "left over.txt").write_text("")
-        ensure("plaza", cache=tmp_path)
-        assert len(small_default) == number, what
-        assert contents(folder) == contents(drawn["plaza"]), what
-
-
-def test_ensure_removes_what_killed_processes_left_of_the_same_scene(tmp_path: Path, small_default: list[str]) -> None:
-    where = tmp_path / "scenes"
-    stale, other = (where / f".campus-v{scenes.VERSION}-seed{seed}-0badcafe" for seed in (4, 40))
-    for folder in (stale, other):
-        (folder / TRAIN).mkdir(parents=True)
-    folder = ensure("campus", seed=4, cache=tmp_path)
-    assert small_default == ["campus"]
-    assert {path for path in where.iterdir() if path.is_dir()} == {folder, other}
-
-
-def test_ensure_takes_the_cache_from_the_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_default: list[str]
-) -> None:
-    monkeypatch.setenv("UDA_REID_CACHE", str(tmp_path))
-    assert ensure("campus", seed=4) == tmp_path / "scenes" / f"campus-v{scenes.VERSION}-seed4"
-
-
-def test_ensure_cache_that_is_a_file_is_one_clear_line(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"cannot write to .*file.scenes: .*; set UDA_REID_CACHE$"):
-        ensure("plaza", cache=tmp_path / "file")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="only POSIX has a umask")

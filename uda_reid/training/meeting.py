@@ -64,7 +64,7 @@ def join(device: str = "auto") -> tuple[Processes, str]:
     try:
         with _ended_by_signals():
             state = PartialState(cpu=chosen == "cpu", **kwargs)
-    except NotImplementedError as error:  # says what a GPU needs
+    except NotImplementedError as error:  # accelerate's, of a kind of GPU that needs other settings: it says which
         raise RecipeError(first_line(error)) from error
     except RuntimeError as error:
         where = f"{launched()} processes, which were to meet at {os.environ[HOST]}:{os.environ[PORT]}"

@@ -4,9 +4,6 @@ import os
 import pickle
 import re
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,73 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
+from tests.data.images.yard import COUNT, DECODED, HEIGHT, READ, ROWS, WIDTH, Watcher, files, mapped, plain, preloaded
 from tests.test_tampering import secrets
-from uda_reid.data.images import Photographs, images_of, photographs, pixels, target_order, unlabelled
+from uda_reid.data.images import images_of, photographs, pixels, target_order, unlabelled
 from uda_reid.errors import DataError, UnreadableError
 from uda_reid.types import Domain, Split
 
-COUNT, HEIGHT, WIDTH = 40, 20, 12
-ROWS = torch.arange(COUNT)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of pixel files, not there yet."""
-    monkeypatch.setenv("UDA_REID_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(pixels, "_DIGESTS", {})
-    monkeypatch.setattr(pixels, "SPARE", 0)
-    return tmp_path / "cache/pixels"
-
-
-@pytest.fixture
-def split(tmp_path: Path) -> Split:
-    """Forty different images, not in the order of their contents."""
-    noise, paths = np.random.default_rng(0), []
-    (tmp_path / "images").mkdir()
-    for number in range(COUNT):
-        path = tmp_path / "images" / f"{number:04d}_c1.jpg"
-        Image.fromarray(noise.integers(0, 256, (32, 16, 3), dtype=np.uint8)).save(path)
-        paths.append(path)
-    return Split(tuple(paths), np.arange(COUNT), None)
-
-
-class Watcher:
-    """Reporter that keeps what it is told: descriptions with the number of items, and lines."""
-
-    def __init__(self) -> None:
-        self.shown: list[tuple[str, int]] = []
-        self.lines: list[str] = []
-
-    def progress(self, items: Iterable[Any], description: str, total: int | None) -> Iterable[Any]:
-        done = list(items)
-        assert total in (None, len(done))
-        self.shown.append((description, len(done)))
-        return done
-
-
-def mapped(split: Split, *, cache_bytes: int = 0) -> Photographs:
-    return Photographs(split, name="yard", cache_bytes=cache_bytes, mapped_above=0)
-
-
-def plain(split: Split, height: int = HEIGHT, width: int = WIDTH) -> torch.Tensor:
-    return images_of(split, cache_bytes=0).read(torch.arange(len(split)), height, width)
-
-
-def preloaded(split: Split, height: int = HEIGHT, width: int = WIDTH) -> tuple[Photographs, Watcher]:
-    """Return images with their pixels in a file, and what was said meanwhile."""
-    images, watcher = mapped(split), Watcher()
-    images.preload(height, width, watcher.progress, watcher.lines.append)
-    return images, watcher
-
-
-def files(cache: Path) -> list[Path]:
-    """Return all files of pixels, finished or not; the locks are left behind."""
-    return sorted(path for path in cache.iterdir() if path.suffix != ".lock") if cache.is_dir() else []
-
-
-READ, DECODED = ("reading yard", COUNT), ("decoding yard", COUNT)
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 # ---- what is kept ------------------------------------------------------------
@@ -384,91 +322,3 @@ def test_without_a_place_images_are_kept_in_memory_or_decoded_anew(
     assert files(cache) == []
     assert len(images._caches) == (cache_bytes > 0)
     assert torch.equal(images.read(ROWS, HEIGHT, WIDTH), plain(split))
-
-
-# ---- several processes ------------------------------------------------------------
-
-BUILDER = """
-import sys
-from pathlib import Path
-import numpy as np
-from uda_reid.data.images import images_of, pixels
-from uda_reid.types import Split
-
-def halting(items, description, total):
-    for done, item in enumerate(items):
-        if description == "decoding" and done == total // 2:
-            print("half way", flush=True)
-            sys.stdin.readline()
-        yield item
-
-paths = tuple(map(Path, sys.argv[1:]))
-pixels.SPARE = 0
-images_of(Split(paths, np.zeros(len(paths), np.int64), None), mapped_above=0).preload(20, 12, halting)
-"""
-
-
-@pytest.fixture
-def builder(split: Split) -> Iterator[subprocess.Popen[str]]:
-    """Another process that has built half of the file, and waits for a line."""
-    command = [sys.executable, "-c", BUILDER, *map(str, split.paths)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment) as process:
-        assert process.stdout is not None and process.stdout.readline() == "half way\n"
-        yield process
-        process.kill()
-
-
-def waiting_until(act: Callable[[], None], shown: list[str]) -> Callable[..., Iterator[Any]]:
-    """Return a progress that acts once another process is waited for."""
-
-    def progress(items: Iterable[Any], description: str, total: int | None) -> Iterator[Any]:
-        shown.append(description)
-        for done, item in enumerate(items):
-            if total is None and not done:
-                act()
-            yield item
-
-    return progress
-
-
-def test_second_process_waits_for_the_first_and_takes_its_file(
-    split: Split, cache: Path, builder: subprocess.Popen[str]
-) -> None:
-    def go_on() -> None:
-        assert builder.stdin is not None
-        builder.stdin.write("\n")
-        builder.stdin.flush()
-
-    shown: list[str] = []
-    images = mapped(split)
-    images.preload(HEIGHT, WIDTH, waiting_until(go_on, shown))
-    assert builder.wait(60) == 0
-    assert shown == ["reading yard", "waiting for another process to decode yard"]
-    assert torch.equal(images.read(ROWS, HEIGHT, WIDTH), plain(split))
-    assert len(files(cache)) == 1
-
-
-@pytest.mark.skipif(os.name != "posix", reason="kill -9 is POSIX")
-def test_killed_builder_leaves_nothing_that_counts(split: Split, cache: Path, builder: subprocess.Popen[str]) -> None:
-    def kill() -> None:
-        assert [path.suffix for path in files(cache)] == [".tmp"]
-        builder.send_signal(signal.SIGKILL)
-
-    mapped(split).preload(WIDTH, HEIGHT)  # another file: the leftover of a builder at work stays
-    [other] = (path for path in files(cache) if path.suffix == ".pixels")
-    other.unlink()
-    shown: list[str] = []
-    images = mapped(split)
-    images.preload(HEIGHT, WIDTH, waiting_until(kill, shown))
-    assert shown == ["reading yard", "waiting for another process to decode yard", "decoding yard"]
-    assert torch.equal(images.read(ROWS, HEIGHT, WIDTH), plain(split))
-    assert [path.suffix for path in files(cache)] == [".pixels"]
-
-
-def test_leftovers_of_other_files_are_removed_too(split: Split, cache: Path) -> None:
-    cache.mkdir(parents=True)
-    (cache / f".{'ab' * 32}.pixels.0123456789abcdef.tmp").write_bytes(b"half")
-    preloaded(split)
-    assert [path.suffix for path in files(cache)] == [".pixels"]

@@ -195,3 +195,16 @@ def assert_equal(found: list[Ranking], expected: list[Ranking]) -> None:
             np.testing.assert_allclose(whole, np.concatenate(b), rtol=0, atol=1e-12, err_msg=name)
         else:
             np.testing.assert_array_equal(whole, np.concatenate(b), err_msg=name)
+
+
+def big_search(dtype: torch.dtype = torch.float32) -> tuple[Tensor, dict[str, Any]]:
+    """50 queries x 700 images with ties; identities with very many, many and few matches."""
+    generator = np.random.default_rng(1)
+    distances = torch.from_numpy(generator.random((50, 700), dtype=np.float32)).mul(500).round().to(dtype)
+    labels = {
+        "query_pids": generator.integers(1, 4, 50) ** 2,
+        "gallery_pids": generator.integers(0, 4, 700) ** 2,
+        "query_cams": generator.integers(0, 3, 50),
+        "gallery_cams": generator.integers(0, 3, 700),
+    }
+    return distances, labels
