@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import csv
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -55,3 +57,11 @@ def base(data: Path, tmp_path: Path) -> list[str]:
     return [
         "--recipe", str(data / "tiny.yaml"), "--data", str(data), "--out", str(tmp_path / "runs"), "--profile", "paper"
     ]  # fmt: skip
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C reaches the program, as in a terminal; a shell starts work in the background with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -246,6 +246,7 @@ def test_evaluate_refuses_what_is_no_checkpoint(
         assert checkpoint in err
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupt_is_one_line_and_the_exit_code_of_its_signal(
     number: int, expected: int, base: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -255,17 +256,33 @@ def test_interrupt_is_one_line_and_the_exit_code_of_its_signal(
         time.sleep(5)
 
     before = signal.getsignal(signal.SIGTERM)
-    on_ctrl_c = signal.signal(signal.SIGINT, signal.default_int_handler)  # work in the background ignores it
-    try:
-        monkeypatch.setattr("uda_reid.pipeline.sources.pretrain", interrupted)
-        code, _, err = run(monkeypatch, capsys, "adapt", "--src", "alpha", "--tgt", "beta", *base)
-        assert code == expected
-        assert err.splitlines()[-1].startswith("interrupted; the same command goes on")
-        assert signal.getsignal(signal.SIGTERM) is before
-        monkeypatch.setattr("uda_reid.strategies.known", interrupted)
-        assert run(monkeypatch, capsys, "list", "strategies")[::2] == (expected, "interrupted\n")
-    finally:
-        signal.signal(signal.SIGINT, on_ctrl_c)
+    monkeypatch.setattr("uda_reid.pipeline.sources.pretrain", interrupted)
+    code, _, err = run(monkeypatch, capsys, "adapt", "--src", "alpha", "--tgt", "beta", *base)
+    assert code == expected
+    assert err.splitlines()[-1].startswith("interrupted; the same command goes on")
+    assert signal.getsignal(signal.SIGTERM) is before
+    monkeypatch.setattr("uda_reid.strategies.known", interrupted)
+    assert run(monkeypatch, capsys, "list", "strategies")[::2] == (expected, "interrupted\n")
+
+
+@pytest.mark.usefixtures("ctrl_c")
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_ctrl_c_that_the_shell_ignores_for_work_in_the_background_stays_ignored(
+    processes: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[object] = []
+
+    def app(**_: bool) -> None:
+        seen.append(signal.getsignal(signal.SIGINT))
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name, value in {"WORLD_SIZE": processes, "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(cli, "app", app)
+    assert run(monkeypatch, capsys) == (0, "", "")
+    assert seen == [signal.SIG_IGN] == [signal.getsignal(signal.SIGINT)]
 
 
 def test_full_disk_is_one_line(

@@ -76,6 +76,7 @@ def test_scores_are_printed_by_the_first_process_alone(
     assert run(monkeypatch, capsys, *words) == (0, "the scores\n" * prints, "")
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize(("rank", "told"), [("0", 1), ("1", 0)])
@@ -103,12 +104,8 @@ def test_one_of_several_that_does_not_come_to_an_end_is_ended(
     monkeypatch.setattr(ending, "leave", codes.append)
     monkeypatch.setattr(ending, "LAST", 100.0 if again else 0.3)
     monkeypatch.setattr(ending, "AT_ONCE", 0.1 if again else 100.0)
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        with pytest.raises(SystemExit):
-            cli.main()
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(SystemExit):
+        cli.main()
     assert codes == [128 + number]
     said = "interrupted, and ended before it had come to a point to end at; what is saved stays\n"
     assert capsys.readouterr().err.count(said) == told
@@ -150,6 +147,7 @@ def test_an_error_that_nobody_reads_has_its_exit_code(monkeypatch: pytest.Monkey
     assert end.value.code == 2
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_of_the_terminal_and_of_the_launcher_are_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

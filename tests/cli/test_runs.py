@@ -158,6 +158,7 @@ def test_a_process_that_hangs_is_waited_for_no_longer_than_told(prepared: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_process_that_waits_for_another_one_ends_when_it_is_asked(
     prepared: Path, number: signal.Signals, code: int
@@ -181,6 +182,7 @@ def test_a_process_that_waits_for_another_one_ends_when_it_is_asked(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_process_that_finds_no_other_one_ends_when_it_is_asked(prepared: Path, number: signal.Signals) -> None:
     port = free_port()

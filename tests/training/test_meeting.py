@@ -97,6 +97,7 @@ def test_what_a_gpu_needs_is_told_as_it_is(monkeypatch: pytest.MonkeyPatch) -> N
         join("cpu")
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_signal_that_is_ignored_stays_ignored_in_a_meeting(monkeypatch: pytest.MonkeyPatch) -> None:
     met: list[object] = []
 
@@ -107,15 +108,13 @@ def test_a_signal_that_is_ignored_stays_ignored_in_a_meeting(monkeypatch: pytest
     for name, value in LAUNCHED.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("accelerate.PartialState", meet)
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with pytest.raises(Lost):
-            join("cpu")
-        assert met == [signal.SIG_IGN] == [signal.getsignal(signal.SIGINT)]
-    finally:
-        signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with pytest.raises(Lost):
+        join("cpu")
+    assert met == [signal.SIG_IGN] == [signal.getsignal(signal.SIGINT)]
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_signals_end_a_meeting_at_once_and_are_the_programs_own_again_behind_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
