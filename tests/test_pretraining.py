@@ -11,6 +11,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from tests.float64 import NEAR, assert_same, doubled, use_float64
 from uda_reid.data.sampling import identity_balanced, shuffled
 from uda_reid.data.union import union
 from uda_reid.errors import DataError
@@ -137,55 +138,64 @@ def test_pretraining_learns_the_training_identities(domain: Domain) -> None:
     assert float((predicted == source.pids).float().mean()) > 0.9
 
 
-def test_one_ide_epoch_equals_a_replay_in_plain_torch(domain: Domain) -> None:
+@pytest.fixture
+def float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let pretraining compute at double precision, as the replays do."""
+    use_float64(["pretraining"], monkeypatch.setattr)
+
+
+def test_one_ide_epoch_equals_a_replay_in_plain_torch(domain: Domain, float64: None) -> None:
     ide = Pretrain(
         loss="identification", smoothing=0.0, optimizer="sgd", lr=1e-3, weight_decay=0.0, epochs=1, warmup=0,
         schedule="constant", batch=16, augmentation="none", dropout=0.0, validation=0.0,
     )  # fmt: skip
     spec, run = replace(SPEC, neck="none"), Run(seed=2)
     source = pretrain(domain, ide, encoder=spec, run=run)
-    encoder = build(spec, seed=run.seed_for("pretrain/encoder"))
-    head = Classifier(encoder.dim, 6, std=0.001, generator=run.stream("pretrain/classifier"))
+    start = build(spec, seed=run.seed_for("pretrain/encoder"))
+    encoder = copy.deepcopy(start).double()
+    head = Classifier(encoder.dim, 6, std=0.001, generator=run.stream("pretrain/classifier")).double()
     weights = [*encoder.parameters(), *head.parameters()]
     speeds = [torch.zeros_like(weight) for weight in weights]
     encoder.train()
-    for rows in shuffled(torch.arange(24), 16, run.stream("pretrain/rows/0")):
-        logits = head(encoder(source.images.read(rows, HEIGHT, WIDTH).float() / 255))
-        loss = -logits.log_softmax(1)[torch.arange(16), source.pids[rows]].mean()
-        with torch.no_grad():
-            for weight, speed, gradient in zip(weights, speeds, torch.autograd.grad(loss, weights), strict=True):
-                speed.mul_(0.9).add_(gradient)
-                weight.sub_(1e-3 * speed)
-    for name, value in encoder.state_dict().items():
-        assert torch.allclose(source.encoder.state_dict()[name], value, atol=1e-6), name
-    assert torch.allclose(
-        source.classifier.state_dict()["linear.weight"], head.state_dict()["linear.weight"], atol=1e-6
-    )
+    with doubled():
+        for rows in shuffled(torch.arange(24), 16, run.stream("pretrain/rows/0")):
+            logits = head(encoder(source.images.read(rows, HEIGHT, WIDTH).float() / 255))
+            loss = -logits.log_softmax(1)[torch.arange(16), source.pids[rows]].mean()
+            with torch.no_grad():
+                for weight, speed, gradient in zip(weights, speeds, torch.autograd.grad(loss, weights), strict=True):
+                    speed.mul_(0.9).add_(gradient)
+                    weight.sub_(1e-3 * speed)
+    assert_same(source.encoder, encoder, start=start)
+    ours, expected = source.classifier.state_dict()["linear.weight"], head.state_dict()["linear.weight"]
+    torch.testing.assert_close(ours, expected, rtol=NEAR, atol=NEAR)
 
 
-def test_hidden_layer_is_classified_by_its_units_and_compared_before_its_batch_norm(domain: Domain) -> None:
+def test_hidden_layer_is_classified_by_its_units_and_compared_before_its_batch_norm(
+    domain: Domain, float64: None
+) -> None:
     """One step, replayed: the classifier sees relu(embedding), and triplets the linear layer's output."""
     spec, run = replace(SPEC, hidden=12), Run(seed=2)
     options = replace(QUICK, batch=24, instances=4, optimizer="sgd", lr=0.1, momentum=0.0, weight_decay=0.0)
     source = pretrain(domain, options, encoder=spec, run=run)
-    encoder = build(spec, seed=run.seed_for("pretrain/encoder"))
-    weight = Classifier(12, 6, std=0.001, generator=run.stream("pretrain/classifier")).linear.weight
-    bias = torch.zeros(6, requires_grad=True)
+    encoder = build(spec, seed=run.seed_for("pretrain/encoder")).double()
+    weight = Classifier(12, 6, std=0.001, generator=run.stream("pretrain/classifier")).double().linear.weight
+    bias = torch.zeros(6, requires_grad=True, dtype=torch.float64)
     rows = next(identity_balanced(source.pids, identities=6, instances=4, generator=run.stream("pretrain/rows/0")))
     encoder.train()
-    pooled = encoder.pooled(source.images.read(rows, HEIGHT, WIDTH).float() / 255)
+    with doubled():
+        pooled = encoder.pooled(source.images.read(rows, HEIGHT, WIDTH).float() / 255)
+        units = encoder.neck(pooled).clamp(min=0)
+        loss = identification(units @ weight.T + bias, source.pids[rows], smoothing=0.1)
+        loss = loss + batch_hard_triplet(pooled, source.pids[rows], margin=0.3)
     assert pooled.shape == (24, 12)
-    units = encoder.neck(pooled).clamp(min=0)
-    loss = identification(units @ weight.T + bias, source.pids[rows], smoothing=0.1)
-    loss = loss + batch_hard_triplet(pooled, source.pids[rows], margin=0.3)
     shift = encoder.neck.get_parameter("bias")
     moved = torch.autograd.grad(loss, [weight, bias, shift, encoder.projection.get_parameter("weight")])
     ours = (*source.classifier.parameters(), source.encoder.get_parameter("neck.bias"))
     for now, before, gradient in zip(ours, (weight, bias, shift), moved, strict=False):
-        torch.testing.assert_close(now, before - 0.1 * gradient, atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(now, before - 0.1 * gradient, atol=NEAR, rtol=NEAR)
         assert bool(gradient.any())
     was, now = encoder.projection.get_parameter("weight"), source.encoder.get_parameter("projection.weight")
-    torch.testing.assert_close(now, was - 0.1 * moved[3], atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(now, was - 0.1 * moved[3], atol=NEAR, rtol=NEAR)
 
 
 def test_loss_at_the_start_is_the_logarithm_of_the_number_of_identities(domain: Domain) -> None:

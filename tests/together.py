@@ -11,17 +11,15 @@ import random
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
-from functools import wraps
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from tests.float64 import ADAPTING, use_float64
 from uda_reid.data.images import unlabelled
 from uda_reid.models.encoder import EncoderSpec
 from uda_reid.pretraining import Pretrain, pretrain
@@ -52,52 +50,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@contextmanager
-def doubled() -> Iterator[None]:
-    """Inside, everything that would be float32 is float64: the same mathematics with nothing lost in rounding."""
-    before = torch.Tensor.float
-    torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.Tensor.float = before  # type: ignore[method-assign]
-        torch.set_default_dtype(torch.float32)
-
-
-def in_double(function: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        with doubled():
-            for part in (kwargs.get("parts") or {}).values():
-                if isinstance(part, nn.Module):
-                    part.double()
-            return function(*args, **kwargs)
-
-    return wrapped
-
-
-def rounded(extract: Callable[..., Any]) -> Callable[..., Any]:
-    """Features as float32, which clustering takes, and so coarse that the last bits of a float64 cannot matter."""
-
-    @wraps(extract)
-    def wrapped(encoder: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        with doubled():
-            return ((extract(encoder.double(), *args, **kwargs) * 1e4).round() / 1e4).to(torch.float32)
-
-    return wrapped
-
-
-def use_float64(names: Iterable[str]) -> None:
-    for name in names:
-        module: Any = import_module(f"uda_reid.{name}")
-        for function in ("train", "with_statistics", "_measure"):
-            if hasattr(module, function):
-                setattr(module, function, in_double(getattr(module, function)))
-        if hasattr(module, "extract"):
-            module.extract = rounded(module.extract)
-
-
 def source_of(folder: Path, *, group: int, run: Run) -> Source:
     domain = tiny_domain(folder / "source", name="source", identities=8, images=8)
     spec = EncoderSpec(backbone="resnet_tiny", height=32, width=16, weights="none", bn_group=group)
@@ -118,8 +70,7 @@ def work(folder: Path, *, double: bool, group: int, names: list[str], nudged: bo
     processes, device = join("cpu")
     run = Run(device=device, processes=processes)
     # Also for float32: the strategies then start from equal bits, and what differs in the end is theirs.
-    adapting = ("training.units", *(f"strategies.{each}" for each in STRATEGIES))
-    use_float64(["pretraining", *(adapting if double else ())])
+    use_float64(["pretraining", *(ADAPTING if double else ())])
     domain = tiny_domain(folder / f"images-{processes.rank}" / "target", name="target", identities=8, images=8, seed=1)
     source = source_of(folder / f"images-{processes.rank}", group=group, run=run)
     kept: dict[str, Any] = {"pretrain": source.encoder.state_dict()}

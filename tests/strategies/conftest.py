@@ -5,12 +5,19 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tests.float64 import ADAPTING, use_float64
 from uda_reid.data.images import unlabelled
 from uda_reid.models.encoder import EncoderSpec
 from uda_reid.models.heads import Classifier
 from uda_reid.pretraining import Pretrain, pretrain
 from uda_reid.testing import HEIGHT, WIDTH, tiny_domain
 from uda_reid.types import Source, Target
+
+
+@pytest.fixture
+def float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let strategies embed and train at double precision, as replays that are compared with them do."""
+    use_float64(ADAPTING, monkeypatch.setattr)
 
 
 @pytest.fixture(scope="module")
