@@ -143,7 +143,13 @@ def test_strategy_of_others_finds_nothing_in_a_run(data: Path, tmp_path: Path) -
     (data / "spy.yaml").write_text(recipe.split("adapt:")[0])
     FOLDERS.append(data)
     job = Job(
-        recipe=str(data / "spy.yaml"), source="alpha", target="beta", data=data, out=tmp_path / "out", profile="paper"
+        recipe=str(data / "spy.yaml"),
+        source="alpha",
+        target="beta",
+        data=data,
+        out=tmp_path / "out",
+        profile="paper",
+        allow_code=True,
     )
     one(job)
     assert FOUND.pop() == []

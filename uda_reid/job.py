@@ -59,6 +59,7 @@ class Job:
         embedding_map: also map where images of both domains lie before and after adaptation, for the page.
         protocol: evaluation protocol (`evaluation.Evaluator`).
         pictures: show the target's images in the report.
+        allow_code: whether the recipe may name a strategy that is neither built in nor offered by an installed package.
         command: the command line, for the record.
     """
 
@@ -84,6 +85,7 @@ class Job:
     embedding_map: bool = False
     protocol: str = "auto"
     pictures: bool = True
+    allow_code: bool = False
     command: str = ""
 
 
@@ -166,7 +168,7 @@ class Prepared:
     def __init__(self, job: Job, reporter: Reporter, stop: Stop | None = None) -> None:
         self.job, self.reporter, self.stop = job, reporter, stop or Stop()
         # What was typed is checked before anything is drawn or read.
-        recipe = load(job.recipe, settings=job.settings)
+        recipe = load(job.recipe, settings=job.settings, allow_code=job.allow_code)
         if recipe.name in (SOURCE_ONLY, BOUND):
             raise RecipeError(f"a recipe cannot be called {recipe.name!r}, a row of every table; rename the file")
         check_protocol(job.protocol)
@@ -207,7 +209,9 @@ class Prepared:
         built_in = all(map(is_scene, (*self.sources, *targets)))
         profile = choose_profile(job.profile, built_in=built_in, target_images=images)
         clusters_for = None if job.target is None else images
-        self.recipe = load(job.recipe, profile=profile, settings=job.settings, target_images=clusters_for)
+        self.recipe = load(
+            job.recipe, profile=profile, settings=job.settings, target_images=clusters_for, allow_code=job.allow_code
+        )
         check_groups(self.recipe, self.processes.count)
         # By name too: protocols of one data set share its folder.
         self.listings = {(domain.root, domain.name): listing(domain) for domain in (*self.sources, *targets)}

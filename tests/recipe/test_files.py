@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 from typing import get_args
 
 import pytest
 
-from tests.recipe.toys import HEAD, Toy, Written, refused
+import uda_reid.recipe
+from tests.recipe.toys import HEAD, Toy, Written, load, refused
 from uda_reid.errors import RecipeError
 from uda_reid.models.encoder import EncoderSpec
 from uda_reid.pretraining import Pretrain
-from uda_reid.recipe import Profile, load, recipes
+from uda_reid.recipe import Profile, recipes
 
 YAML = "cannot be read as YAML: "
 LOOK = "; look at the colons, quotes and indentation there"
@@ -230,3 +233,31 @@ def test_a_file_that_is_no_text_is_refused_in_one_line(written: Written) -> None
 def test_an_unknown_recipe_is_refused_in_one_line(name: str, message: str) -> None:
     with refused(message.format(", ".join(recipes()))):
         load(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../../../escape", "/tmp/escape", "..", ".hidden", "a/b", "a\\b", "-rf", "two\nlines", "bell\x07", "x" * 101, " "],
+)
+def test_a_name_that_leads_out_of_the_folder_of_runs_is_refused(written: Written, name: str) -> None:
+    text = HEAD + f"name: {json.dumps(name)}\n"
+    rule = "write name: NAME with letters, digits, -, _, . and spaces, first a letter or digit, at most 100 bytes"
+    with refused(f"toy.yaml:2: name: {name!r} cannot begin the name of a folder; {rule}"):
+        load(written(text))
+    assert load(written(HEAD + "name: Ours 2.1_x-ü\n")).name == "Ours 2.1_x-ü"  # the remedy
+
+
+def test_a_file_s_own_name_is_checked_as_a_name(written: Written, tmp_path: Path) -> None:
+    bad = tmp_path / "-rf [x].yaml"
+    written(HEAD).rename(bad)
+    with pytest.raises(RecipeError, match=r"'-rf \[x\]' cannot begin the name of a folder; write name: NAME with"):
+        load(bad)
+    bad.write_text(HEAD + "name: ours\n")
+    assert load(bad).name == "ours"
+
+
+def test_code_needs_leave_and_is_not_imported_without(written: Written) -> None:
+    path = written("strategy: toys.methods:Toy\n")
+    with pytest.raises(RecipeError, match=r"^toy.yaml:1: strategy: .* give --allow-code if you trust it$"):
+        uda_reid.recipe.load(path)
+    assert uda_reid.recipe.load(path, allow_code=True).strategy == Toy()

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from tests.recipe.toys import HEAD, Toy, Written, refused
+from tests.recipe.toys import HEAD, Toy, Written, load, refused
 from uda_reid.errors import RecipeError
-from uda_reid.recipe import SHARED, Profile, choose_profile, load, recipes
+from uda_reid.recipe import SHARED, Profile, choose_profile, recipes
 from uda_reid.shipped import shipped
 from uda_reid.strategies.pul import PUL
 

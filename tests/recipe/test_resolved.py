@@ -9,11 +9,11 @@ from typing import get_args
 import pytest
 import yaml
 
-from tests.recipe.toys import HEAD, Toy, Written
+from tests.recipe.toys import HEAD, Toy, Written, load
 from uda_reid.errors import RecipeError
 from uda_reid.models.encoder import EncoderSpec
 from uda_reid.pretraining import Pretrain
-from uda_reid.recipe import Profile, load, recipes, resolved, to_yaml
+from uda_reid.recipe import Profile, recipes, resolved, to_yaml
 from uda_reid.shipped import shipped
 from uda_reid.strategies.pul import PUL
 from uda_reid.strategies.source_only import SourceOnly

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.recipe.toys import HEAD, Written, refused
+from tests.recipe.toys import HEAD, Written, load, refused
 from uda_reid.errors import RecipeError
-from uda_reid.recipe import load
 from uda_reid.strategies.pul import PUL
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,7 @@ import pytest
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+import uda_reid.recipe
 from uda_reid.errors import RecipeError
 from uda_reid.run import QUIET, Run
 from uda_reid.types import AdaptationResult, Source, Target
@@ -40,6 +42,8 @@ class NoDataclass:
 
 
 Written = Callable[[str], Path]
+load = partial(uda_reid.recipe.load, allow_code=True)
+"""The toy strategy belongs to no installed package."""
 HEAD = "strategy: toys.methods:Toy\n"
 
 

@@ -55,7 +55,7 @@ def test_built_in_names_lead_to_their_class(name: str) -> None:
 
 @pytest.mark.parametrize("separator", [":", "."])
 def test_find_takes_a_class_by_its_place(package: str, separator: str) -> None:
-    assert find(f"{package}.methods{separator}Mine").__name__ == "Mine"
+    assert find(f"{package}.methods{separator}Mine", allow_code=True).__name__ == "Mine"
 
 
 def test_find_takes_entry_points(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,10 +108,25 @@ def test_one_name_offered_twice_does_not_depend_on_the_order(package: str, monke
 def test_find_refuses_in_one_line(package: str, monkeypatch: pytest.MonkeyPatch, name: str, message: str) -> None:
     offer(monkeypatch)
     with pytest.raises(RecipeError, match=f"^strategy {re.escape(repr(name))}:? {re.escape(message)}$"):
-        find(name)
+        find(name, allow_code=True)
 
 
 def test_a_built_in_that_cannot_be_imported_keeps_its_traceback(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uda_reid.strategies, "BUILT_IN", {"ours": f"{package}.broken:Mine"})
     with pytest.raises(RuntimeError, match="needs\na GPU"):
         find("ours")
+
+
+@pytest.mark.parametrize("name", ["their_reid.methods:Mine", "their_reid.methods.Mine", "their_reid.broken:Mine"])
+def test_code_that_no_package_offers_is_not_imported_unasked(
+    package: str, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    offer(monkeypatch)
+    monkeypatch.setattr(uda_reid.strategies, "import_module", lambda module: pytest.fail(f"{module} was imported"))
+    with pytest.raises(RecipeError, match=f"^strategy {re.escape(repr(name))} is code that .*; give --allow-code"):
+        find(name)
+
+
+@pytest.mark.parametrize("name", ["uda_reid.strategies.pul:PUL", "uda_reid.strategies.pul.PUL"])
+def test_a_class_that_has_a_name_needs_no_leave(name: str) -> None:
+    assert find(name) is find("pul")

@@ -129,6 +129,10 @@ Protocol = Annotated[
 Pictures = Annotated[
     bool, typer.Option("--pictures/--no-pictures", help="Show images of the target in the report's ranked lists.")
 ]
+AllowCode = Annotated[
+    bool,
+    typer.Option("--allow-code", help="Import a strategy (module:Class) that no installed package offers by name."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from uda_reid.cli.arguments import (
+    AllowCode,
     Data,
     Device,
     Pictures,
@@ -116,6 +117,7 @@ def matrix(
     precision: PrecisionOption = Precision.fp32,
     threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads of each run.")] = 1,
     weights: Weights = None,
+    allow_code: AllowCode = False,
 ) -> None:
     """Carry models between domains by several recipes and seeds, and tabulate how far, how surely, at what cost.
 
@@ -152,6 +154,7 @@ def matrix(
         selection=selection,
         embedding_map=embedding_map,
         pictures=pictures,
+        allow_code=allow_code,
     )
     reporter = RichReporter(screen)
     reporter.log("reading the domains; scenes that are not there yet are drawn")

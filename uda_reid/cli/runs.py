@@ -12,6 +12,7 @@ import typer
 
 from uda_reid.cli.arguments import (
     Accumulate,
+    AllowCode,
     Compiled,
     Data,
     Device,
@@ -86,6 +87,7 @@ def adapt(
     threads: Threads = 0,
     weights: Weights = None,
     pictures: Pictures = True,
+    allow_code: AllowCode = False,
     json: Json = False,
 ) -> None:
     """Train a source model, adapt it to an unlabelled target, and score both on the target.
@@ -99,7 +101,7 @@ def adapt(
         recipe=recipe, source=src, target=tgt, data=data, out=out, seed=seed, profile=profile, settings=set_,
         bound=bound, forgetting=forgetting, gap=gap, selection=selection, embedding_map=embedding_map,
         protocol=protocol, device=device, precision=precision, accumulate=accumulate, rollbacks=rollbacks,
-        compiled=compiled, threads=threads, weights=weights, pictures=pictures,
+        compiled=compiled, threads=threads, weights=weights, pictures=pictures, allow_code=allow_code,
     )  # fmt: skip
     with resumable():
         record, folder, finished = one(job, reporter=RichReporter(screen), stop=stop)
@@ -134,6 +136,7 @@ def pretrain(
     compiled: Compiled = False,
     threads: Threads = 0,
     weights: Weights = None,
+    allow_code: AllowCode = False,
 ) -> None:
     """Train a source model with labels; `adapt` with the same options and the same profile finds it."""
     from uda_reid.pipeline import source_model
@@ -141,7 +144,7 @@ def pretrain(
     job = _job(
         recipe=recipe, source=src, data=data, out=out, seed=seed, profile=profile, settings=set_,
         device=device, precision=precision, accumulate=accumulate, rollbacks=rollbacks, compiled=compiled,
-        threads=threads, weights=weights,
+        threads=threads, weights=weights, allow_code=allow_code,
     )  # fmt: skip
     with resumable():
         path, used, validation = source_model(job, reporter=RichReporter(screen), stop=stop)

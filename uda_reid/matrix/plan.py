@@ -77,6 +77,7 @@ class Plan:
         pictures: whether the runs' own pages show images of the target.
         selection: whether snapshots are also measured by what could be chosen by without labels.
         embedding_map: whether the runs of the first seed also map where images of both domains lie.
+        allow_code: as of `Job`.
     """
 
     pairs: tuple[tuple[str, str], ...]
@@ -97,6 +98,7 @@ class Plan:
     selection: bool = False
     embedding_map: bool = False
     pictures: bool = False
+    allow_code: bool = False
 
 
 class Planned(NamedTuple):
@@ -183,7 +185,7 @@ def plan_runs(plan: Plan, reporter: Reporter | None = None) -> Planned:
                     threads=plan.threads, weights=plan.weights, protocol=plan.protocol, pictures=plan.pictures,
                     bound=plan.bound and domains[target].labelled,
                     forgetting=plan.forgetting and not why_unscored(domains[source]),
-                    selection=plan.selection, gap=plan.gap,
+                    selection=plan.selection, gap=plan.gap, allow_code=plan.allow_code,
                     embedding_map=plan.embedding_map and seed == plan.seeds[0],
                 )  # fmt: skip
                 prepared = Prepared(job, Silent())
@@ -205,7 +207,7 @@ def plan_runs(plan: Plan, reporter: Reporter | None = None) -> Planned:
 def _loaded(recipe: str, plan: Plan) -> Recipe:
     """Return a recipe; of several, the one that does not take a setting is named."""
     try:
-        return load(recipe, settings=plan.settings)
+        return load(recipe, settings=plan.settings, allow_code=plan.allow_code)
     except RecipeError as error:
         if len(plan.recipes) > 1 and recipe not in str(error):
             raise RecipeError(f"recipe {recipe}: {error}") from error
@@ -225,7 +227,7 @@ def alone(job: Job) -> str:
         value = getattr(job, option)
         words += [f"--{option}", str(value)] if value != getattr(usual, option) else []
     words += [f"--{option}" for option in wanted_by(job)] + ["--map"] * job.embedding_map
-    words += ["--no-pictures"] * (not job.pictures)
+    words += ["--no-pictures"] * (not job.pictures) + ["--allow-code"] * job.allow_code
     return shlex.join([*words, *(word for setting in job.settings for word in ("--set", setting))])
 
 

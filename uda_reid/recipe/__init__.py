@@ -43,6 +43,8 @@ SMALL_TARGET = 5000
 """A target with fewer training images than this gets the profile `small`."""
 OF_PROFILES = re.compile(r"in profiles? (\w+(?:(?:, | and )\w+)*) ")
 """How a note begins that is about these profiles alone: `in profiles small and scenes ...`."""
+LONGEST_NAME = 100
+"""Bytes of a recipe's name: with the names of two domains it is a folder's, of which file systems take 255."""
 IMAGES_PER_CLUSTER = 8
 """In the short profiles a strategy's `clusters` is at most the target's training images divided by this."""
 
@@ -131,6 +133,7 @@ def load(
     profile: str = "paper",
     settings: Sequence[str] = (),
     target_images: int | None = None,
+    allow_code: bool = False,
 ) -> Recipe:
     """Read a recipe, apply a profile and then settings to it, and check every value.
 
@@ -141,6 +144,8 @@ def load(
         profile: `paper` (the file as it is), `small` or `scenes`.
         settings: options as `section.option=value`, sections are encoder, pretrain and adapt; the last wins.
         target_images: number of the target's training images, which bounds the clusters; None: not known.
+        allow_code: whether the recipe may name a class that is neither built in nor offered by an installed package:
+            its module is imported, which runs it.
 
     Raises:
         RecipeError: recipe or profile are unknown, or something in file or settings is wrong; one line.
@@ -152,7 +157,7 @@ def load(
     file = parse(path, shown, names(_Header))
     given = parse_settings(settings, ("encoder", "pretrain", "adapt"))
     asked = choose_profile(profile, built_in=False, target_images=0)
-    recipe, short = _as_written(file, path, shown)
+    recipe, short = _as_written(file, path, shown, allow_code=allow_code)
     if file.header.get("profile") is None and asked != "paper":
         recipe = _override(_shorten(recipe, asked, short[asked]), given, shown)
         if target_images is not None and "clusters" not in given["adapt"]:
@@ -206,17 +211,17 @@ def _header(file: File, shown: str) -> _Header:
     return build(_Header, file.header, prefix=f"{shown}: ", also=SECTIONS)
 
 
-def _as_written(file: File, path: Path, shown: str) -> tuple[Recipe, dict[str, Strategy]]:
+def _as_written(file: File, path: Path, shown: str, *, allow_code: bool) -> tuple[Recipe, dict[str, Strategy]]:
     """Return the recipe as the file has it, and its strategy by short profile: all of it is checked."""
     header = _header(file, shown)
-    schema = _schema(header.strategy, file.header["strategy"].where)
+    schema = _schema(header.strategy, file.header["strategy"].where, allow_code=allow_code)
 
     def section(options: type[T], name: str, base: T | None = None) -> T:
         return build(options, file.sections[name], prefix=f"{shown}: {name}.", base=base)
 
     strategy = section(schema, "adapt")
     recipe = Recipe(
-        name=header.name or path.stem,
+        name=_folder_name(header.name or path.stem, file.header["name"].where if header.name else shown),
         path=path,
         strategy_name=header.strategy,
         strategy=strategy,
@@ -230,10 +235,23 @@ def _as_written(file: File, path: Path, shown: str) -> tuple[Recipe, dict[str, S
     return recipe, {profile: section(schema, profile, strategy) for profile in SHARED}
 
 
-def _schema(name: str, where: str) -> type[Any]:
+def _folder_name(name: str, where: str) -> str:
+    """Return a recipe's name, which begins the name of a run's folder, if it cannot lead out of the folder of runs.
+
+    Raises:
+        RecipeError: it is longer than a file's name may be, or has other signs than letters, digits, `-`, `_`, `.`
+            and spaces, or begins with one of these.
+    """
+    if not re.fullmatch(r"\w[\w .-]*", name) or len(name.encode()) > LONGEST_NAME:
+        rule = f"letters, digits, -, _, . and spaces, first a letter or digit, at most {LONGEST_NAME} bytes"
+        raise RecipeError(f"{where}: {name!r} cannot begin the name of a folder; write name: NAME with {rule}")
+    return name
+
+
+def _schema(name: str, where: str, *, allow_code: bool) -> type[Any]:
     """Return the strategy's class, whose fields are the options of `adapt`."""
     try:
-        schema = find(name)
+        schema = find(name, allow_code=allow_code)
     except RecipeError as error:
         raise RecipeError(f"{where}: {error}") from error.__cause__
     if not is_dataclass(schema):

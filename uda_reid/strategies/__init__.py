@@ -36,15 +36,16 @@ def known() -> dict[str, str]:
     return {**dict(offered), **BUILT_IN}
 
 
-def find(name: str) -> type[Any]:
-    """Return the class of a strategy.
+def find(name: str, *, allow_code: bool = False) -> type[Any]:
+    """Return the class of a strategy; its module is imported, which runs it.
 
     Args:
         name: a built-in name, the name of an entry point in the group `uda_reid.strategies`, or the class
             itself as `package.module:Class` or `package.module.Class`.
+        allow_code: whether a class that no installed package offers by name may be imported.
 
     Raises:
-        RecipeError: the name is unknown, its module cannot be imported, or what it names is not a strategy.
+        RecipeError: the name is unknown, its module may not or cannot be imported, or what it names is not a strategy.
 
     >>> find("source_only").__name__
     'SourceOnly'
@@ -59,6 +60,9 @@ def find(name: str) -> type[Any]:
     module, _, attribute = location.rpartition(":" if ":" in location else ".")
     if not module or not attribute:
         raise RecipeError(f"strategy {name!r} names no class; write package.module:Class")
+    if not allow_code and f"{module}:{attribute}" not in names.values():
+        what = "is code that no installed package offers under a name, and importing it runs it"
+        raise RecipeError(f"strategy {name!r} {what}; give --allow-code if you trust it")
     try:
         found = getattr(import_module(module), attribute, None)
     except Exception as error:
