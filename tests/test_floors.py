@@ -13,6 +13,7 @@ FLOORS = {
     "errors": 0,
     "shipped": 0,
     "launch": 0,
+    "reading": 0,
     "options": 1,
     "writing": 1,
     "updates": 0.9,

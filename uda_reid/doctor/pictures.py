@@ -18,6 +18,7 @@ from uda_reid.data.layouts.labels import count
 from uda_reid.doctor.findings import NAMED, Finding
 from uda_reid.errors import DataError
 from uda_reid.ops.protocols import Labels
+from uda_reid.reading import open_file
 from uda_reid.run import QUIET
 from uda_reid.training.devices import digest_of
 from uda_reid.types import DISTRACTOR, Domain, Ids
@@ -119,7 +120,7 @@ def copies(domain: Domain, *, progress: Progress = QUIET.progress) -> list[list[
     alike = [(size, place) for size, places in by_size.items() if len(places) > 1 for place in places]
     by_start: dict[tuple[int, bytes], list[Place]] = defaultdict(list)
     for size, place in progress(alike, f"comparing {domain.name}", len(alike)):
-        with suppress(OSError), _path(domain, place).open("rb") as file:
+        with suppress(OSError), open_file(_path(domain, place)) as file:
             by_start[size, hashlib.sha256(file.read(START)).digest()].append(place)
     by_bytes: dict[str, list[Place]] = defaultdict(list)
     for place in [place for places in by_start.values() if len(places) > 1 for place in places]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from uda_reid.errors import DataError
 from uda_reid.ops.distance import check_features
 from uda_reid.options import one_line
+from uda_reid.reading import check_regular, open_file
 
 Array = npt.NDArray[Any]
 
@@ -58,6 +59,7 @@ def read_result(path: Path) -> dict[str, Array]:
     from scipy.io import loadmat  # takes a tenth of a second, and most files are others
 
     try:
+        check_regular(path)
         found = loadmat(path, variable_names=RESULT)
     except NotImplementedError as error:
         raise DataError(f"{path} is a MATLAB 7.3 file, which is not read; save it with -v7, or as .npy") from error
@@ -145,7 +147,7 @@ def _kind(features: Tensor) -> str:
 def _array(path: Path) -> Tensor:
     """Map a .npy file into memory; changes would stay there."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             _check_magic(path, file.read(6))
         array = np.lib.format.open_memmap(path, mode="c")
     except OSError as error:
@@ -179,6 +181,7 @@ def _tensor(path: Path) -> Tensor:
     try:
         with warnings.catch_warnings():  # about sparse tensors, which are refused
             warnings.simplefilter("ignore")
+            check_regular(path)
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         reason = "holds more than tensors, or is damaged; other objects are never unpickled"

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from uda_reid.data.layouts.labels import count
 from uda_reid.errors import DataError
 from uda_reid.foreign.files import check_file
+from uda_reid.reading import open_text
 from uda_reid.types import DISTRACTOR, JUNK, UNKNOWN, Ids
 
 Texts = npt.NDArray[np.object_]
@@ -145,7 +146,7 @@ def _columns(path: Path, notes: list[str]) -> tuple[dict[str, Texts], Ids]:
     columns: dict[str, list[str]] = {}
     try:
         # Spreadsheets put a byte-order mark in front of the header; utf-8-sig takes it off.
-        with path.open(newline="", encoding="utf-8-sig") as stream:
+        with open_text(path, newline="", encoding="utf-8-sig") as stream:
             reader = csv.reader(stream)
             header = _header(path, next(reader, []))
             if header.others:

@@ -16,6 +16,7 @@ from uda_reid.matrix.results import Summary
 from uda_reid.matrix.summary import Runs, summarise
 from uda_reid.matrix.tables import comma_separated, json_lines, latex, markdown
 from uda_reid.ops.bootstrap import RESAMPLES
+from uda_reid.reading import read_text
 from uda_reid.report import EMBEDDING_MAP, RECORD, Record, Shown, read_map, read_shown, whole
 from uda_reid.writing import replace_file
 
@@ -109,7 +110,7 @@ def read_matrix(root: Path) -> Matrix:
     """
     path = root / MATRIX
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_text(path))
         if data["format"] != FORMAT or not data["runs"]:
             raise ValueError("another format, or no run")
         entries = tuple(

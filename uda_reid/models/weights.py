@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from uda_reid.errors import CheckpointError
+from uda_reid.reading import check_regular
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 # What other code puts before the names of torchvision's layers, and what it calls its classifiers.
@@ -103,6 +104,7 @@ def read(path: Path) -> dict[str, Tensor]:
         CheckpointError: the file is missing, truncated, or holds more than tensors and plain values.
     """
     try:
+        check_regular(path)
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         content: Any = torch.load(path, map_location="cpu", weights_only=True)

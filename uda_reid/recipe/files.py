@@ -10,6 +10,7 @@ import yaml
 
 from uda_reid.errors import RecipeError
 from uda_reid.options import Given, Raw, null, one_line, suggest
+from uda_reid.reading import read_text
 from uda_reid.shipped import shipped
 
 SECTIONS = ("encoder", "pretrain", "adapt", "small", "scenes")
@@ -42,7 +43,7 @@ def locate(name_or_path: str | Path) -> tuple[Path, str]:
 def _compose(path: Path, shown: str) -> yaml.Node | None:
     """Return a file's YAML nodes, which know their lines; text only, no value is made of them."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, encoding="utf-8-sig")
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
                 reason = f"a recipe has no references (*{event.anchor}); write the value out"

@@ -15,6 +15,7 @@ from torch import Tensor
 from uda_reid.data.images import augment, images_of
 from uda_reid.errors import CheckpointError
 from uda_reid.models.encoder import Embedder
+from uda_reid.reading import read_text
 from uda_reid.report.pictures import Picture, picture_of
 from uda_reid.run import Run
 from uda_reid.types import Domain, Encoder
@@ -128,7 +129,7 @@ def read_maps(path: Path) -> AttentionMaps:
         CheckpointError: the file is missing, or holds no attention maps of this version.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_text(path))
         if data["format"] != FORMAT:
             raise ValueError("another format")
         images = tuple(_parts(entry) for entry in data["images"])

@@ -16,6 +16,7 @@ from torch import Tensor
 from uda_reid.data.images import images_of
 from uda_reid.errors import CheckpointError
 from uda_reid.ops.distance import normalise
+from uda_reid.reading import read_text
 from uda_reid.report.figures import Cloud, cloud
 from uda_reid.run import Run
 from uda_reid.training.features import extract
@@ -206,7 +207,7 @@ def read_map(path: Path) -> EmbeddingMap:
         CheckpointError: the file is missing, or holds no embedding map of this version.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_text(path))
         if data["format"] != FORMAT:
             raise ValueError("another format")
         count = len(data["of_target"])

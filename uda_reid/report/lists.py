@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from uda_reid.errors import CheckpointError
 from uda_reid.evaluation import Evaluator, Features, RankedList
+from uda_reid.reading import read_text
 from uda_reid.report.pictures import Picture, picture_of
 from uda_reid.report.records import Record
 from uda_reid.types import Encoder
@@ -164,7 +165,7 @@ def read_lists(path: Path) -> Lists:
         CheckpointError: the file is missing, or holds no ranked lists of this version.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_text(path))
         if data["format"] != FORMAT:
             raise ValueError("another format")
         queries = tuple(_query(query) for query in data["queries"])

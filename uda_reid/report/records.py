@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from uda_reid.errors import CheckpointError, DataError
+from uda_reid.reading import read_text
 from uda_reid.types import Scores
 from uda_reid.writing import replace_file
 
@@ -204,7 +205,7 @@ def read(path: Path) -> Record:
         CheckpointError: the file is missing, or is not a record of this version.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_text(path))
         if data.pop("format") != FORMAT:
             raise ValueError("another format")
         rows = tuple(Row(row["name"], _scores(row["scores"]), row["facts"]) for row in data.pop("rows"))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from uda_reid.errors import RecipeError
+from uda_reid.reading import open_file
 
 
 def environment(device: str, processes: int = 1) -> dict[str, str | int]:
@@ -41,7 +42,7 @@ def processor() -> str:
 def digest_of(content: Any) -> str:
     """Return the SHA-256 of a file's bytes, or of plain data, as hexadecimal digits."""
     if isinstance(content, Path):
-        with content.open("rb") as file:
+        with open_file(content) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 

@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from uda_reid.data.images.pixels import Pixels, Progress
 from uda_reid.errors import DataError
+from uda_reid.reading import IMAGE_BYTES, IrregularError, open_file
 from uda_reid.run import QUIET
 from uda_reid.types import Split
 
@@ -50,6 +51,8 @@ def _strict_pillow() -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     """Return what is wrong with a file and what to do about it."""
+    if isinstance(error, IrregularError):
+        return f"cannot be decoded ({error.strerror}): remove or replace it"
     if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):  # the system's; Pillow's have no number
         return f"cannot be read ({error.strerror}); check its rights and the disk"
     return f"cannot be decoded ({_damage(error)}): remove or replace it"
@@ -75,8 +78,8 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _unchanged(path: Path, digest: bytes) -> BytesIO:
-    content = path.read_bytes()
+def _unchanged(file: BinaryIO, digest: bytes) -> BytesIO:
+    content = file.read()
     if hashlib.sha256(content).digest() != digest:
         raise DataError("changed while it was being read; start again when nothing writes to it")
     return BytesIO(content)
@@ -88,7 +91,10 @@ def opened(path: Path, use: Callable[[Image.Image], T], digest: bytes = b"") -> 
     With a digest, a file of any other content is an error too.
     """
     try:
-        with Image.open(_unchanged(path, digest) if digest else path) as image:
+        with (
+            open_file(path, most=IMAGE_BYTES) as file,
+            Image.open(_unchanged(file, digest) if digest else file) as image,
+        ):
             if image.mode == "F" or image.mode.startswith("I"):  # Pillow would clip these to white
                 return DataError(f"{path}: 16-bit or float pixels; convert to 8 bits")
             return use(_upright(image.convert("RGB")))

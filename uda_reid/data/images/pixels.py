@@ -25,6 +25,7 @@ from PIL import features
 from torch import Tensor
 
 from uda_reid.errors import CheckpointError
+from uda_reid.reading import IMAGE_BYTES, open_file
 from uda_reid.writing import replacing
 
 Pixels = npt.NDArray[np.uint8]
@@ -52,7 +53,8 @@ def digest_of(path: Path) -> bytes:
     """Return the SHA-256 digest of a file, which is read in any case, or nothing where it cannot be read."""
     try:
         look = _look(path)
-        digest = hashlib.sha256(path.read_bytes()).digest()
+        with open_file(path, most=IMAGE_BYTES) as file:
+            digest = hashlib.file_digest(file, "sha256").digest()
     except (OSError, ValueError):  # ValueError: no file can have this name
         return b""
     _DIGESTS[path] = look, digest
@@ -120,7 +122,7 @@ class PixelFile:
     def open(self) -> bool:
         """Map the file into memory; return whether it is there and whole."""
         try:
-            with self.path.open("rb") as file:
+            with open_file(self.path) as file:
                 whole = os.fstat(file.fileno()).st_size == self.size and file.read(_HEADER) == self._header
                 if whole:
                     self._pixels = np.asarray(np.memmap(file, np.uint8, "r", _HEADER, self._shape))

@@ -16,6 +16,7 @@ from uda_reid.data.layouts.layout import Layout
 from uda_reid.data.layouts.market import MARKET_FOLDERS, is_market, read_market
 from uda_reid.errors import DataError
 from uda_reid.options import one_line
+from uda_reid.reading import check_regular
 from uda_reid.types import Split
 
 PEOPLE = (843, 440, 77, 58, 49)
@@ -111,6 +112,7 @@ def _protocol(config: Path) -> dict[str, list[str]]:
     from scipy.io import loadmat
 
     try:
+        check_regular(config)
         table: dict[str, Any] = loadmat(str(config))
         listed = [Path(str(cell.item())).stem for cell in table["filelist"].flat]
         rows = {split: table[f"{split}_idx"].flatten().astype(np.int64) - 1 for split in SPLITS}

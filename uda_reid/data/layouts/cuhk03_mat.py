@@ -20,6 +20,7 @@ from rich.console import Console
 from uda_reid.data.layouts.files import images_in
 from uda_reid.errors import DataError
 from uda_reid.options import one_line
+from uda_reid.reading import open_file, read_text
 from uda_reid.terminal import RichReporter
 
 MAT = "cuhk-03.mat"
@@ -79,7 +80,7 @@ def held_out(mat: Path) -> list[set[tuple[int, int]]]:
 def _complete(place: Path) -> bool:
     """Return whether a folder holds all the images that were unpacked into it."""
     try:
-        expected = json.loads((place / _MARKER).read_text(encoding="utf-8"))["images"]
+        expected = json.loads(read_text(place / _MARKER))["images"]
         found = sum(path.stat().st_size > 0 for path in images_in(place))
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -141,7 +142,7 @@ def _opened(mat: Path) -> Iterator[Any]:
     """Open the file; whatever is wrong with it is one line."""
     h5py = _h5py(mat)
     try:
-        with h5py.File(mat, "r") as file:
+        with open_file(mat) as content, h5py.File(content, "r") as file:
             yield file
     except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise DataError(f"{mat}: is not CUHK03's MATLAB 7.3 file, or only a part of it ({one_line(error)})") from error

@@ -13,6 +13,7 @@ from uda_reid.data.layouts.labels import SPLITS, Parts, Row, arrange
 from uda_reid.data.layouts.layout import Layout
 from uda_reid.errors import DataError
 from uda_reid.options import one_line
+from uda_reid.reading import open_text
 
 MANIFEST = "manifest.csv"
 COLUMNS = ("path", "identity", "camera", "split")
@@ -73,7 +74,7 @@ def _lines(file: Path, notes: list[str]) -> Iterator[tuple[str, dict[str, str]]]
     """Yield the place and the values of every line under the header; note the columns that are ignored."""
     try:
         # Spreadsheets put a byte-order mark in front of the header; utf-8-sig takes it off.
-        with file.open(newline="", encoding="utf-8-sig") as stream:
+        with open_text(file, newline="", encoding="utf-8-sig") as stream:
             reader = csv.reader(stream)
             header = [name.strip().lower() for name in next(reader, [])]
             _check_header(file, header)

@@ -15,6 +15,7 @@ from uda_reid.data.layouts.layout import Layout
 from uda_reid.data.layouts.market import left_out
 from uda_reid.data.layouts.tracklets import FIRST_IMAGE
 from uda_reid.errors import DataError
+from uda_reid.reading import check_regular, read_text
 from uda_reid.types import Ids
 
 _NAME = re.compile(r"(00-1|\d{4})C(\d)T\d+(?=F\d)", re.ASCII)
@@ -120,7 +121,7 @@ def _by_tables(folder: Path) -> tuple[list[_Tracklet], list[_Tracklet], set[int]
 
 def _listed(names_file: Path, table: Path, variable: str, folder: Path) -> Iterator[_Tracklet]:
     try:
-        names = names_file.read_text(encoding="utf-8").split()
+        names = read_text(names_file).split()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{names_file}: the list of images cannot be read ({error})") from error
     rows = _matrix(table, variable)
@@ -146,6 +147,7 @@ def _matrix(file: Path, variable: str) -> Ids:
     from scipy.io.matlab import MatReadError
 
     try:
+        check_regular(file)
         return np.asarray(loadmat(file)[variable]).astype(np.int64)
     # NotImplementedError is what SciPy raises for MATLAB's later, HDF5-based format.
     except (OSError, ValueError, TypeError, KeyError, NotImplementedError, MatReadError) as error:

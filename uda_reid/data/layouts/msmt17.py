@@ -12,6 +12,7 @@ from uda_reid.data.layouts.layout import Layout
 from uda_reid.data.layouts.market import MARKET, MARKET_FOLDERS, SHORT_NAME, named_rows
 from uda_reid.data.layouts.pytorch import PYTORCH, PYTORCH_FOLDERS, inside, is_pytorch
 from uda_reid.errors import DataError
+from uda_reid.reading import read_text
 from uda_reid.types import JUNK
 
 _NAME = re.compile(r"(\d+)_\d+_(\d+)_", re.ASCII)
@@ -79,7 +80,7 @@ def _image_folders(folder: Path) -> tuple[Path, Path]:
 
 def _listed(file: Path, split: str, images: Path) -> Iterator[Row]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = read_text(file).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: the list cannot be read ({error}); MSMT17 has it beside its images") from error
     present = Presence()

@@ -26,6 +26,7 @@ from uda_reid.data.scenes.workers import draw_all
 from uda_reid.data.scenes.world import VERSION
 from uda_reid.data.scenes.worlds import SCENES
 from uda_reid.errors import DataError
+from uda_reid.reading import read_text
 
 Progress = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
 
@@ -111,7 +112,7 @@ def _facts(name: str, options: Drawing) -> dict[str, object]:
 def _complete(folder: Path, name: str, options: Drawing) -> bool:
     """Return whether a folder holds this drawing with all its images, as its `scene.json` counts them."""
     try:
-        facts = json.loads((folder / "scene.json").read_text(encoding="utf-8"))
+        facts = json.loads(read_text(folder / "scene.json"))
         found = sum(
             entry.name.endswith(".jpg") and entry.stat().st_size > 0
             for split in (TRAIN, QUERY, GALLERY)

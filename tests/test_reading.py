@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+import pytest
+
+from uda_reid.data.images.decoding import decode
+from uda_reid.data.layouts import read
+from uda_reid.errors import DataError, UdaReidError
+from uda_reid.foreign.files import read_features
+from uda_reid.foreign.ids import read_ids
+from uda_reid.models import weights
+from uda_reid.reading import IrregularError, check_regular, open_file, read_text
+from uda_reid.recipe import load
+from uda_reid.report import read as read_record
+from uda_reid.report import read_lists
+from uda_reid.training import checkpoint
+
+
+@pytest.fixture(autouse=True)
+def in_time() -> Iterator[None]:
+    """Fail instead of waiting for ever."""
+
+    def late(_: int, __: FrameType | None) -> None:
+        raise TimeoutError("a pipe was waited for")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def link_to_a_pipe(path: Path) -> None:
+    os.mkfifo(path.with_name("pipe"))
+    path.symlink_to("pipe")
+
+
+def device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def unix_socket(path: Path) -> None:
+    os.chdir(path.parent)  # a socket's whole path has a hundred signs
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path.name)
+
+
+IRREGULAR = [pipe, link_to_a_pipe, device, unix_socket]
+"""What can have the name of a file."""
+
+
+@pytest.mark.parametrize("make", IRREGULAR)
+def test_what_is_no_file_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[..., None]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path / "x")
+    for opening in (open_file, read_text, check_regular):
+        with pytest.raises(IrregularError, match="it is a pipe, a socket or a device and no file"):
+            opening(tmp_path / "x")
+
+
+def test_a_folder_and_a_file_that_is_missing_are_said_as_such(tmp_path: Path) -> None:
+    with pytest.raises(IrregularError, match="it is a folder and no file"):
+        open_file(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        open_file(tmp_path / "x")
+
+
+def test_a_pipe_that_takes_a_file_s_place_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x"
+    path.write_text("a file")
+    looks = iter([path.stat()])
+    path.unlink()
+    pipe(path)
+    monkeypatch.setattr(Path, "stat", lambda _: next(looks))
+    with pytest.raises(IrregularError, match="a pipe"):
+        open_file(path)
+
+
+def test_no_more_is_read_than_what_a_file_should_have(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"12345")
+    with open_file(path, most=5) as file:
+        assert file.read() == b"12345"
+    with pytest.raises(IrregularError, match="it has 5 bytes, and what it should be has at most 4"):
+        open_file(path, most=4)
+
+
+def test_a_hole_of_a_terabyte_is_no_image(tmp_path: Path) -> None:
+    path = tmp_path / "x.jpg"
+    path.touch()
+    os.truncate(path, 1 << 40)
+    assert "has at most 268,435,456): remove or replace it" in str(decode(path, 8, 4))
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "image.jpg": lambda path: _raised(decode(path, 8, 4)),
+    "recipe.yaml": load,
+    "ids.csv": read_ids,
+    "features.npy": read_features,
+    "features.pt": read_features,
+    "weights.safetensors": weights.read,
+    "weights.pth": weights.read,
+    "model.safetensors": checkpoint.load,
+    "record.json": read_record,
+    "ranked.json": read_lists,
+    "set/manifest.csv": lambda path: read("set", path.parents[1]),
+}
+
+
+def _raised(found: object) -> None:
+    if isinstance(found, DataError):
+        raise found
+
+
+@pytest.mark.parametrize("make", IRREGULAR)
+@pytest.mark.parametrize("name", READERS)
+def test_no_reader_waits_for_a_pipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, make: Callable[..., None]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    make(path)
+    with pytest.raises(UdaReidError) as raised:
+        READERS[name](path)
+    assert "\n" not in str(raised.value)
+
+
+def test_links_to_files_are_read(tmp_path: Path) -> None:
+    np.save(tmp_path / "there.npy", np.ones((2, 3), np.float32))
+    (tmp_path / "here.npy").symlink_to("there.npy")
+    assert read_features(tmp_path / "here.npy").shape == (2, 3)
