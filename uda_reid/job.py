@@ -130,14 +130,9 @@ def names_of(source: str, data: Path) -> tuple[str, ...]:
     return names
 
 
-def is_drawn(domain: Domain) -> bool:
-    """Return whether the domain's images are a drawing, of whatever size and name, and show nobody."""
-    return (domain.root / "scene.json").is_file()
-
-
 def is_scene(domain: Domain) -> bool:
     """Return whether the domain is a built-in scene as it is drawn on first use."""
-    return domain.name in SCENES and is_drawn(domain)
+    return domain.name in SCENES and (domain.root / "scene.json").is_file()
 
 
 def check_groups(recipe: Recipe, processes: int) -> None:

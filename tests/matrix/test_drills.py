@@ -22,9 +22,11 @@ from uda_reid.report.pictures import Picture
 COLOURS = ("red", "green", "blue", "orange")
 
 
-def shown(root: Path, *, photographs: bool = False) -> Shown:
+def shown(root: Path, *, drawn: bool = True) -> Shown:
     """Return what a run shows: four queries of every kind, seven places each, ten attention maps, a map."""
     root.mkdir(exist_ok=True)
+    if drawn:
+        (root / "scene.json").write_text("{}")
     for name in COLOURS:
         Image.new("RGB", (32, 64), name).save(root / f"{name}.png")
     pictures = [Picture(f"{name}.png", 1) for name in COLOURS]
@@ -35,9 +37,7 @@ def shown(root: Path, *, photographs: bool = False) -> Shown:
         for row in range(4)
     ]
     maps = tuple(Parts(pictures[place % 4], place / 10, ((0.5,),), ((0.5,),)) for place in range(10))
-    return Shown(
-        Lists(str(root), photographs, 20, tuple(queries)), AttentionMaps(str(root), photographs, maps), small()
-    )
+    return Shown(Lists(str(root), 20, tuple(queries)), AttentionMaps(str(root), maps), small())
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_page_has_every_picture_once_and_says_whose_they_are(summary: Summary, t
         (tmp_path / "b" / f"{name}.png").unlink()
     gone = render(summary, runs(), {}, command="", origin="", shown=kept)
     assert "<use" not in gone and "the image is gone" in gone and 'class="bare"' not in gone
-    photographed = {key: shown(tmp_path / "b", photographs=True) for key in kept}
+    photographed = {key: shown(tmp_path / "p", drawn=False) for key in kept}
     notice = "contains photographs of people: do not publish"
     assert notice in render(summary, runs(), {}, command="", origin="", shown=photographed)
     assert notice not in render(summary, runs(), {}, command="", origin="", shown=photographed, pictures=False)

@@ -62,7 +62,7 @@ def test_expected_time_is_that_of_runs_that_are_there(plan: Plan) -> None:
         made = replace(RECORD, profile="scenes", recipe=recipe, seconds=took)
         write(made.with_row(Row(BOUND, made.start.scores, {}), command=""), folder / "record.json")
         (folder / "adapted.safetensors").touch()
-        write_lists(Lists("", False, 0, ()), folder / "ranked.json")
+        write_lists(Lists("", 0, ()), folder / "ranked.json")
     model = sorted(cells[0].models)[0]
     (plan.out / "sources" / model).mkdir(parents=True)
     (plan.out / "sources" / model / "source.safetensors").touch()
@@ -85,7 +85,7 @@ def test_run_is_finished_when_it_has_its_model_and_all_that_is_wanted(tmp_path: 
     assert not finished(folder, job)  # its ranked lists are
     (folder / "ranked.json").write_text("{")
     assert not finished(folder, job)
-    write_lists(Lists("", False, 0, ()), folder / "ranked.json")
+    write_lists(Lists("", 0, ()), folder / "ranked.json")
     assert finished(folder, job)
     for wanting in (replace(job, bound=True), replace(job, forgetting=True), replace(job, gap=True)):
         assert not finished(folder, wanting)

@@ -44,7 +44,7 @@ def encoder(domain: Domain) -> Embedder:
 
 @pytest.fixture(scope="module")
 def maps(domain: Domain, encoder: Embedder) -> AttentionMaps:
-    found = collect_maps(encoder, domain, photographs=False, run=QUIET)
+    found = collect_maps(encoder, domain, run=QUIET)
     assert found is not None
     return found
 
@@ -52,7 +52,7 @@ def maps(domain: Domain, encoder: Embedder) -> AttentionMaps:
 def test_maps_are_those_of_the_attention_at_even_steps(maps: AttentionMaps, domain: Domain, encoder: Embedder) -> None:
     rows = [1, 4, 7, 9, 12, 15, 18, 21, 23, 26]  # of 28
     assert [part.picture.path for part in maps.images] == [f"train_{row:03d}.png" for row in rows]
-    assert (maps.root, maps.photographs) == (str(domain.root), False)
+    assert maps.root == str(domain.root)
     pictures = images_of(domain.train).read(torch.tensor(rows), HEIGHT, WIDTH)
     assert encoder.attention is not None
     with torch.inference_mode():
@@ -69,14 +69,14 @@ def test_maps_are_those_of_the_attention_at_even_steps(maps: AttentionMaps, doma
 
 
 def test_encoder_without_attention_has_none(domain: Domain) -> None:
-    assert collect_maps(tiny_source(domain, epochs=0).encoder, domain, photographs=False, run=QUIET) is None
+    assert collect_maps(tiny_source(domain, epochs=0).encoder, domain, run=QUIET) is None
 
 
 def test_few_images_are_all_shown(domain: Domain, encoder: Embedder) -> None:
     train = domain.train
     few = replace(train, paths=train.paths[:3], pids=train.pids[:3], cams=None)
-    found = collect_maps(encoder, replace(domain, train=few), photographs=True, run=QUIET)
-    assert found is not None and found.photographs
+    found = collect_maps(encoder, replace(domain, train=few), run=QUIET)
+    assert found is not None
     assert [(part.picture.path, part.picture.cam) for part in found.images] == [
         ("train_000.png", None), ("train_001.png", None), ("train_002.png", None)
     ]  # fmt: skip
@@ -87,9 +87,7 @@ def test_maps_are_written_and_read(maps: AttentionMaps, tmp_path: Path) -> None:
     assert read_maps(tmp_path / "attention.json") == maps
 
 
-@pytest.mark.parametrize(
-    "damage", ["{", "[]", '{"format": 9}', '{"format": 1, "root": "a", "photographs": false, "images": [{}]}']
-)
+@pytest.mark.parametrize("damage", ["{", "[]", '{"format": 9}', '{"format": 1, "root": "a", "images": [{}]}'])
 def test_damaged_file_is_one_line(damage: str, tmp_path: Path) -> None:
     (tmp_path / "attention.json").write_text(damage)
     with pytest.raises(CheckpointError, match=r"attention\.json: holds no attention maps, or is damaged"):
@@ -117,10 +115,11 @@ def test_page_shows_picture_shared_and_specific_side_by_side(maps: AttentionMaps
     assert page.text.count("% shared") == 10
     bare = Page(render(RECORD, Shown(attention=maps), pictures=False))
     assert len(bare.all("img")) == 20 and not bare.all("use")
-    assert "contains photographs" not in text
-    photographs = replace(maps, photographs=True)
-    assert "contains photographs of people" in render(RECORD, Shown(attention=photographs))
-    assert "contains photographs" not in render(RECORD, Shown(attention=photographs), pictures=False)
+    assert "contains photographs of people" in text
+    assert "contains photographs" not in render(RECORD, Shown(attention=maps), pictures=False)
+    (Path(maps.root) / "scene.json").write_text("{}")
+    assert "contains photographs" not in render(RECORD, Shown(attention=maps))
+    (Path(maps.root) / "scene.json").unlink()
     assert 'id="attention"' not in render(RECORD)
     write(RECORD, tmp_path / "record.json")
     write_maps(maps, tmp_path / "attention.json")

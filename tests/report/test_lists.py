@@ -73,8 +73,8 @@ def test_choice_names_no_query_twice_and_no_skipped_one(count: int) -> None:
 
 def test_collected_lists_are_those_of_the_evaluator(domain: Domain, encoders: tuple[Encoder, Encoder]) -> None:
     record = scored(RECORD, domain, encoders)
-    lists = collect(record, Evaluator(domain), *encoders, photographs=False)
-    assert (lists.root, lists.photographs, lists.counted, len(lists.queries)) == (str(domain.root), False, 8, 8)
+    lists = collect(record, Evaluator(domain), *encoders)
+    assert (lists.root, lists.counted, len(lists.queries)) == (str(domain.root), 8, 8)
     assert domain.gallery.cams is not None
     for query in lists.queries:
         assert query.picture.path == f"query_{query.row:03d}.png"
@@ -90,7 +90,7 @@ def test_collected_lists_are_those_of_the_evaluator(domain: Domain, encoders: tu
 
 def test_without_adaptation_there_is_one_list_per_query(domain: Domain, encoders: tuple[Encoder, Encoder]) -> None:
     record = scored(DIRECT, domain, (encoders[0], encoders[0]))
-    lists = collect(record, Evaluator(domain), encoders[0], encoders[0], photographs=True)
+    lists = collect(record, Evaluator(domain), encoders[0], encoders[0])
     assert [query.before for query in lists.queries] == [()] * 8
     assert [query.why for query in lists.queries] == ["lowest"] * 4 + ["spread"] * 4
     assert all(len(query.after) == 10 for query in lists.queries)
@@ -99,23 +99,23 @@ def test_without_adaptation_there_is_one_list_per_query(domain: Domain, encoders
 def test_nothing_is_ranked_without_scores_or_average_precision(
     domain: Domain, encoders: tuple[Encoder, Encoder]
 ) -> None:
-    assert collect(UNSCORED, Evaluator(domain), *encoders, photographs=True).queries == ()
+    assert collect(UNSCORED, Evaluator(domain), *encoders).queries == ()
     shot = Evaluator(domain, "single-gallery-shot")
     rows = tuple(replace(row, scores=shot.score(encoders[0])) for row in RECORD.rows)
-    assert collect(replace(RECORD, rows=rows), shot, *encoders, photographs=True).queries == ()
+    assert collect(replace(RECORD, rows=rows), shot, *encoders).queries == ()
 
 
 def test_images_outside_of_the_folder_keep_their_whole_path(
     domain: Domain, encoders: tuple[Encoder, Encoder], tmp_path: Path
 ) -> None:
     record = scored(RECORD, domain, encoders)
-    lists = collect(record, Evaluator(replace(domain, root=tmp_path)), *encoders, photographs=False)
+    lists = collect(record, Evaluator(replace(domain, root=tmp_path)), *encoders)
     assert lists.queries[0].picture.path == (domain.root / f"query_{lists.queries[0].row:03d}.png").as_posix()
 
 
 def test_lists_survive_the_disk(domain: Domain, encoders: tuple[Encoder, Encoder], tmp_path: Path) -> None:
     blind = replace(domain, query=replace(domain.query, cams=None))
-    lists = collect(scored(RECORD, blind, encoders), Evaluator(blind), *encoders, photographs=True)
+    lists = collect(scored(RECORD, blind, encoders), Evaluator(blind), *encoders)
     assert lists.queries[0].picture.cam is None
     write_lists(lists, tmp_path / "ranked.json")
     assert read_lists(tmp_path / "ranked.json") == lists
@@ -124,7 +124,7 @@ def test_lists_survive_the_disk(domain: Domain, encoders: tuple[Encoder, Encoder
 
 def test_foreign_and_broken_lists_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "ranked.json"
-    write_lists(Lists("data", True, 3, ()), path)
+    write_lists(Lists("data", 3, ()), path)
     whole = json.loads(path.read_text())
     for text in ("", "[]", "{}", json.dumps({**whole, "format": 9}), json.dumps({**whole, "queries": [{"row": 1}]})):
         path.write_text(text)

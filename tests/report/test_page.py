@@ -66,7 +66,7 @@ def lists(tmp_path: Path) -> Lists:
         Query(0, asked, "improved", 0.1, 0.6, before, before[::-1]),
         Query(2, asked, "spread", 0.5, 0.5, before, before),
     )
-    return Lists(str(folder), True, 2, queries)
+    return Lists(str(folder), 2, queries)
 
 
 def test_page_has_every_section_and_its_navigation(lists: Lists) -> None:
@@ -200,7 +200,6 @@ def test_missing_pieces_leave_a_sentence() -> None:
 def test_photographs_are_announced_and_can_be_left_out(lists: Lists) -> None:
     notice = "contains photographs of people: do not publish"
     assert notice in render(RECORD, Shown(lists))
-    assert notice not in render(RECORD, Shown(replace(lists, photographs=False)))
     without = render(RECORD, Shown(lists), pictures=False)
     assert notice not in without
     assert "data:image" not in without
@@ -208,6 +207,35 @@ def test_photographs_are_announced_and_can_be_left_out(lists: Lists) -> None:
     assert "gone.png" not in without
     assert "The pictures were left out" in without
     assert Page(without).text.count("✗") == 8 + 1
+
+
+def test_drawn_people_are_not_announced_as_photographs(lists: Lists, tmp_path: Path) -> None:
+    notice, scene = "contains photographs of people", Path(lists.root)
+    (scene / "scene.json").write_text("{}")
+    assert notice not in render(RECORD, Shown(lists))
+    (tmp_path / "private.png").write_bytes((scene / "green.png").read_bytes())
+    (scene / "green.png").unlink()
+    (scene / "green.png").symlink_to(tmp_path / "private.png")
+    assert notice in render(RECORD, Shown(lists)), "a link out of a drawing may lead to anybody"
+
+
+def test_a_page_whose_images_have_gone_does_not_announce_photographs(lists: Lists) -> None:
+    for image in Path(lists.root).glob("*.png"):
+        image.unlink()
+    text = render(RECORD, Shown(lists))
+    assert "data:image" not in text and "contains photographs" not in text
+
+
+@pytest.mark.parametrize("form", ["{folder}/private.png", "../private.png", "x/../../private.png"])
+def test_pictures_from_outside_the_data_set_are_not_embedded(lists: Lists, tmp_path: Path, form: str) -> None:
+    """A run's folder may be another's, who wants this one's pictures in a page that is handed on."""
+    Image.new("RGB", (32, 64), "red").save(tmp_path / "private.png")
+    (Path(lists.root) / "x").mkdir()
+    asked = Picture(form.format(folder=tmp_path), None)
+    queries = tuple(replace(query, picture=asked, before=(), after=()) for query in lists.queries)
+    text = render(RECORD, Shown(replace(lists, queries=queries)))
+    assert "data:image" not in text and "contains photographs" not in text
+    assert "Images outside the data set&#39;s folder are not shown, only their names: 1" in text
 
 
 def test_images_that_have_gone_are_shown_by_name(lists: Lists) -> None:

@@ -41,7 +41,9 @@ def test_thumbnails_carry_no_notes_of_the_file_and_repeat(tmp_path: Path) -> Non
     assert not decoded(first["a.jpg"]).getexif()
 
 
-def test_thumbnails_find_files_by_their_whole_path(tmp_path: Path) -> None:
+def test_thumbnails_are_made_of_files_below_the_folder_alone(tmp_path: Path) -> None:
     Image.new("RGB", (64, 128), "green").save(tmp_path / "a.jpg")
-    whole = str(tmp_path / "a.jpg")
-    assert thumbnails(tmp_path / "elsewhere", [whole]).keys() == {whole}
+    (tmp_path / "inner").mkdir()
+    for path in (str(tmp_path / "a.jpg"), "../a.jpg", "x/../../a.jpg"):
+        assert not thumbnails(tmp_path / "inner", [path])
+    assert thumbnails(tmp_path, ["a.jpg"]).keys() == {"a.jpg"}

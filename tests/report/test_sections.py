@@ -160,7 +160,7 @@ def test_queries_are_compared_where_there_is_a_before_and_an_after() -> None:
     [
         (UNSCORED, None, "Nothing was scored"),
         (RECORD, None, "no ranked.json"),
-        (RECORD, Lists("data", True, 0, ()), "no average precision per query"),
+        (RECORD, Lists("data", 0, ()), "no average precision per query"),
     ],
 )
 def test_missing_ranked_lists_say_why(record: Record, lists: Lists | None, expected: str) -> None:

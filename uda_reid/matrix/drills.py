@@ -58,7 +58,6 @@ class Pictured(NamedTuple):
         groups: ranked lists by the reason for which they are shown.
         attention: the attention maps of some images, and in a sentence how even they are.
         clouds: maps of the embeddings, and in a sentence how mixed the domains are.
-        photographs: whether real people are seen.
     """
 
     seed: int
@@ -66,7 +65,6 @@ class Pictured(NamedTuple):
     groups: tuple[tuple[str, tuple[Query, ...]], ...]
     attention: tuple[tuple[Parts, ...], str]
     clouds: tuple[tuple[Cloud, ...], str]
-    photographs: bool
 
     @property
     def pictures(self) -> tuple[Picture, ...]:
@@ -177,7 +175,6 @@ def _pictured(seed: int, shown: Shown) -> Pictured:
         groups=tuple(groups),
         attention=(attention.images[::2][:ATTENDED], evenness(attention)) if attention else ((), ""),
         clouds=(clouds(embeddings), told(embeddings)) if embeddings else ((), ""),
-        photographs=any(each.photographs for each in seen),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from uda_reid.matrix import sheets
@@ -15,6 +16,7 @@ from uda_reid.matrix.summary import Runs
 from uda_reid.report import BOUND, Shown
 from uda_reid.report.figures import Chart, line_chart
 from uda_reid.report.page import templates
+from uda_reid.report.pictures import real_people
 from uda_reid.report.tables import fact
 
 STRONGEST = 42
@@ -71,7 +73,6 @@ def render(
     """
     drilled = drills(summary, runs, folders, shown or {})
     small = albums(drilled) if pictures else {}
-    seen = [each.pictured for each in drilled if each.pictured is not None and small.get(each.pictured.root)]
     average = len(summary.pairs) > 1
     return (
         templates()
@@ -87,7 +88,7 @@ def render(
             layers=[drawn for each in summary.gaps if (drawn := layers(summary, each))],
             drills=drilled,
             albums=small,
-            photographs=any(each.photographs for each in seen),
+            photographs=any(real_people(Path(root), each) for root, each in small.items()),
             ledger=ledger(summary, runs),
             recipes=recipes(runs),
             meanings=sheets.meanings(summary),

@@ -9,7 +9,7 @@ from uda_reid.auditor import same_weights
 from uda_reid.data.images import unlabelled
 from uda_reid.evaluation import Evaluator, Features
 from uda_reid.gap import domain_gap
-from uda_reid.job import Prepared, is_drawn
+from uda_reid.job import Prepared
 from uda_reid.pipeline.folders import ADAPTED, locked
 from uda_reid.pipeline.sources import pretrained_facts, train_source
 from uda_reid.report import (
@@ -88,13 +88,13 @@ def keep_lists(
     record: Record, evaluator: Evaluator, before: Features, after: Features, prepared: Prepared, folder: Path
 ) -> None:
     """Write what some queries find first before and after adaptation."""
-    lists = collect(record, evaluator, before, after, photographs=not is_drawn(prepared.target))
+    lists = collect(record, evaluator, before, after)
     write_lists(lists, folder / LISTS)
 
 
 def keep_maps(encoder: Encoder, prepared: Prepared, folder: Path, run: Run) -> None:
     """Write what an encoder with attention looks at on some of the target's images."""
-    maps = collect_maps(encoder, prepared.target, photographs=not is_drawn(prepared.target), run=run)
+    maps = collect_maps(encoder, prepared.target, run=run)
     if maps is not None:
         write_maps(maps, folder / ATTENTION)
 

@@ -54,12 +54,10 @@ class AttentionMaps:
 
     Args:
         root: the target's folder.
-        photographs: whether the images show real people.
         images: the images, at even steps through the target's training images.
     """
 
     root: str
-    photographs: bool
     images: tuple[Parts, ...]
 
     @property
@@ -68,13 +66,12 @@ class AttentionMaps:
         return tuple(part.picture for part in self.images)
 
 
-def collect_maps(encoder: Encoder, target: Domain, *, photographs: bool, run: Run) -> AttentionMaps | None:
+def collect_maps(encoder: Encoder, target: Domain, *, run: Run) -> AttentionMaps | None:
     """Return the attention maps of ten of the target's training images; None where the encoder has no attention.
 
     Args:
         encoder: the adapted encoder.
         target: the target.
-        photographs: whether its images show real people.
         run: the surroundings.
     """
     if not isinstance(encoder, Embedder) or (attention := encoder.eval().attention) is None:
@@ -94,7 +91,7 @@ def collect_maps(encoder: Encoder, target: Domain, *, photographs: bool, run: Ru
             rows.tolist(), shares.tolist(), shared / highest, specific / highest, strict=True
         )
     )
-    return AttentionMaps(str(root), photographs, tuple(images))
+    return AttentionMaps(str(root), tuple(images))
 
 
 def evenness(maps: AttentionMaps) -> str:
@@ -133,7 +130,7 @@ def read_maps(path: Path) -> AttentionMaps:
         if data["format"] != FORMAT:
             raise ValueError("another format")
         images = tuple(_parts(entry) for entry in data["images"])
-        return AttentionMaps(str(data["root"]), bool(data["photographs"]), images)
+        return AttentionMaps(str(data["root"]), images)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path}: holds no attention maps, or is damaged ({error}); the command of the run makes them again"

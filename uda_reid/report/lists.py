@@ -61,13 +61,11 @@ class Lists:
 
     Args:
         root: the target's folder.
-        photographs: whether the images show real people.
         counted: from how many queries the shown ones were chosen.
         queries: the chosen ones, by the reason they were chosen for.
     """
 
     root: str
-    photographs: bool
     counted: int
     queries: tuple[Query, ...]
 
@@ -113,9 +111,7 @@ def choose(
     return tuple((row, why) for rows, why in reasons for row in rows)
 
 
-def collect(
-    record: Record, evaluator: Evaluator, before: Encoder | Features, after: Encoder | Features, *, photographs: bool
-) -> Lists:
+def collect(record: Record, evaluator: Evaluator, before: Encoder | Features, after: Encoder | Features) -> Lists:
     """Rank the gallery for some queries with the models before and after adaptation.
 
     Args:
@@ -123,14 +119,13 @@ def collect(
         evaluator: what scored it.
         before: the source model, or what the evaluator's `features` gave for it.
         after: the same of the adapted model.
-        photographs: whether the target's images show real people; False for a drawn scene.
 
     Returns:
         The lists; without queries where the protocol gives no average precision or nothing was scored.
     """
     root, scores = Path(os.path.abspath(evaluator.domain.root)), (record.start.scores, record.adapted.scores)  # noqa: PTH100
     if scores[0] is None or scores[1] is None:
-        return Lists(str(root), photographs, 0, ())
+        return Lists(str(root), 0, ())
     precision = scores[0].average_precision, scores[1].average_precision
     chosen = choose(*precision)
     rows = [row for row, _ in chosen]
@@ -149,7 +144,7 @@ def collect(
         queries.append(
             Query(row, picture_of(split, row, root), why, *aps, hits(found[0], place), hits(found[1], place))
         )
-    return Lists(str(root), photographs, int(np.isfinite(precision[0] + precision[1]).sum()), tuple(queries))
+    return Lists(str(root), int(np.isfinite(precision[0] + precision[1]).sum()), tuple(queries))
 
 
 def write_lists(lists: Lists, path: Path) -> None:
@@ -169,7 +164,7 @@ def read_lists(path: Path) -> Lists:
         if data["format"] != FORMAT:
             raise ValueError("another format")
         queries = tuple(_query(query) for query in data["queries"])
-        return Lists(str(data["root"]), bool(data["photographs"]), int(data["counted"]), queries)
+        return Lists(str(data["root"]), int(data["counted"]), queries)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path}: holds no ranked lists, or is damaged ({error}); the command of the run makes them again"

@@ -12,7 +12,7 @@ from uda_reid.report import sections
 from uda_reid.report.attention import AttentionMaps, evenness, read_maps
 from uda_reid.report.embedding_map import EmbeddingMap, clouds, read_map, told
 from uda_reid.report.lists import Lists, read_lists
-from uda_reid.report.pictures import album, heat
+from uda_reid.report.pictures import album, heat, outside, real_people
 from uda_reid.report.records import Record, read, remarks
 from uda_reid.report.tables import fact, percent, points, protocol_line
 from uda_reid.shipped import shipped
@@ -106,11 +106,13 @@ def render(record: Record, shown: Shown | None = None, *, pictures: bool = True)
     scatter, no_scatter = sections.queries(record)
     groups, no_lists = sections.groups(shown.lists, record)
     parts = [part for part in (shown.lists if groups else None, shown.attention) if part is not None and pictures]
-    small = album(Path(parts[0].root), (each for part in parts for each in part.pictures)) if parts else None
+    root = Path(parts[0].root) if parts else Path()
+    small = album(root, (each for part in parts for each in part.pictures)) if parts else None
+    elsewhere = outside(each.path for part in parts for each in part.pictures)
     template = templates().get_template("report.html.jinja")
     return template.render(
         record=record,
-        remarks=remarks(record),
+        remarks=(*remarks(record), *elsewhere),
         headline=sections.headline(record),
         tiles=sections.tiles(record),
         models=models,
@@ -131,7 +133,7 @@ def render(record: Record, shown: Shown | None = None, *, pictures: bool = True)
         clouds=() if shown.embeddings is None else clouds(shown.embeddings),
         mixed="" if shown.embeddings is None else told(shown.embeddings),
         album=small,
-        photographs=any(part.photographs for part in parts),
+        photographs=small is not None and real_people(root, small),
         facts=tuple(dict.fromkeys(key for row in record.shown for key in row.facts)),
         options=sections.options(record.recipe),
         names=sections.MEANINGS,

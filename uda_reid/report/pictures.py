@@ -7,7 +7,7 @@ import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 import numpy as np
@@ -53,14 +53,15 @@ def thumbnails(root: Path, paths: Iterable[str]) -> dict[str, str]:
     They are squeezed to one shape, as an encoder sees them.
 
     Args:
-        root: the folder that relative paths start from.
-        paths: image files.
+        root: the folder that paths start from.
+        paths: image files below it. The paths come from a file that anybody may have written, and a page must not
+            show pictures from elsewhere: others are left out.
 
     Returns:
-        Path -> address; files that are gone or damaged are left out.
+        Path -> address; files that are gone, damaged or not below `root` are left out.
     """
     found = {}
-    for path in dict.fromkeys(paths):
+    for path in filter(_inside, dict.fromkeys(paths)):
         images = images_of(Split((root / path,), np.array([JUNK]), None))
         try:
             pixels = images.read(torch.tensor([0]), HEIGHT, WIDTH)[0]
@@ -74,6 +75,22 @@ def album(root: Path, pictures: Iterable[Picture], *, name: str = "picture") -> 
     """Return thumbnails of the pictures of a domain in `root`, called `name`-1 and so on."""
     found = thumbnails(root, (picture.path for picture in pictures))
     return {path: Thumbnail(f"{name}-{number}", address) for number, (path, address) in enumerate(found.items(), 1)}
+
+
+def _inside(path: str) -> bool:
+    return not (PurePath(path).is_absolute() or ".." in PurePath(path).parts)
+
+
+def outside(paths: Iterable[str]) -> list[str]:
+    """Return in a sentence how many images are not shown because they do not lie below the data set's folder."""
+    count = len({path for path in paths if not _inside(path)})
+    return [f"images outside the data set's folder are not shown, only their names: {count:,}"] if count else []
+
+
+def real_people(root: Path, album: Album) -> bool:
+    """Return whether any of the embedded pictures may show a real person: all do but those inside a drawn scene."""
+    drawn, home = (root / "scene.json").is_file(), root.resolve()
+    return any(not drawn or not (root / path).resolve().is_relative_to(home) for path in album)
 
 
 def heat(values: Sequence[Sequence[float]]) -> str:
