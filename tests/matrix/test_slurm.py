@@ -65,6 +65,31 @@ def test_array_script_asks_slurm_for_one_task_for_every_run(monkeypatch: pytest.
     assert [job.submission().args[1] for job in found] == jobs
 
 
+def test_what_an_array_runs_lies_where_only_its_owner_can_write(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Tasks unpickle what lies there."""
+    submitit = pytest.importorskip("submitit")
+    modes = []
+    monkeypatch.setattr(submitit, "AutoExecutor", lambda folder, **_: modes.append(folder.stat().st_mode & 0o777))
+    (tmp_path / "there").mkdir(mode=0o777)
+    for name in ("there", "new"):
+        with pytest.raises(AttributeError):  # the executor is None
+            submit([], tmp_path / name, {})
+    assert modes == [0o700, 0o700]
+
+
+def test_a_folder_of_somebody_else_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+
+    def others(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", others)
+    with pytest.raises(RecipeError, match=r"logs: cannot be made a folder of yours alone \(Operation not permitted\)"):
+        submit([], tmp_path / "logs", {})
+
+
 @pytest.mark.slow  # half a minute: each run is a process of its own
 def test_runs_submitted_on_this_machine_are_made(data: Path) -> None:
     pytest.importorskip("submitit")

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 from uda_reid.errors import RecipeError
 from uda_reid.job import Job
 from uda_reid.matrix.workers import POOLS, Answer, answer_in
+
+
+def _keep_to_this_machine() -> None:
+    """Let the cluster that Ray starts listen on the loopback alone, and take no task without a token of this process.
+
+    A Ray cluster runs whatever is sent to it, with the rights of who started it, and listens on all interfaces. Ray
+    reads both settings from the environment: the first when it is imported (on other systems than Linux it is the
+    default already), the second in versions that have tokens. A program that has imported Ray before has settled both.
+    """
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():  # Ray would write one for all to read
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 class RayPool:
@@ -26,6 +42,8 @@ class RayPool:
     """
 
     def __init__(self, size: int, threads: int, *, gpus: int = 0, address: str = "") -> None:
+        if not address and "RAY_ADDRESS" not in os.environ and "ray" not in sys.modules:
+            _keep_to_this_machine()
         try:
             import ray
         except ImportError as error:

@@ -49,17 +49,20 @@ def submit(
 
     Args:
         jobs: the runs.
-        folder: for scripts, pickled arguments and logs; the machines see it under the same path.
+        folder: for scripts, pickled arguments and logs; the machines see it under the same path. Others may neither
+            read it nor write to it: who can change a pickle there runs code as you.
         options: as of `options_of`.
         cluster: `slurm`; `local` makes the runs in processes of this machine, all at once; None looks for Slurm.
 
     Raises:
-        RecipeError: submitit is not installed, there is no Slurm here, or it knows an option not.
+        RecipeError: submitit is not installed, there is no Slurm here, it knows an option not, or the folder is
+            somebody else's.
     """
     try:
         import submitit
     except ImportError as error:
         raise RecipeError('--executor slurm needs submitit; install it with: pip install "uda_reid[slurm]"') from error
+    _make_private(folder)
     try:
         executor = submitit.AutoExecutor(folder=folder, cluster=cluster or "slurm")
         known = options if cluster != "local" else {key: options[key] for key in ("timeout_min", "cpus_per_task")}
@@ -69,3 +72,15 @@ def submit(
         told = " ".join(str(error).split())
         remedy = "use a machine with sbatch, and options that submitit knows"
         raise RecipeError(f"--executor slurm: the array cannot be submitted ({told}); {remedy}") from error
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder that only its owner can read and write, also where it is there already."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.chmod(0o700)
+    except OSError as error:
+        raise RecipeError(
+            f"{folder}: cannot be made a folder of yours alone ({error.strerror}), and what an array is to run is "
+            "written there; give another --out"
+        ) from error
