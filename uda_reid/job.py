@@ -9,16 +9,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from uda_reid import __version__
 from uda_reid.data.layouts import listing, read
 from uda_reid.data.scenes import SCENES, ensure
 from uda_reid.data.union import union
-from uda_reid.errors import RecipeError
+from uda_reid.errors import DataError, RecipeError
 from uda_reid.evaluation import check_protocol
 from uda_reid.launch import Stop
 from uda_reid.models.encoder import find_weights
 from uda_reid.pretraining import check_identities
-from uda_reid.recipe import Recipe, choose_profile, load, resolved
+from uda_reid.recipe import Recipe, choose_profile, cluster_warning, load, resolved
 from uda_reid.report import BOUND, LABELLED, SOURCE_ONLY, Facts, same_labels
 from uda_reid.run import Precision, Reporter, Run, Silent
 from uda_reid.training.checkpoint import CheckpointFolder
@@ -27,6 +29,8 @@ from uda_reid.training.meeting import join
 from uda_reid.types import Domain, Source
 from uda_reid.unreadable import TOLERATED, Unreadable
 
+FEWEST = 2
+"""Training images of a target, of which one cluster or one variance cannot be made; `doctor` says the same."""
 USUAL = {"accumulate": 1, "rollbacks": 0, "compiled": False}
 """Options of a run that change numbers and no recipe holds; others than these are part of a folder's name."""
 
@@ -201,12 +205,26 @@ class Prepared:
             needs = "training images with identities, queries and a gallery"
             raise RecipeError(f"--bound needs a target with {needs}, and {self.target.name} lacks some; leave it out")
         images = len(self.target.train)
+        if targets and images < FEWEST and recipe.strategy_name != "source_only":
+            raise DataError(
+                f"{self.target.name} has {images} training image to adapt to, and {FEWEST} are the least; "
+                "add images of the site, or take --recipe source_only"
+            )
         built_in = all(map(is_scene, (*self.sources, *targets)))
         profile = choose_profile(job.profile, built_in=built_in, target_images=images)
-        clusters_for = None if job.target is None else images
+        cams = self.target.train.cams
+        cameras = None if cams is None else len(np.unique(cams))
         self.recipe = load(
-            job.recipe, profile=profile, settings=job.settings, target_images=clusters_for, allow_code=job.allow_code
+            job.recipe,
+            profile=profile,
+            settings=job.settings,
+            target_images=images if targets else None,
+            target_cameras=cameras,
+            allow_code=job.allow_code,
         )
+        self.doubt = cluster_warning(self.recipe.strategy, images, cameras) if targets else ""
+        if self.doubt:
+            reporter.log(f"warning: {self.doubt}")
         check_groups(self.recipe, self.processes.count)
         # By name too: protocols of one data set share its folder.
         self.listings = {(domain.root, domain.name): listing(domain) for domain in (*self.sources, *targets)}
@@ -271,7 +289,7 @@ class Prepared:
         domains = (
             f"{domain.name}: {note}" for domain in (*self.sources, *joined, self.target) for note in domain.notes
         )
-        return (*options, *domains)
+        return (*options, *[self.doubt] * bool(self.doubt), *domains)
 
     def _digest(self, content: Mapping[str, Any], keys: Iterable[str], options: Mapping[str, Any]) -> str:
         # Not the number of processes: with any, the weights are the same but for rounding, and a run goes on with any.

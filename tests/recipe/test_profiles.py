@@ -8,7 +8,7 @@ import pytest
 
 from tests.recipe.toys import HEAD, Toy, Written, load, refused
 from uda_reid.errors import RecipeError
-from uda_reid.recipe import SHARED, Profile, choose_profile, recipes
+from uda_reid.recipe import SHARED, Profile, choose_profile, cluster_warning, recipes
 from uda_reid.shipped import shipped
 from uda_reid.strategies.pul import PUL
 
@@ -98,7 +98,7 @@ def test_paper_takes_as_many_clusters_as_images_and_no_more() -> None:
         if text.startswith("  clusters:")
     )
     reason = "700 clusters are more than the target's 699 training images"
-    remedy = "set fewer (--set adapt.clusters=...) or take --profile small"
+    remedy = "set fewer (--set adapt.clusters=174, say) or take --profile small"
     with refused(f"pul.yaml:{line}: adapt.clusters: {reason}; {remedy}"):
         load("pul", target_images=699)
     with refused(f"--set adapt.clusters=700: {reason}; {remedy}"):
@@ -108,3 +108,44 @@ def test_paper_takes_as_many_clusters_as_images_and_no_more() -> None:
 def test_default_clusters_beyond_the_images_are_refused_too(written: Written) -> None:
     with pytest.raises(RecipeError, match=r"^toy\.yaml: adapt\.clusters: 700 clusters are more than"):
         load(written(HEAD), target_images=10)
+
+
+@pytest.mark.parametrize(
+    ("images", "cameras", "clusters", "each"),
+    [
+        (769, 5, 96, 8),  # a built-in scene
+        (1940, 2, 485, 4),  # CUHK01: 485 people of two images in each of two cameras
+        (1940, 3, 323, 6),
+        (1940, 4, 242, 8),
+        (1940, 1, 500, 2),
+        (1940, None, 242, 8),
+        (7, 2, 2, 4),
+    ],
+)
+def test_clusters_are_bounded_by_images_and_cameras(images: int, cameras: int | None, clusters: int, each: int) -> None:
+    recipe = load("cluster", profile="small", target_images=images, target_cameras=cameras)
+    assert recipe.strategy.clusters == clusters  # type: ignore[attr-defined]
+    note = f"clusters 500 -> {clusters}: at most one per {each} training images in profile small"
+    few = f", 2 for each of {cameras} cameras" if cameras and cameras < 4 else ""
+    assert (note + few in recipe.notes) == (clusters != 500)
+
+
+def test_cameras_without_a_number_leave_the_bound_of_images() -> None:
+    assert load("pul", profile="small", target_images=800) == load(
+        "pul", profile="small", target_images=800, target_cameras=6
+    )
+
+
+@pytest.mark.parametrize(
+    ("clusters", "images", "cameras", "warned"),
+    [
+        (50, 100, 2, ""), (51, 100, 2, "cannot be the identities"), (2, 2, 1, ""), (2, 3, None, ""),
+        (700, 700, 8, "cannot be the identities"), (750, 12_936, 6, ""), (4, 128, 2, ""),
+        (4, 132, 2, "expect several identities in each"), (4, 132, None, ""),
+    ],
+)  # fmt: skip
+def test_clusters_that_cannot_be_the_identities_are_doubted(
+    clusters: int, images: int, cameras: int | None, warned: str
+) -> None:
+    found = cluster_warning(PUL(clusters=clusters), images, cameras)
+    assert warned in found and bool(found) == bool(warned)

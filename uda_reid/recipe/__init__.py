@@ -46,7 +46,11 @@ OF_PROFILES = re.compile(r"in profiles? (\w+(?:(?:, | and )\w+)*) ")
 LONGEST_NAME = 100
 """Bytes of a recipe's name: with the names of two domains it is a folder's, of which file systems take 255."""
 IMAGES_PER_CLUSTER = 8
-"""In the short profiles a strategy's `clusters` is at most the target's training images divided by this."""
+"""In the short profiles a strategy's `clusters` is at most the target's training images divided by this..."""
+IMAGES_PER_CAMERA = 2
+"""...or by this for each camera, where that is less: with two cameras a person may have no more than four images."""
+MOST_PER_CAMERA = 16
+"""Images of one camera in a cluster that no person has: in published sets of single images they have 1 to 8."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,7 @@ def load(
     profile: str = "paper",
     settings: Sequence[str] = (),
     target_images: int | None = None,
+    target_cameras: int | None = None,
     allow_code: bool = False,
 ) -> Recipe:
     """Read a recipe, apply a profile and then settings to it, and check every value.
@@ -144,6 +149,7 @@ def load(
         profile: `paper` (the file as it is), `small` or `scenes`.
         settings: options as `section.option=value`, sections are encoder, pretrain and adapt; the last wins.
         target_images: number of the target's training images, which bounds the clusters; None: not known.
+        target_cameras: number of the target's cameras, which bounds them too; None: not known.
         allow_code: whether the recipe may name a class that is neither built in nor offered by an installed package:
             its module is imported, which runs it.
 
@@ -161,7 +167,7 @@ def load(
     if file.header.get("profile") is None and asked != "paper":
         recipe = _override(_shorten(recipe, asked, short[asked]), given, shown)
         if target_images is not None and "clusters" not in given["adapt"]:
-            recipe = _capped(recipe, target_images)
+            recipe = _capped(recipe, target_images, target_cameras)
     else:
         recipe = _override(recipe, given, shown)
     nowhere = Given(None, f"{shown}: adapt.clusters")
@@ -265,13 +271,16 @@ def _clusters(strategy: Strategy) -> int | None:
     return clusters if type(clusters) is int and getattr(strategy, "method", "kmeans") == "kmeans" else None
 
 
-def _capped(recipe: Recipe, images: int) -> Recipe:
+def _capped(recipe: Recipe, images: int, cameras: int | None) -> Recipe:
     """Return the recipe with no more clusters than fit a short profile."""
-    most = max(images // IMAGES_PER_CLUSTER, 2)  # two at least: one cluster would tell nothing apart
+    few = cameras is not None and IMAGES_PER_CAMERA * cameras < IMAGES_PER_CLUSTER
+    each = IMAGES_PER_CAMERA * cameras if few and cameras else IMAGES_PER_CLUSTER
+    most = max(images // each, 2)  # two at least: one cluster would tell nothing apart
     clusters = _clusters(recipe.strategy)
     if clusters is None or clusters <= most:
         return recipe
-    limit = f"at most one per {IMAGES_PER_CLUSTER} training images in profile {recipe.profile}"
+    limit = f"at most one per {each} training images in profile {recipe.profile}"
+    limit += f", {IMAGES_PER_CAMERA} for each of {cameras} cameras" if few else ""
     changes: dict[str, Any] = {"clusters": most}
     strategy = replace(cast(Any, recipe.strategy), **changes)
     return replace(recipe, strategy=strategy, notes=(*recipe.notes, f"clusters {clusters} -> {most}: {limit}"))
@@ -299,8 +308,35 @@ def _check_clusters(strategy: Strategy, images: int | None, where: str) -> None:
     if images is not None and clusters is not None and clusters > images:
         raise RecipeError(
             f"{where}: {clusters} clusters are more than the target's {images} training images; "
-            "set fewer (--set adapt.clusters=...) or take --profile small"
+            f"set fewer (--set adapt.clusters={max(images // 4, 2)}, say) or take --profile small"
         )
+
+
+def cluster_warning(strategy: Strategy, images: int, cameras: int | None) -> str:
+    """Return why the number of clusters that a strategy makes cannot be that of the identities; nothing where it can.
+
+    Args:
+        strategy: any.
+        images: number of the target's training images.
+        cameras: number of its cameras; None: not known.
+
+    >>> from uda_reid.strategies.pul import PUL
+    >>> cluster_warning(PUL(clusters=60), 100, 2)
+    '60 clusters of 100 training images cannot be the identities: one that two images show needs two in its cluster'
+    >>> cluster_warning(PUL(clusters=10), 1000, 2)
+    '10 clusters of 1000 training images are 50 images of each camera in a cluster: expect several identities in each'
+    >>> cluster_warning(PUL(clusters=96), 769, 5)
+    ''
+    """
+    clusters = _clusters(strategy)
+    if clusters is None:
+        return ""
+    shown, each = f"{clusters} clusters of {images} training images", images / clusters / (cameras or 1)
+    if clusters > max(images // 2, 2):
+        return f"{shown} cannot be the identities: one that two images show needs two in its cluster"
+    if cameras is not None and each > MOST_PER_CAMERA:
+        return f"{shown} are {each:.0f} images of each camera in a cluster: expect several identities in each"
+    return ""
 
 
 def _override(recipe: Recipe, given: Mapping[str, Mapping[str, Given]], shown: str) -> Recipe:
