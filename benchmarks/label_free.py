@@ -29,7 +29,7 @@ from uda_reid.ops.quality import silhouette, soft_neighbourhood_density
 from uda_reid.pipeline import one, train_source
 from uda_reid.pretraining import validate
 from uda_reid.run import Run, Silent
-from uda_reid.terminal import RichReporter
+from uda_reid.terminal import RichReporter, Screen
 from uda_reid.training.encoders import load_encoder
 from uda_reid.training.features import extract
 
@@ -52,7 +52,7 @@ def arguments() -> argparse.ArgumentParser:
 def main() -> None:
     """Measure every adapted encoder and print the ranks."""
     options = arguments().parse_args()
-    reporter = RichReporter(Console(stderr=True))
+    reporter = RichReporter(Screen(stderr=True))
     recipes = options.recipes.split(",")
     ranks: dict[str, list[float]] = {recipe: [] for recipe in recipes}
     table = Table(box=SIMPLE_HEAD)

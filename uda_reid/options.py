@@ -21,6 +21,8 @@ T = TypeVar("T")
 Raw = str | tuple[str | None, ...] | None
 """A value before its field's type is known: text, a list of texts, or nothing (`null`)."""
 
+NEAR = 0.76
+"""How alike two names are, by `difflib`, for one to be taken for a slip of the other: two letters of eight differ."""
 COLLECTIONS = (tuple, list, set, frozenset, Sequence)
 
 
@@ -186,10 +188,18 @@ def suggest(name: str, known: Iterable[str]) -> str:
     ("did you mean 'clusters'?", 'known are clusters, lr', 'there are none here')
     """
     known = list(known)
-    close = get_close_matches(name.lower(), known, n=1)
-    if close:
-        return f"did you mean {close[0]!r}?"
+    if close := closest(name, known):
+        return f"did you mean {close!r}?"
     return f"known are {', '.join(known)}" if known else "there are none here"
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """Return the known name that `name` is a slip of the pen for; nothing where none is near enough to be meant.
+
+    >>> closest("Cluster", ["clusters", "lr"]), closest("osnet_x1_0", ["resnet101"])
+    ('clusters', '')
+    """
+    return next(iter(get_close_matches(name.casefold(), list(known), n=1, cutoff=NEAR)), "")
 
 
 def one_line(message: object) -> str:

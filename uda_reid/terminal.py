@@ -1,4 +1,8 @@
-"""How long work shows itself to a person: lines and progress bars."""
+"""The one door to a terminal and to a log: lines, tables, JSON and progress bars, with every character visible.
+
+Names of files, of data sets and of recipes come from others: what a terminal would take for an order, and what `rich`
+would take for markup, is shown as text. No other file writes to a stream, makes a `Console`, or a `Text`.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,12 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
+from rich.text import Text
 
 if TYPE_CHECKING:  # `run` imports torch, which takes a second that --help does not have
     from uda_reid.run import Reporter
@@ -31,6 +37,45 @@ def visible(text: str) -> str:
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
+def words(text: str, style: str = "") -> Text:
+    """Return text for a cell, a heading or a line: one line of visible characters, none of which is markup."""
+    return Text(visible(text), style=style)
+
+
+def paragraph(lines: Iterable[str], style: str = "") -> Text:
+    """Return several lines, each as of `words`."""
+    return Text("\n".join(map(visible, lines)), style=style)
+
+
+class Screen(Console):
+    """A console that shows what it is given: markup and emoji codes are text, control characters are spelt out.
+
+    Args:
+        options: as of `rich.console.Console`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def say(self, text: str) -> None:
+        """Print text as one line, which is neither cut nor wrapped."""
+        self.print(words(text), soft_wrap=True)
+
+    def json(self, text: str) -> None:
+        """Print JSON text as it is."""
+        self.file.write("".join(f"{visible(line)}\n" for line in text.removesuffix("\n").split("\n")))
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Return the pieces of whatever is printed, tables and progress bars too, with visible characters only."""
+        return map(_visible_piece, super().render(renderable, options))
+
+
+def _visible_piece(piece: Segment) -> Segment:
+    if piece.control or piece.text.isprintable():
+        return piece
+    return Segment("\n".join(map(visible, piece.text.split("\n"))), piece.style)
+
+
 def where(description: str, done: int, total: int | None) -> str:
     """Return where long work is, as one line."""
     return f"... {description}, {done}{f' of {total}' if total else ''}"
@@ -39,7 +84,7 @@ def where(description: str, done: int, total: int | None) -> str:
 class RichReporter:
     """Lines and progress bars on the terminal's error stream, so that the output stream stays clean."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Screen) -> None:
         self.console = console
         self.bars: Progress | None = None
         self.spoken = time.monotonic()
@@ -47,7 +92,7 @@ class RichReporter:
     def log(self, message: str) -> None:
         """Print one line above the bars."""
         self.spoken = time.monotonic()
-        self.console.print(visible(message), markup=False, emoji=False, soft_wrap=True)
+        self.console.say(message)
 
     def progress(self, items: Iterable[T], description: str, total: int | None) -> Iterable[T]:
         """Show a bar while `items` pass, nested bars below one another; without a terminal, a line now and then."""
@@ -68,7 +113,7 @@ class RichReporter:
             self.bars = Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True)
             self.bars.start()
         bars = self.bars
-        task = bars.add_task(description, total=total)
+        task = bars.add_task(visible(description), total=total)
         try:
             for item in items:
                 yield item
@@ -102,4 +147,4 @@ class Logged:
     def _write(self, message: str) -> None:
         self.spoken = time.monotonic()
         with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {visible(message)}\n")

@@ -257,7 +257,7 @@ def test_draw_existing_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
 def test_draw_unknown_name_suggests_the_near_one(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="did you mean 'plaza'"):
         draw("plazza", tmp_path / "out", SMALL)
-    with pytest.raises(DataError, match="there are plaza, campus, station"):
+    with pytest.raises(DataError, match="known are plaza, campus, station"):
         ensure("market1501", cache=tmp_path)
     assert not list(tmp_path.iterdir())
 

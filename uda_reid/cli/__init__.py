@@ -21,10 +21,9 @@ import typer
 
 from uda_reid import __version__
 from uda_reid.cli import data, ending, features, matrix, names, runs
-from uda_reid.cli.arguments import Interrupted, screen
+from uda_reid.cli.arguments import Interrupted, output, screen
 from uda_reid.errors import RecipeError, UdaReidError
 from uda_reid.launch import first, launched
-from uda_reid.terminal import visible
 
 app = typer.Typer(
     name="uda-reid",
@@ -51,7 +50,7 @@ def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
 ) -> None:
     if version:
-        typer.echo(__version__)
+        output().say(__version__)
         raise typer.Exit
     if launched() > 1 and context.invoked_subcommand not in TOGETHER:
         raise RecipeError(
@@ -112,9 +111,8 @@ def _command(asked_to_end: list[int]) -> int:
         _complain(f"{error.filename or 'the output'}: {error.strerror or type(error).__name__}")
         return 2
     except Exception:
-        if launched() < 2:
-            raise
-        traceback.print_exc()
+        for line in traceback.format_exc().rstrip("\n").split("\n"):
+            screen.say(line)
         return 1
     if code == ending.CTRL_C:  # what typer makes of an interruption outside of work that can say more
         _complain("interrupted", Interrupted())
@@ -135,4 +133,4 @@ def _complain(message: str, error: UdaReidError | None = None) -> None:
             return
     kind = "" if isinstance(error, Interrupted) else "error: "
     with contextlib.suppress(SystemExit):  # rich's, where nobody reads: the exit code says it all the same
-        screen.print(f"{kind}{visible(message)}", markup=False, soft_wrap=True)
+        screen.say(f"{kind}{message}")

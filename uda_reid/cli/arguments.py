@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import IO, Annotated, cast
 
 import typer
-from rich.console import Console
 
 from uda_reid.errors import UdaReidError
 from uda_reid.launch import Stop
+from uda_reid.terminal import Screen
 
-screen = Console(stderr=True, highlight=False, emoji=False)
+screen = Screen(stderr=True)
 stop = Stop()
 """Set by SIGTERM while a model is trained."""
 
@@ -40,9 +40,9 @@ class _Trimmed(io.TextIOBase):
         sys.stdout.flush()
 
 
-def output() -> Console:
+def output() -> Screen:
     """Return what results are printed on; into a file or a pipe lines are wide, so that a name stays on its line."""
-    console = Console(highlight=False, emoji=False)
+    console = Screen()
     if not console.is_terminal:
         console.file = cast(IO[str], _Trimmed())
         if "COLUMNS" not in os.environ:

@@ -42,7 +42,7 @@ def check(
     with told(interrupted="nothing was changed"):
         diagnosis = examine(open_domain(name, data), progress=reporter.progress, decode=decode)
     if json:
-        typer.echo(to_json(diagnosis), nl=False)
+        output().json(to_json(diagnosis))
     else:
         output().print(show(diagnosis))
     raise typer.Exit(diagnosis.exit_code)
@@ -81,7 +81,7 @@ def draw(
     reporter = RichReporter(screen)
     with told(interrupted="nothing is left of the drawing; the same command draws it anew"):
         folder = draw_scene(scene, out, options, processes=jobs or os.cpu_count() or 1, progress=reporter.progress)
-    typer.echo(f"drawn: {folder}")
+    output().say(f"drawn: {folder}")
 
 
 @app.command(
@@ -112,4 +112,6 @@ def embed(
             checkpoint, name, data=data, out=out, splits=split or (), normalise=normalise, overwrite=overwrite,
             device=device, threads=threads, reporter=RichReporter(screen),
         )  # fmt: skip
-    typer.echo(f"{written.count:,} x {written.dim} features: {written.features}\nrows: {written.rows}")
+    lines = output()
+    lines.say(f"{written.count:,} x {written.dim} features: {written.features}")
+    lines.say(f"rows: {written.rows}")

@@ -120,7 +120,7 @@ def _watch(reader: socket.socket) -> None:
         screen.show_cursor()
         if first():  # who else may speak is known by asking the others, who may not answer
             told = "interrupted, and ended before it had come to a point to end at; what is saved stays"
-            screen.print(told, soft_wrap=True)
+            screen.say(told)
     leave(128 + number)
 
 

@@ -226,12 +226,12 @@ def evaluate(
             threads=threads, reporter=RichReporter(screen),
         )  # fmt: skip
     if json:
-        typer.echo(scored_json(scored, features=files, ids=ids, per_query=per_query), nl=False)
+        output().json(scored_json(scored, features=files, ids=ids, per_query=per_query))
         return
     sizes = f"{len(search.query):,} queries, {scored.gallery:,} gallery images, {scored.dim:,} dimensions"
     output().print(show_scored(f"{' and '.join(map(str, files))}: {sizes}", scored))
     if per_query:
-        typer.echo(f"per query: {per_query}")
+        output().say(f"per query: {per_query}")
 
 
 def _score_model(
@@ -249,7 +249,7 @@ def _score_model(
             threads=threads, reporter=RichReporter(screen),
         )  # fmt: skip
     if json:
-        typer.echo(scores_json(row.scores), nl=False)
+        output().json(scores_json(row.scores))
     else:
         output().print(show_row(f"{checkpoint} on {tgt}", row))
 
@@ -296,10 +296,10 @@ def cluster(
             device=device, threads=threads, reporter=RichReporter(screen),
         )  # fmt: skip
     if json:
-        typer.echo(clustered_json(found, audited, features=features, ids=ids, labels=out), nl=False)
+        output().json(clustered_json(found, audited, features=features, ids=ids, labels=out))
         return
     output().print(show_clustered(f"{features}: {len(found.labels):,} rows", found, audited))
-    typer.echo(f"labels: {out}")
+    output().say(f"labels: {out}")
 
 
 def _given(context: typer.Context, name: str) -> bool:

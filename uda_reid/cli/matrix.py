@@ -168,14 +168,14 @@ def matrix(
         _print_plan(chosen, out, jobs)
         if executor is Executor.slurm:
             wanted = ", ".join(f"{name}={value}" for name, value in asked.items())
-            output().print(f"array of {len(chosen.jobs)} tasks: {wanted}", soft_wrap=True)
+            output().say(f"array of {len(chosen.jobs)} tasks: {wanted}")
         return
     make_folder(out)
     words = _repeatable(sys.argv[1:])
     command = shlex.join(["uda-reid", *words, *data_folder(words)])
     earlier = known_failures(out, planned)
     for line in replaced(out, planned):
-        screen.print(line, markup=False, soft_wrap=True)
+        screen.say(line)
     write_matrix(matrix_of(planned, out, command, failed=earlier))
     if executor is Executor.slurm:
         _submit(chosen, out, asked)
@@ -190,7 +190,8 @@ def matrix(
         summary, files = write_tables(made, pictures=pictures)
     table = output()
     table.print(show(summary))
-    table.print("\n".join(f"written: {file}" for file in (out / MATRIX, *files)), soft_wrap=True)
+    for file in (out / MATRIX, *files):
+        table.say(f"written: {file}")
     if failed:
         raise typer.Exit(1)
 
@@ -203,7 +204,7 @@ def _make(chosen: Planned, pool: Pool) -> tuple[Ended, ...]:
     from uda_reid.matrix.workers import make
 
     board = Board(list(chosen.jobs))
-    screen.print(f"{len(chosen.jobs)} runs, {pool.size} at a time", soft_wrap=True)
+    screen.say(f"{len(chosen.jobs)} runs, {pool.size} at a time")
     if screen.is_terminal:
         with Live(board, console=screen, refresh_per_second=2, transient=True):
             for event in make(chosen.jobs, pool):
@@ -212,9 +213,9 @@ def _make(chosen: Planned, pool: Pool) -> tuple[Ended, ...]:
         for event in make(chosen.jobs, pool):
             line = board.take(event)
             if line:
-                screen.print(line, markup=False, soft_wrap=True)
+                screen.say(line)
     for event in board.failed:
-        screen.print(f"failed: {event.cell}: {event.answer.failure}", markup=False, soft_wrap=True)
+        screen.say(f"failed: {event.cell}: {event.answer.failure}")
     return board.failed
 
 
@@ -227,7 +228,7 @@ def _submit(chosen: Planned, out: Path, options: Mapping[str, Any]) -> None:
     told = (
         f"submitted {len(found)} runs as array {array}; logs: {out / 'slurm'}; when it has ended: uda-reid report {out}"
     )
-    screen.print(f"{told}; a line like this one submits what is missing", soft_wrap=True)
+    screen.say(f"{told}; a line like this one submits what is missing")
 
 
 def _print_plan(chosen: Planned, out: Path, jobs: int) -> None:
@@ -240,16 +241,15 @@ def _print_plan(chosen: Planned, out: Path, jobs: int) -> None:
         whole = finished(folder, chosen.jobs[cell])
         done += whole
         state = "finished" if whole else "begun" if folder.is_dir() else "to do"
-        table.print(f"{state:9s} {cell}: {folder}", markup=False, soft_wrap=True)
+        table.say(f"{state:9s} {cell}: {folder}")
     models = {model for cell in chosen.jobs for model in cell.models}
     there = sum((out / "sources" / model / "source.safetensors").is_file() for model in models)
     seconds = expected_seconds(chosen, out, jobs)
     told = "unknown before the first run has ended" if seconds is None else f"about {duration(seconds)}"
     how = f"with {jobs} at a time" if jobs else "one after another"  # what a cluster has room for is not asked
-    table.print(
+    table.say(
         f"profile {chosen.profile}: {len(chosen.jobs)} runs, {done} finished; {len(models)} source models, {there} "
-        f"there; time left {how}: {told}",
-        soft_wrap=True,
+        f"there; time left {how}: {told}"
     )
 
 

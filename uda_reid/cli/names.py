@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from uda_reid.cli.arguments import output
+from uda_reid.terminal import words
 
 app = typer.Typer()
 
@@ -29,11 +30,11 @@ def list_(
     """List the data sets, recipes, strategies and encoders that can be named."""
     table_output = output()
     for what in [kind] if kind else list(Kind):
-        table = Table(title=what.value, title_justify="left", title_style="bold", show_header=False)
+        table = Table(title=words(what.value, "bold"), title_justify="left", show_header=False)
         table.add_column(no_wrap=True)
         table.add_column()
         for name, meaning in _known(what).items():
-            table.add_row(name, meaning)
+            table.add_row(words(name), words(meaning))
         table_output.print(table)
 
 

@@ -94,8 +94,8 @@ def adapt(
 
     An interrupted run goes on where it stopped; a finished one is found again.
     """
-    from uda_reid.pipeline import one
-    from uda_reid.report import show, to_json
+    from uda_reid.pipeline import ADAPTED, one
+    from uda_reid.report import PAGE, show, to_json
 
     job = _job(
         recipe=recipe, source=src, target=tgt, data=data, out=out, seed=seed, profile=profile, settings=set_,
@@ -106,18 +106,14 @@ def adapt(
     with resumable():
         record, folder, finished = one(job, reporter=RichReporter(screen), stop=stop)
     if json:
-        typer.echo(to_json(record), nl=False)
+        output().json(to_json(record))
         return
     table = output()
     if finished:
-        table.print(
-            f"This run was finished before; these are its numbers (remove {folder} to run it again).",
-            soft_wrap=True,
-        )
+        table.say(f"This run was finished before; these are its numbers (remove {folder} to run it again).")
     table.print(show(record, notes=finished))
-    table.print(
-        f"run: {folder}\nmodel: {folder / 'adapted.safetensors'}\nreport: {folder / 'report.html'}", soft_wrap=True
-    )
+    for name, place in (("run", folder), ("model", folder / ADAPTED), ("report", folder / PAGE)):
+        table.say(f"{name}: {place}")
 
 
 @app.command(epilog="Examples:\n\n`uda-reid pretrain --src plaza`\n\n`uda-reid pretrain --src plaza,station`")
@@ -148,10 +144,11 @@ def pretrain(
     )  # fmt: skip
     with resumable():
         path, used, validation = source_model(job, reporter=RichReporter(screen), stop=stop)
-    typer.echo(f"profile: {used}")
+    table = output()
+    table.say(f"profile: {used}")
     for name, value in validation.items():
-        typer.echo(f"held-out identities: {name} {100 * value:.1f} %")
-    typer.echo(f"model: {path}")
+        table.say(f"held-out identities: {name} {100 * value:.1f} %")
+    table.say(f"model: {path}")
 
 
 @app.command(epilog="Examples:\n\n`uda-reid report runs/RUN --no-pictures`\n\n`uda-reid report runs/MATRIX`")
@@ -170,11 +167,13 @@ def report(
     if (run / MATRIX).is_file():
         with told(interrupted="the files are as they were"):
             summary, files = write_tables(read_matrix(run), published=published, pictures=pictures)
-        output().print(show_matrix(summary))
-        output().print("\n".join(f"written: {file}" for file in files), soft_wrap=True)
+        table = output()
+        table.print(show_matrix(summary))
+        for file in files:
+            table.say(f"written: {file}")
         return
     with told(interrupted="the page is as it was"):
-        typer.echo(f"report: {rebuild(run, pictures=pictures)}")
+        output().say(f"report: {rebuild(run, pictures=pictures)}")
 
 
 def _job(**values: Any) -> Job:

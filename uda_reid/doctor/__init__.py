@@ -11,7 +11,6 @@ from pathlib import Path
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from uda_reid.data.images import Progress
 from uda_reid.data.layouts import DATASETS, Counts, describe
@@ -21,7 +20,7 @@ from uda_reid.doctor.findings import LEVELS, Finding, Level
 from uda_reid.doctor.people import Search, cameras, identities, in_test, in_train, search
 from uda_reid.doctor.pictures import SPLITS, copies, decoded, look, repeated
 from uda_reid.run import QUIET
-from uda_reid.terminal import visible
+from uda_reid.terminal import words
 from uda_reid.types import Domain
 
 __all__ = ["Diagnosis", "Finding", "Level", "Verdict", "examine", "show", "to_json"]
@@ -191,12 +190,12 @@ def show(diagnosis: Diagnosis) -> RenderableType:
         counts.add_row(split.split, *(f"{numbers[column]:,}" if numbers[column] else "-" for column in columns))
     findings, verdicts = _lines(), _lines()
     for finding in diagnosis.findings:
-        findings.add_row(Text(finding.level, style=STYLES[finding.level]), Text(visible(finding.text)))
+        findings.add_row(words(finding.level, STYLES[finding.level]), words(finding.text))
     for name, verdict in _verdicts(diagnosis).items():
-        word = Text("works" if verdict.works else "fails", style="green" if verdict.works else "bold red")
-        verdicts.add_row(Text(name), Text.assemble(word, f": {visible(verdict.why)}"))
-    title = Text(visible(f"{diagnosis.name}: {diagnosis.layout or 'of no known layout'}"), style="bold")
-    return Group(title, Text(visible(str(diagnosis.root)), style="dim"), counts, findings, Text(), verdicts)
+        word = words("works", "green") if verdict.works else words("fails", "bold red")
+        verdicts.add_row(words(name), words("").append_text(word).append_text(words(f": {verdict.why}")))
+    title = words(f"{diagnosis.name}: {diagnosis.layout or 'of no known layout'}", "bold")
+    return Group(title, words(str(diagnosis.root), "dim"), counts, findings, "", verdicts)
 
 
 def _lines() -> Table:

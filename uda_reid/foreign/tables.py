@@ -13,7 +13,6 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from uda_reid import __version__
 from uda_reid.data.layouts.labels import count
@@ -24,7 +23,7 @@ from uda_reid.ops.distance import NEAR
 from uda_reid.ops.protocols import PROTOCOLS
 from uda_reid.ops.ranking import Over, Ranking
 from uda_reid.report.tables import percent
-from uda_reid.terminal import visible
+from uda_reid.terminal import paragraph, words
 
 FORMAT = 1
 """Raised when a field of the JSON changes its meaning."""
@@ -73,9 +72,9 @@ def show_scored(title: str, scored: Scored) -> RenderableType:
     if scored.reranking is not None:
         how = scored.reranking
         lines.append(f"re-ranked: reading {how.reading}, k1 {how.k1}, k2 {how.k2}, lambda {how.share:g}")
-    lines += [f"note: {visible(note)}" for note in scored.notes]
+    lines += [f"note: {note}" for note in scored.notes]
     took = ", ".join(f"{name} {_seconds(seconds)}" for name, seconds in scored.seconds.items())
-    return Group(table, Text("\n".join(lines)), Text(f"{DEFINITIONS}\ntook: {took}", style="dim"))
+    return Group(table, paragraph(lines), paragraph([DEFINITIONS, f"took: {took}"], "dim"))
 
 
 def show_clustered(title: str, clustered: Clustered, audited: Audited | None = None) -> RenderableType:
@@ -94,11 +93,11 @@ def show_clustered(title: str, clustered: Clustered, audited: Audited | None = N
         silhouette,
         "n/a" if math.isnan(clustered.density) else f"{clustered.density:.2f}",
     )
-    parts: list[RenderableType] = [table, Text("\n".join(_method_lines(clustered)))]
+    parts: list[RenderableType] = [table, paragraph(_method_lines(clustered))]
     if audited is not None and len(sizes):
-        parts += [_audit_table(audited), Text("\n".join(_audit_lines(audited)))]
+        parts += [_audit_table(audited), paragraph(_audit_lines(audited))]
     took = ", ".join(f"{name} {_seconds(seconds)}" for name, seconds in clustered.seconds.items())
-    return Group(*parts, Text(f"{_signs(clustered)}\ntook: {took}", style="dim"))
+    return Group(*parts, paragraph([*_signs(clustered), f"took: {took}"], "dim"))
 
 
 def scored_json(scored: Scored, **beside: Any) -> str:
@@ -168,9 +167,7 @@ def clustered_json(clustered: Clustered, audited: Audited | None = None, **besid
 
 
 def _table(title: str) -> Table:
-    # `Text`: a name with [brackets] in it is no markup.
-    heading = Text(visible(title), style="bold")
-    return Table(title=heading, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    return Table(title=words(title, "bold"), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
 
 
 class _Means(NamedTuple):
@@ -263,12 +260,12 @@ def _method_lines(clustered: Clustered) -> list[str]:
     return [*lines, *(f"ladder: {step}" for step in clustered.steps), *notes]
 
 
-def _signs(clustered: Clustered) -> str:
+def _signs(clustered: Clustered) -> list[str]:
     rows = clustered.silhouette[2]
     over = f"over {count(rows, 'clustered row')}, by cosine" if rows else "there are no two clusters"
-    lines = f"silhouette: {over}; high for clusters that are cameras, too"
+    lines = [f"silhouette: {over}; high for clusters that are cameras, too"]
     if not math.isnan(clustered.density):
-        lines += "\ndensity: soft neighbourhood density of all rows in nats; compares models on the same rows only"
+        lines.append("density: soft neighbourhood density of all rows in nats; compares models on the same rows only")
     return lines
 
 
@@ -285,7 +282,7 @@ def _audit_lines(audited: Audited) -> list[str]:
     lines = [f"over the rows in clusters, of {count(audited.rows, 'row')} with an identity; outliers are in no measure"]
     if not math.isnan(audited.chance):
         lines.append(f"camera purity of these clusters with the cameras shuffled: {percent(audited.chance)}")
-    return lines + [f"note: {visible(note)}" for note in audited.notes]
+    return lines + [f"note: {note}" for note in audited.notes]
 
 
 def _rate(rate: float) -> str:

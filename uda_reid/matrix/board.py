@@ -6,14 +6,14 @@ import time
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
-from rich.text import Text
 
 from uda_reid.matrix.plan import Cell
 from uda_reid.matrix.workers import Answer, Began, Ended, Postponed
 from uda_reid.report import Record
 from uda_reid.report.tables import percent
+from uda_reid.terminal import words
 
 AROUND = 8
 """Lines of a screen that are not rows of the table."""
@@ -86,20 +86,20 @@ class Board:
         """The runs that failed."""
         return tuple(event for event in self.ended.values() if event.answer.record is None)
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+    def __rich_console__(self, console: object, options: ConsoleOptions) -> RenderResult:
         """Draw the table: pairs and recipes below one another, seeds side by side."""
         seeds = list(dict.fromkeys(cell.place.seed for cell in self.cells))
         rows: dict[tuple[str, str, str], dict[int, Cell]] = {}
         for cell in self.cells:
             rows.setdefault((*cell.place.pair, cell.recipe), {})[cell.place.seed] = cell
-        room = (options.height or console.height) - AROUND
+        room = (options.height or options.size.height) - AROUND
         busy = {key: row for key, row in rows.items() if any(cell in self.running for cell in row.values())}
         shown = rows if len(rows) <= room else dict(list(busy.items())[: max(room, 1)])
         table = Table(box=SIMPLE_HEAD)
         for title in ("from", "to", "recipe", *(f"seed {seed}" for seed in seeds)):
             table.add_column(title, no_wrap=True)
         for (source, target, recipe), row in shown.items():
-            table.add_row(source, target, recipe, *(self._state(row.get(seed)) for seed in seeds))
+            table.add_row(*map(words, (source, target, recipe)), *(self._state(row.get(seed)) for seed in seeds))
         yield table
         hidden = (
             f", {len(rows) - len(shown)} rows without a running one are not shown" if len(shown) < len(rows) else ""
@@ -109,17 +109,17 @@ class Board:
         parts += [f"{len(self.failed)} failed" if self.failed else "", f"{len(self.running)} running"]
         left = self.end - time.time()
         expected = until(left).removeprefix("; ") if self.ended and left > 0 else ""
-        yield Text(", ".join(filter(None, [*parts, expected])) + hidden)
+        yield words(", ".join(filter(None, [*parts, expected])) + hidden)
 
-    def _state(self, cell: Cell | None) -> Text:
+    def _state(self, cell: Cell | None) -> RenderableType:
         if cell is None:
-            return Text("")
+            return ""
         if cell in self.running:
             worker, began = self.running[cell]
-            return Text(f"{duration(time.monotonic() - began)}, process {worker}", style="bold")
+            return words(f"{duration(time.monotonic() - began)}, process {worker}", "bold")
         if cell not in self.ended:
-            return Text("made elsewhere" if cell in self.postponed else ".", style="dim")
+            return words("made elsewhere" if cell in self.postponed else ".", "dim")
         record = self.ended[cell].answer.record
         if record is None:
-            return Text("failed", style="red")
-        return Text(change(record))
+            return words("failed", "red")
+        return words(change(record))

@@ -12,27 +12,27 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from uda_reid.matrix.plan import Place
 from uda_reid.matrix.results import Method, Result, Spread, Summary
 from uda_reid.matrix.sheets import ENOUGH, meanings, remarks, sheets
 from uda_reid.matrix.summary import METRICS
 from uda_reid.report import BOUND, Record, to_json
+from uda_reid.terminal import paragraph, words
 
 
 def show(summary: Summary) -> RenderableType:
     """Return the tables for a terminal."""
     parts: list[RenderableType] = []
     for title, columns, rows in sheets(summary):
-        table = Table(title=Text(title, style="bold"), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table = Table(title=words(title, "bold"), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for place, column in enumerate(columns):
-            table.add_column(Text(column), justify="right" if place else "left", no_wrap=not place)
+            table.add_column(words(column), justify="right" if place else "left", no_wrap=not place)
         for row in rows:
-            table.add_row(*map(Text, row))
+            table.add_row(*map(words, row))
         parts.append(table)
-    parts += [Text(line, style="bold") for line in remarks(summary)]
-    return Group(*parts, Text("\n".join(meanings(summary)), style="dim"))
+    parts += [words(line, "bold") for line in remarks(summary)]
+    return Group(*parts, paragraph(meanings(summary), "dim"))
 
 
 def markdown(summary: Summary, origin: Sequence[str]) -> str:

@@ -6,7 +6,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from dataclasses import dataclass as plain_dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,6 +20,7 @@ from uda_reid.errors import CheckpointError, DataError, RecipeError
 from uda_reid.models.attention import Attention
 from uda_reid.models.batch_norm import grouped
 from uda_reid.models.weights import SUFFIXES, LoadReport, fill, find_imagenet, read
+from uda_reid.options import suggest
 from uda_reid.types import Encoder
 
 # What torchvision's ImageNet weights were trained with: RGB in [0, 1].
@@ -131,9 +131,7 @@ class EncoderSpec:
 
     def __post_init__(self) -> None:
         if self.backbone not in BACKBONES:
-            close = get_close_matches(self.backbone, BACKBONES, n=1)
-            remedy = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(BACKBONES)}"
-            raise RecipeError(f"backbone {self.backbone!r} is unknown; {remedy}")
+            raise RecipeError(f"backbone {self.backbone!r} is unknown; {suggest(self.backbone, BACKBONES)}")
         if self.weights not in ("imagenet", "none") and Path(self.weights).suffix not in SUFFIXES:
             raise RecipeError(
                 f"weights {self.weights!r} is unknown; use imagenet, none or a file ending in {', '.join(SUFFIXES)}"

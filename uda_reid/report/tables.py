@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from uda_reid.report.records import BOUND, Record, Row, gap_closed, remarks
-from uda_reid.terminal import visible
+from uda_reid.terminal import paragraph, words
 from uda_reid.types import Scores
 
 DEFINITIONS = (
@@ -65,11 +64,11 @@ def show(record: Record, *, notes: bool = False) -> RenderableType:
     """
     scored = [(row.name, row.scores) for row in record.shown if row.scores is not None]
     title = title_of(record)
-    parts: list[RenderableType] = [scores_table(title, scored)] if scored else [Text(title, style="bold")]
-    parts += [Text(line, style="bold") for line in (gain(record), cost(record), *remarks(record)) if line]
+    parts: list[RenderableType] = [scores_table(title, scored)] if scored else [words(title, "bold")]
+    parts += [words(line, "bold") for line in (gain(record), cost(record), *remarks(record)) if line]
     lines = [f"fidelity of the recipe in profile paper: {record.recipe['fidelity']} ({record.recipe['paper']})"]
     if notes:
-        lines += [visible(f"note: {note}") for note in record.notes]
+        lines += [f"note: {note}" for note in record.notes]
     elif record.notes:
         lines.append(
             f"{len(record.notes)} {'note' if len(record.notes) == 1 else 'notes'} in record.json and report.html"
@@ -80,7 +79,7 @@ def show(record: Record, *, notes: bool = False) -> RenderableType:
 def show_row(title: str, row: Row) -> RenderableType:
     """Return the table of one model with its ledger, for a terminal."""
     if row.scores is None:
-        return Group(Text(title, style="bold"), _ledger([row]))
+        return Group(words(title, "bold"), _ledger([row]))
     return Group(scores_table(title, [(row.name, row.scores)]), _ledger([row]), _footnotes([row.scores], ()))
 
 
@@ -97,14 +96,12 @@ def scores_table(title: str, rows: Sequence[tuple[str, Scores]]) -> Table:
             scores.mean_inp,
             scores.mean_ap_step,
         ]
-        table.add_row(Text(name), *map(percent, values), str(scores.counted), str(scores.skipped))
+        table.add_row(words(name), *map(percent, values), str(scores.counted), str(scores.skipped))
     return table
 
 
 def _table(title: str) -> Table:
-    # `Text`, here and in cells: a name with [brackets] in it is no markup.
-    heading = Text(title, style="bold")
-    return Table(title=heading, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    return Table(title=words(title, "bold"), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
 
 
 def gain(record: Record) -> str:
@@ -138,15 +135,15 @@ def _ledger(rows: Sequence[Row]) -> Table:
     table = _table("supervision ledger")
     table.add_column("")
     for row in rows:
-        table.add_column(Text(row.name), overflow="fold")
+        table.add_column(words(row.name), overflow="fold")
     for key in dict.fromkeys(key for row in rows for key in row.facts):
-        table.add_row(Text(key), *(Text(fact(row.facts.get(key))) for row in rows))
+        table.add_row(words(key), *(words(fact(row.facts.get(key))) for row in rows))
     return table
 
 
-def _footnotes(scores: Sequence[Scores], notes: Sequence[str]) -> Text:
+def _footnotes(scores: Sequence[Scores], notes: Sequence[str]) -> RenderableType:
     lines = [DEFINITIONS, protocol_line(scores)] if scores else []
-    return Text("\n".join((*lines, *notes)), style="dim")
+    return paragraph((*lines, *notes), "dim")
 
 
 def protocol_line(scores: Sequence[Scores]) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
 from uda_reid.errors import RecipeError
+from uda_reid.options import closest
 
 BUILT_IN: Mapping[str, str] = {
     "adabn": "uda_reid.strategies.adabn:AdaBN",
@@ -52,8 +52,8 @@ def find(name: str, *, allow_code: bool = False) -> type[Any]:
     """
     names = known()
     if name not in names and not ("." in name or ":" in name):
-        close = get_close_matches(name.lower(), names, n=1)
-        hint = f"did you mean {close[0]!r}? Known are" if close else "known are"
+        close = closest(name, names)
+        hint = f"did you mean {close!r}? Known are" if close else "known are"
         others = f"{', '.join(sorted(names))}; or write package.module:Class"
         raise RecipeError(f"strategy {name!r} is unknown; {hint} {others}")
     location = names.get(name, name)

@@ -15,13 +15,12 @@ import numpy.typing as npt
 import platformdirs
 from filelock import FileLock
 from PIL import Image
-from rich.console import Console
 
 from uda_reid.data.layouts.files import images_in
 from uda_reid.errors import DataError
 from uda_reid.options import one_line
 from uda_reid.reading import open_file, read_text
-from uda_reid.terminal import RichReporter
+from uda_reid.terminal import RichReporter, Screen
 
 MAT = "cuhk-03.mat"
 IMAGES = {"detected": 14_097, "labeled": 14_096}
@@ -99,7 +98,7 @@ def _unpack(mat: Path, boxes: str, place: Path) -> None:
     """Write the images that are not there yet, each in one step, and the marker last."""
     (place / _MARKER).unlink(missing_ok=True)
     there = {path.name for path in images_in(place) if path.stat().st_size}
-    crops = RichReporter(Console(stderr=True)).progress(_crops(mat, boxes), f"unpacking {MAT}, {boxes}", IMAGES[boxes])
+    crops = RichReporter(Screen(stderr=True)).progress(_crops(mat, boxes), f"unpacking {MAT}, {boxes}", IMAGES[boxes])
     images = 0
     for name, pixels in crops:
         images += 1

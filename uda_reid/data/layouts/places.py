@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ from uda_reid.data.layouts.labels import SPLITS
 from uda_reid.data.layouts.manifest import MANIFEST, TABLE
 from uda_reid.data.layouts.unlabelled import UNLABELLED
 from uda_reid.errors import DataError
+from uda_reid.options import closest
 
 _NESTED = 2
 """How many folders deep a data set is looked for in folders that hold nothing else, as twice packed archives do."""
@@ -197,8 +197,8 @@ def _unknown(name: str, places: list[Path], root: Path, others: Iterable[str]) -
     aliases = [alias for known in DATASETS.values() for alias in known.aliases]
     here = [folder.name for folder in folders_in(root)] if root.is_dir() else []
     spellings = {spelling.casefold(): spelling for spelling in (*here, *aliases, *names)}
-    close = get_close_matches(name.casefold(), spellings, n=1)
-    hint = f"did you mean {spellings[close[0]]!r}? " if close else ""
+    close = closest(name, spellings)
+    hint = f"did you mean {spellings[close]!r}? " if close else ""
     looked = " and ".join(map(str, places))
     return (
         f"{name!r} is no known data set and no folder (looked for {looked}{_absent(root)}); {hint}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import json
 import os
 import secrets
@@ -26,6 +25,7 @@ from uda_reid.data.scenes.workers import draw_all
 from uda_reid.data.scenes.world import VERSION
 from uda_reid.data.scenes.worlds import SCENES
 from uda_reid.errors import DataError
+from uda_reid.options import suggest
 from uda_reid.reading import read_text
 
 Progress = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
@@ -37,9 +37,7 @@ def _silent(items: Iterable[Any], description: str, total: int | None) -> Iterab
 
 def _known(name: str) -> None:
     if name not in SCENES:
-        near = difflib.get_close_matches(name, SCENES, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(SCENES)}"
-        raise DataError(f"unknown built-in scene {name!r}; {hint}")
+        raise DataError(f"unknown built-in scene {name!r}; {suggest(name, SCENES)}")
 
 
 @contextmanager
