@@ -3,6 +3,8 @@ from __future__ import annotations
 import csv
 import errno
 import io
+import os
+import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +16,15 @@ import pytest
 import torch
 
 from uda_reid import embedding
+from uda_reid.cells import plain
 from uda_reid.data.images import images_of
 from uda_reid.embedding import Embedded, embed
 from uda_reid.errors import CheckpointError, DataError, RecipeError
+from uda_reid.foreign import score_files
 from uda_reid.job import open_domain
 from uda_reid.models.encoder import EncoderSpec, build
 from uda_reid.ops.distance import check_features
+from uda_reid.pipeline.folders import locked
 from uda_reid.training.encoders import save_encoder
 from uda_reid.training.features import extract
 from uda_reid.types import DISTRACTOR, JUNK, UNKNOWN, Domain
@@ -39,7 +44,7 @@ def lines(embedded: Embedded) -> list[dict[str, str]]:
 
 
 def left(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    return sorted(path.name for path in folder.iterdir() if path.name != ".lock") if folder.exists() else []
 
 
 def test_embeddings_are_those_of_the_evaluator_split_by_split(
@@ -257,3 +262,44 @@ def test_memory_does_not_hold_the_array(
     monkeypatch.setattr(embedding, "check_features", counting)
     embed(model, "alpha", data=data, out=tmp_path / "out")
     assert written[-1] > 20 * 160 * 4 > written[0]  # blocks reach the disk while later ones are computed
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_two_at_once_do_not_mix(model: Path, data: Path, tmp_path: Path, overwrite: bool) -> None:
+    """Features of one beside rows of the other would both have been reported as written."""
+    (tmp_path / "out").mkdir()
+    with (
+        locked(tmp_path / "out"),
+        pytest.raises(CheckpointError, match="another process is embedding into this folder"),
+    ):
+        embed(model, "alpha", data=data, out=tmp_path / "out", overwrite=overwrite)
+    assert left(tmp_path / "out") == []
+    embed(model, "alpha", data=data, out=tmp_path / "out")  # it is waited for, the first remedy
+    embed(model, "alpha", data=data, out=tmp_path / "other")  # and the other
+
+
+def test_names_of_any_bytes_and_formulas_make_the_round_trip(model: Path, data: Path, tmp_path: Path) -> None:
+    """Archives from other systems hold names that are no UTF-8, and a name may begin a formula."""
+    folder = data / "site"
+    for split in ("train", "query", "gallery"):
+        for person in ("=cmd", "'@b", "anna"):
+            (folder / split / person).mkdir(parents=True)
+            name = os.fsdecode(b"\xd5\xd5\xc6\xac-c%d.png" % (1 + (split == "gallery")))
+            shutil.copy(data / "alpha" / "train_000.png", folder / split / person / name)
+    found = embed(model, "site", data=data, out=tmp_path / "out")
+    table = found.rows.read_bytes()
+    assert b"\xd5\xd5\xc6\xac" in table
+    search, _ = score_files([found.features], ids=found.rows)
+    assert len(search.query) == len(search.gallery) == 3
+
+
+def test_no_cell_of_a_table_is_a_formula(model: Path, data: Path, tmp_path: Path) -> None:
+    folder = data / "odd"
+    folder.mkdir()
+    (folder / "unlabelled.txt").touch()
+    for name in ("=1+1.png", "+a.png", "-b.png", "@c.png", "plain.png"):
+        shutil.copy(data / "alpha" / "train_000.png", folder / name)
+    found = embed(model, "odd", data=data, out=tmp_path / "out")
+    paths = [line["path"] for line in lines(found)]
+    assert sorted(paths) == sorted(["'=1+1.png", "'+a.png", "'-b.png", "'@c.png", "plain.png"])
+    assert sorted(map(plain, paths)) == sorted(path.name for path in folder.glob("*.png"))

@@ -14,6 +14,7 @@ FLOORS = {
     "shipped": 0,
     "launch": 0,
     "reading": 0,
+    "cells": 0,
     "options": 1,
     "writing": 1,
     "updates": 0.9,

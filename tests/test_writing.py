@@ -12,7 +12,7 @@ import torch
 
 from uda_reid.errors import CheckpointError
 from uda_reid.training.checkpoint import load, save
-from uda_reid.writing import keep_aside, replace_file, replacing
+from uda_reid.writing import Occupied, keep_aside, replace_file, replacing
 
 
 @pytest.mark.parametrize("broken", ["fsync", "replace"])
@@ -132,3 +132,20 @@ def test_second_name_that_cannot_be_given_is_told_and_leaves_nothing(
     with pytest.raises(CheckpointError, match="No space left on device"):
         keep_aside(path, tmp_path / "other")
     assert [each.name for each in tmp_path.iterdir()] == ["state"] and path.read_bytes() == b"one"
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_new_file_does_not_take_the_place_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "no links here")
+
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", refuse)
+    path = tmp_path / "labels.csv"
+    with replacing(path, fresh=True) as file:
+        file.write(b"first")
+    with pytest.raises(Occupied), replacing(path, fresh=True) as file:
+        file.write(b"second")
+    assert path.read_bytes() == b"first" and [each.name for each in tmp_path.iterdir()] == ["labels.csv"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
-import csv
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -16,11 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from uda_reid.cells import Table
 from uda_reid.data.images import Photographs
 from uda_reid.errors import CheckpointError, DataError, RecipeError
 from uda_reid.job import open_domain
 from uda_reid.ops.distance import check_features
 from uda_reid.ops.distance import normalise as unit_length
+from uda_reid.pipeline.folders import locked, make_folder
 from uda_reid.run import Reporter, Run, Silent
 from uda_reid.training.devices import pick_device, use_threads
 from uda_reid.training.encoders import load_encoder
@@ -91,24 +91,32 @@ def embed(
     chosen = _chosen(domain, splits)
     folder = out or Path(f"{domain.name}-features")
     features, rows = folder / FEATURES, folder / ROWS
+    _check_absent(features, rows, overwrite)
+    images = [_decoded(domain, part, encoder, CACHE // len(chosen), run) for part in chosen]
+    count = sum(map(len, images))
+    make_folder(folder)
+    # Without the lock, features of one process might come to lie beside rows of another.
+    with locked(folder, work="embedding into this folder"):
+        _check_absent(features, rows, overwrite)
+        with replacing(rows) as table, replacing(features) as array:
+            _check_room(folder, 4 * count * encoder.dim)
+            shape = {"descr": "<f4", "fortran_order": False, "shape": (count, encoder.dim)}
+            np.lib.format.write_array_header_1_0(array, shape)
+            for block in _blocks(encoder, images, run, f"embedding {domain.name}"):
+                array.write((unit_length(block) if normalise else block).numpy().astype("<f4").tobytes())
+            _describe(domain, chosen, table)
+            for file in (array, table):
+                file.flush()
+                os.fsync(file.fileno())
+            # The disk holds both. Old rows would not fit new features, should the power go between the two renamings.
+            rows.unlink(missing_ok=True)
+    return Embedded(features, rows, count, encoder.dim)
+
+
+def _check_absent(features: Path, rows: Path, overwrite: bool) -> None:
     there = next((path for path in (features, rows) if path.exists()), None)
     if there and not overwrite:
         raise DataError(f"{there} is there already; choose another --out, or replace it with --overwrite")
-    images = [_decoded(domain, part, encoder, CACHE // len(chosen), run) for part in chosen]
-    count = sum(map(len, images))
-    with replacing(rows) as table, replacing(features) as array:
-        _check_room(folder, 4 * count * encoder.dim)
-        shape = {"descr": "<f4", "fortran_order": False, "shape": (count, encoder.dim)}
-        np.lib.format.write_array_header_1_0(array, shape)
-        for block in _blocks(encoder, images, run, f"embedding {domain.name}"):
-            array.write((unit_length(block) if normalise else block).numpy().astype("<f4").tobytes())
-        _describe(domain, chosen, table)
-        for file in (array, table):
-            file.flush()
-            os.fsync(file.fileno())
-        # The disk holds both now. Old rows would not fit new features, should the power go between the two renamings.
-        rows.unlink(missing_ok=True)
-    return Embedded(features, rows, count, encoder.dim)
 
 
 def _check_splits(splits: Sequence[str]) -> None:
@@ -154,13 +162,13 @@ def _blocks(encoder: Encoder, images: Sequence[Photographs], run: Run, descripti
 
 def _describe(domain: Domain, chosen: Sequence[str], file: BinaryIO) -> None:
     """Write which image each row is; file names that are no UTF-8 keep their bytes."""
-    lines = csv.writer(codecs.getwriter("utf-8")(file, "surrogateescape"), lineterminator="\n")
-    lines.writerow(COLUMNS)
+    table = Table(file)
+    table.write(*COLUMNS)
     row = 0
     for name in chosen:
         split: Split = getattr(domain, name)
         columns = (split.paths, split.pids, split.cams, split.tracklets)
         for path, pid, cam, tracklet in zip(*(repeat("") if c is None else c for c in columns), strict=False):
             shown = path.relative_to(domain.root) if path.is_relative_to(domain.root) else path
-            lines.writerow((row, name, shown.as_posix(), "" if pid == UNKNOWN else pid, cam, tracklet))
+            table.write(row, name, shown.as_posix(), "" if pid == UNKNOWN else pid, cam, tracklet)
             row += 1

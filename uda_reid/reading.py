@@ -48,9 +48,11 @@ def open_file(path: str | Path, *, most: int | None = None) -> io.BufferedReader
         raise
 
 
-def open_text(path: str | Path, *, encoding: str = "utf-8", newline: str | None = None) -> TextIO:
+def open_text(
+    path: str | Path, *, encoding: str = "utf-8", errors: str = "strict", newline: str | None = None
+) -> TextIO:
     """Open a regular file of at most `TEXT_BYTES` as text; errors as of `open_file`."""
-    return io.TextIOWrapper(open_file(path, most=TEXT_BYTES), encoding=encoding, newline=newline)
+    return io.TextIOWrapper(open_file(path, most=TEXT_BYTES), encoding=encoding, errors=errors, newline=newline)
 
 
 def read_text(path: str | Path, *, encoding: str = "utf-8") -> str:

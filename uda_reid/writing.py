@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import os
 import secrets
@@ -13,6 +14,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from uda_reid.errors import CheckpointError
+
+
+class Occupied(FileExistsError):
+    """There is a file where a new one was to be."""
+
 
 STALE = 3600
 """Seconds after which a temporary file has no writer any more."""
@@ -48,13 +54,18 @@ def check_place(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, fresh: bool = False) -> Iterator[BinaryIO]:
     """Give a file to write to that becomes `path` in one step at the end, as with `replace_file`.
 
     Where an error leaves the block, the new file is removed and the old one is as it was.
 
+    Args:
+        path: the file.
+        fresh: refuse to replace a file that is there at the end: another process may have written it meanwhile.
+
     Raises:
         CheckpointError: the disk is full or the place cannot be written.
+        Occupied: `fresh`, and there is a file.
     """
     temporary = _beside(path)
     try:
@@ -63,7 +74,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        if fresh:
+            _put_new(temporary, path)
+        else:
+            temporary.replace(path)
+    except Occupied:
+        raise
     except OSError as error:
         raise _unwritable(path, error) from error
     finally:
@@ -97,6 +113,16 @@ def keep_aside(path: Path, other: Path) -> None:
     finally:
         with contextlib.suppress(OSError):
             second.unlink(missing_ok=True)
+
+
+def _put_new(temporary: Path, path: Path) -> None:
+    """Give a file its name unless another has it, in one step where the file system has links."""
+    try:
+        path.hardlink_to(temporary)
+    except OSError as error:
+        if path.exists():
+            raise Occupied(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+        temporary.replace(path)  # not every file system has links
 
 
 def _beside(path: Path) -> Path:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
-import csv
 import math
 import time
 from collections.abc import Mapping
@@ -17,6 +15,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from uda_reid.cells import Table
 from uda_reid.data.layouts.labels import count
 from uda_reid.errors import DataError, RecipeError
 from uda_reid.foreign.files import zero_rows
@@ -228,16 +227,18 @@ def identified(table: IdTable) -> npt.NDArray[np.bool_]:
     return known
 
 
-def write_labels(path: Path, labels: Ids) -> None:
+def write_labels(path: Path, labels: Ids, *, fresh: bool = False) -> None:
     """Write the cluster of every row as CSV with the columns row and cluster, whole or not at all.
 
     Raises:
         CheckpointError: the file cannot be written.
+        Occupied: `fresh`, and there is a file.
     """
-    with replacing(path) as file:
-        lines = csv.writer(codecs.getwriter("utf-8")(file), lineterminator="\n")
-        lines.writerow(("row", "cluster"))
-        lines.writerows(enumerate(labels.tolist()))
+    with replacing(path, fresh=fresh) as file:
+        table = Table(file)
+        table.write("row", "cluster")
+        for row, label in enumerate(labels.tolist()):
+            table.write(row, label)
 
 
 def _check(features: Tensor, grouping: Grouping) -> None:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from uda_reid.cells import plain
 from uda_reid.data.layouts.labels import count
 from uda_reid.errors import DataError
 from uda_reid.foreign.files import check_file
@@ -146,7 +147,7 @@ def _columns(path: Path, notes: list[str]) -> tuple[dict[str, Texts], Ids]:
     columns: dict[str, list[str]] = {}
     try:
         # Spreadsheets put a byte-order mark in front of the header; utf-8-sig takes it off.
-        with open_text(path, newline="", encoding="utf-8-sig") as stream:
+        with open_text(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
             reader = csv.reader(stream)
             header = _header(path, next(reader, []))
             if header.others:
@@ -160,14 +161,20 @@ def _columns(path: Path, notes: list[str]) -> tuple[dict[str, Texts], Ids]:
                     raise DataError(f"{where}: {len(cells)} values under {header.width} columns; quote inner commas")
                 lines.append(reader.line_num)
                 for name, place in header.places.items():
-                    columns[name].append(sys.intern(cells[place].strip()))
+                    columns[name].append(sys.intern(_read(cells[place])))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (UnicodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as CSV text in UTF-8 ({error}); save it as UTF-8") from error
     if not lines:
         raise DataError(f"{path}: lists nothing; write one line for each row of features under {HEADER}")
     return {name: np.array(values, dtype=object) for name, values in columns.items()}, np.array(lines)
+
+
+def _read(cell: str) -> str:
+    """Return a cell's text; the names of image files, which may be of any bytes, are in no column that is read."""
+    cell.encode("utf-8")
+    return plain(cell.strip())
 
 
 def _header(path: Path, cells: list[str]) -> _Header:

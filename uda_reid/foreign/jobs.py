@@ -23,7 +23,7 @@ from uda_reid.foreign.search import Search, read_rows, read_search
 from uda_reid.ops.distance import MEMORY
 from uda_reid.run import Reporter, Silent
 from uda_reid.training.devices import pick_device, use_threads
-from uda_reid.writing import check_place
+from uda_reid.writing import Occupied, check_place
 
 
 def score_files(
@@ -72,8 +72,8 @@ def score_files(
             progress=(reporter or Silent()).progress,
         )  # fmt: skip
     if per_query:
-        _check_absent(per_query, overwrite, "--per-query")
-        write_per_query(per_query, scored, search)
+        with _unless_written_meanwhile(per_query, "--per-query"):
+            write_per_query(per_query, scored, search, fresh=not overwrite)
     return search, scored
 
 
@@ -120,8 +120,8 @@ def cluster_file(
         found = cluster_features(
             features.to(place), grouping, seed=seed, memory=memory, progress=(reporter or Silent()).progress
         )
-        _check_absent(out, overwrite, "--out")
-        write_labels(out, found.labels)
+        with _unless_written_meanwhile(out, "--out"):
+            write_labels(out, found.labels, fresh=not overwrite)
         return found, audit_clusters(found.labels, table, seed=seed) if table is not None else None
 
 
@@ -133,14 +133,22 @@ def _check_free(path: Path | None, overwrite: bool, option: str, inputs: Sequenc
         raise DataError(f"{path} is a folder; name a file to write with {option}")
     if any(path.exists() and other.exists() and path.samefile(other) for other in inputs):
         raise DataError(f"{path} is read from; choose another {option}")
-    _check_absent(path, overwrite, option)
+    if path.exists() and not overwrite:
+        raise _there(path, option)
     check_place(path)
 
 
-def _check_absent(path: Path, overwrite: bool, option: str) -> None:
-    """Refuse to write over a file, also one that another process wrote during the work."""
-    if path.exists() and not overwrite:
-        raise DataError(f"{path} is there already; choose another {option}, or replace it with --overwrite")
+@contextmanager
+def _unless_written_meanwhile(path: Path, option: str) -> Iterator[None]:
+    """Refuse to write over a file that another process wrote during the work."""
+    try:
+        yield
+    except Occupied as error:
+        raise _there(path, option) from error
+
+
+def _there(path: Path, option: str) -> DataError:
+    return DataError(f"{path} is there already; choose another {option}, or replace it with --overwrite")
 
 
 @contextmanager

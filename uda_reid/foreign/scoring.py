@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
-import csv
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from uda_reid.cells import Table
 from uda_reid.errors import DataError, RecipeError
 from uda_reid.evaluation import SHOT, check_protocol
 from uda_reid.foreign.files import zero_rows
@@ -139,19 +138,21 @@ def score_features(
     return Scored(rankings, seconds, reranking, len(search.gallery), search.gallery.shape[1], metric, notes)
 
 
-def write_per_query(path: Path, scored: Scored, search: Search) -> None:
+def write_per_query(path: Path, scored: Scored, search: Search, *, fresh: bool = False) -> None:
     """Write what became of every query, one line per query and ranking, whole or not at all.
 
     The columns are `PER_QUERY`; measures are blank where a query has no match.
 
     Raises:
         CheckpointError: the file cannot be written.
+        Occupied: `fresh`, and there is a file.
     """
-    with replacing(path) as file:
-        lines = csv.writer(codecs.getwriter("utf-8")(file, "surrogateescape"), lineterminator="\n")
-        lines.writerow(PER_QUERY)
+    with replacing(path, fresh=fresh) as file:
+        table = Table(file)
+        table.write(*PER_QUERY)
         for name, ranking in scored.rankings.items():
-            lines.writerows(_per_query(name, ranking, search))
+            for line in _per_query(name, ranking, search):
+                table.write(*line)
 
 
 def _per_query(name: str, ranking: Ranking, search: Search) -> Iterator[tuple[object, ...]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from uda_reid.cells import text_of
 from uda_reid.matrix.plan import Place
 from uda_reid.matrix.results import Method, Result, Spread, Summary
 from uda_reid.matrix.sheets import ENOUGH, meanings, remarks, sheets
@@ -118,13 +117,10 @@ def comma_separated(summary: Summary) -> str:
     columns += [f"gain_{end}{by}" for by in ("", "_by_query") for end in ("low", "high")]
     columns += ["query_identities", "too_few", "negative_transfer", "gap_closed", "gap_closed_sd"]
     columns += ["gap_closed_low", "gap_closed_high", "source_change", "source_change_sd"]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    for method in summary.methods:
-        for pair, cell in method.cells.items():
-            writer.writerow(map(_plain, _line(method, pair, cell)))
-    return text.getvalue()
+    cells = (
+        map(_plain, _line(method, pair, cell)) for method in summary.methods for pair, cell in method.cells.items()
+    )
+    return text_of([columns, *cells])
 
 
 def _line(method: Method, pair: tuple[str, str], cell: Result) -> Iterable[Any]:

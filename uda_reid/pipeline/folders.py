@@ -33,11 +33,18 @@ def make_folder(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path, *, waiting: Reporter | None = None, processes: Processes = ALONE) -> Iterator[None]:
+def locked(
+    folder: Path,
+    *,
+    work: str = "working on this very run",
+    waiting: Reporter | None = None,
+    processes: Processes = ALONE,
+) -> Iterator[None]:
     """Hold the folder's lock, which is released with the process, however that ends.
 
     Args:
         folder: the folder.
+        work: what another process that holds it is doing.
         processes: who works on it together; the main one holds the lock for all.
         waiting: says that another process is at work, and waits; without it that is an error.
 
@@ -45,19 +52,20 @@ def locked(folder: Path, *, waiting: Reporter | None = None, processes: Processe
         Busy: another process holds the lock.
     """
     lock = FileLock(folder / ".lock")
-    processes.main_only(lambda: _acquire(lock, folder, waiting))
+    processes.main_only(lambda: _acquire(lock, folder, work, waiting))
     try:
         yield
     finally:
         lock.release()  # of the others, who do not hold it, that is nothing
 
 
-def _acquire(lock: FileLock, folder: Path, waiting: Reporter | None) -> None:
+def _acquire(lock: FileLock, folder: Path, work: str, waiting: Reporter | None) -> None:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        busy = f"{folder}: another process is working on this"
+        busy = f"{folder}: another process is {work}"
         if waiting is None:
-            raise Busy(f"{busy} very run; wait for it, or choose another --out or --seed") from error
-        waiting.log(f"{busy} source model; waiting for it")
+            other = "--out or --seed" if work.endswith("run") else "--out"
+            raise Busy(f"{busy}; wait for it, or choose another {other}") from error
+        waiting.log(f"{busy}; waiting for it")
         lock.acquire()

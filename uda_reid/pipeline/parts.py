@@ -60,7 +60,8 @@ def gap(prepared: Prepared, run: Run) -> Mapping[str, float]:
     source, target = train_source(prepared, prepared.source, run.reporter), unlabelled(prepared.target)
     folder = prepared.source_folder(prepared.source)
     kept, name = prepared.run(folder, run.reporter), f"gap-{prepared.name_of(prepared.target)}"
-    with locked(folder, waiting=run.reporter, processes=run.processes):  # other recipes want the same at the same time
+    # Other recipes want the same at the same time.
+    with locked(folder, work="working on this source model", waiting=run.reporter, processes=run.processes):
         found = kept.restore(name)
         if found is None:
             found = {"gap": domain_gap(source, target, run=kept)}

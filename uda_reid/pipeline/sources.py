@@ -28,7 +28,7 @@ def train_source(prepared: Prepared, domain: Domain, reporter: Reporter) -> Sour
     folder, main = prepared.source_folder(domain), prepared.processes.main_only
     main(lambda: make_folder(folder))
     finished = folder / SOURCE_MODEL
-    with locked(folder, waiting=reporter, processes=prepared.processes):
+    with locked(folder, work="working on this source model", waiting=reporter, processes=prepared.processes):
         found = main(finished.is_file)
         reporter.log(f"source model: {finished}{' (found)' if found else ''}")
         run = prepared.tolerant(prepared.run(folder, reporter))
