@@ -18,6 +18,7 @@ from uda_reid.foreign import Reranking, Search, score_features, score_files, sco
 from uda_reid.ops.distance import normalise
 from uda_reid.ops.jaccard import rerank
 from uda_reid.ops.ranking import rank, rank_distances
+from uda_reid.types import JUNK
 
 T = TypeVar("T")
 
@@ -69,7 +70,7 @@ def test_scores_are_those_of_the_definitions(protocol: str) -> None:
 @pytest.mark.parametrize("reading", ["zhong", "zhong-squared", "spcl"])
 def test_reranked_scores_are_those_of_reranked_distances(reading: Any) -> None:
     search = searched()
-    scored = score_features(search, reranking=Reranking(k1=6, k2=3, share=0.2, reading=reading))
+    scored = score_features(search, reranking=Reranking(k1=6, k2=3, share=0.2, reading=reading, junk=True))
     assert list(scored.rankings) == ["plain", "re-ranked"]
     labels: dict[str, Any] = {
         "query_pids": search.query_pids, "gallery_pids": search.gallery_pids, "query_cams": search.query_cams,
@@ -81,7 +82,7 @@ def test_reranked_scores_are_those_of_reranked_distances(reading: Any) -> None:
         np.testing.assert_array_equal(found.average_precision, other.average_precision)
         assert dict(found.accepted) == dict(other.accepted)
     content = json.loads(scored_json(scored))
-    assert content["reranking"] == {"k1": 6, "k2": 3, "share": 0.2, "reading": reading}
+    assert content["reranking"] == {"k1": 6, "k2": 3, "share": 0.2, "reading": reading, "junk": True}
     assert set(content["rankings"]["re-ranked"]["tpr_at_fpr"]) == {"1e-4", "1e-3"}
     assert f"re-ranked: reading {reading}, k1 6, k2 3, lambda 0.2" in shown(show_scored("x", scored))
 
@@ -254,3 +255,41 @@ def test_queries_are_called_by_their_rows_and_names_in_the_file(tmp_path: Path) 
     with out.open(newline="", encoding="utf-8") as file:
         found = [(line["query"], line["row"], line["identity"], line["camera"]) for line in csv.DictReader(file)]
     assert found == [("0", "2", "zo\u00eb", ""), ("1", "3", "adam", "")]
+
+
+@pytest.mark.parametrize("cameras", [True, False])
+def test_junk_is_no_neighbour_unless_it_is_wanted(cameras: bool) -> None:
+    """Other toolkits drop junk when they read a data set, so it never was a neighbour of anything there."""
+    search = searched()
+    if not cameras:
+        search = replace(search, query_cams=None, gallery_cams=None)
+    kept = search.gallery_pids != JUNK
+    clean = replace(
+        search,
+        gallery=search.gallery[torch.from_numpy(kept)],
+        gallery_pids=search.gallery_pids[kept],
+        gallery_cams=search.gallery_cams[kept] if search.gallery_cams is not None else None,
+    )
+    near = search.query.repeat(3, 1)
+    many = replace(  # junk beside every query
+        search,
+        gallery=torch.cat([search.gallery, near]),
+        gallery_pids=np.concatenate([search.gallery_pids, np.full(len(near), JUNK)]),
+        gallery_cams=None
+        if search.gallery_cams is None
+        else np.concatenate([search.gallery_cams, np.full(len(near), 9)]),
+    )
+    options = Reranking(k1=6, k2=3)
+    expected = score_features(clean, reranking=options)
+    found, wanted = score_features(many, reranking=options), score_features(many, reranking=replace(options, junk=True))
+    for name in expected.rankings:
+        one, other = expected.rankings[name], found.rankings[name]
+        np.testing.assert_array_equal(one.average_precision_step, other.average_precision_step)
+        np.testing.assert_array_equal(one.inverse_penalty, other.inverse_penalty)
+    aps = [each.rankings["re-ranked"].average_precision_step for each in (wanted, found)]
+    assert (aps[0] != aps[1]).any()
+    junk = int((many.gallery_pids == JUNK).sum())
+    assert f"lambda 0.3, {junk} junk rows left out" in shown(show_scored("x", found))
+    assert f"lambda 0.3, {junk} junk rows took part" in shown(show_scored("x", wanted))
+    assert json.loads(scored_json(found))["junk"] == junk and not json.loads(scored_json(found))["reranking"]["junk"]
+    assert "junk row" not in shown(show_scored("x", expected))

@@ -121,6 +121,14 @@ Share = Annotated[
 ReadingOption = Annotated[
     Reading, typer.Option("--reading", help="Of the publication: docs/features.md.", rich_help_panel=NEIGHBOURS)
 ]
+WithJunk = Annotated[
+    bool,
+    typer.Option(
+        "--with-junk",
+        help="Let junk (-1) be a neighbour in re-ranking, as Person_reID_baseline does.",
+        rich_help_panel=NEIGHBOURS,
+    ),
+]
 BackendOption = Annotated[
     Backend,
     typer.Option(
@@ -158,10 +166,11 @@ MinSamples = Annotated[
 ]
 
 FEATURES_ONLY = (
-    "gallery", "ids", "metric", "rerank", "k1", "k2", "share", "reading", "memory", "per_query", "overwrite"
+    "gallery", "ids", "metric", "rerank", "k1", "k2", "share", "reading", "with_junk", "memory", "per_query",
+    "overwrite",
 )  # fmt: skip
 MODEL_ONLY = ("tgt", "data", "seed", "precision")
-RERANK_ONLY = ("k1", "k2", "share", "reading")
+RERANK_ONLY = ("k1", "k2", "share", "reading", "with_junk")
 NOT_FOR = {
     Method.dbscan: ("clusters",),
     Method.hdbscan: ("clusters", "eps", "ladder"),
@@ -194,6 +203,7 @@ def evaluate(
     k2: K2 = 6,
     share: Share = 0.3,
     reading: ReadingOption = Reading.zhong,
+    with_junk: WithJunk = False,
     data: Data = Path("data"),
     protocol: Protocol = "auto",
     seed: Seed = 0,
@@ -221,7 +231,7 @@ def evaluate(
     with told(interrupted="nothing was scored", kept="nothing was written"):
         search, scored = score_files(
             files, ids=ids, protocol=protocol, metric=metric.value,
-            reranking=Reranking(k1, k2, share, reading.value) if rerank else None,
+            reranking=Reranking(k1, k2, share, reading.value, with_junk) if rerank else None,
             per_query=per_query, overwrite=overwrite, memory=memory << 20, device=device or "cpu",
             threads=threads, reporter=RichReporter(screen),
         )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -23,6 +23,7 @@ from uda_reid.ops.jaccard import Reading, rerank
 from uda_reid.ops.neighbours import Progress, quiet
 from uda_reid.ops.protocols import check_labels, no_match
 from uda_reid.ops.ranking import Ranking, rank, rank_distances
+from uda_reid.types import JUNK
 from uda_reid.writing import replacing
 
 Metric = Literal["cosine", "euclidean"]
@@ -44,12 +45,15 @@ class Reranking:
         k2: neighbours that an encoding is averaged over.
         share: of the original distance (lambda).
         reading: of the publication, by `ops.jaccard`.
+        junk: whether junk (identity -1), which no ranking shows, may be a neighbour. torchreid, fast-reid and
+            OpenUnReID leave junk out when they read a data set; Person_reID_baseline_pytorch keeps it.
     """
 
     k1: int = 20
     k2: int = 6
     share: float = 0.3
     reading: Reading = "zhong"
+    junk: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Scored:
         dim: the features' dimensions.
         metric: what they were compared by.
         notes: what was unusual, one line each.
+        junk: how many of the gallery images are junk.
     """
 
     rankings: Mapping[str, Ranking]
@@ -73,6 +78,7 @@ class Scored:
     dim: int
     metric: Metric = "cosine"
     notes: tuple[str, ...] = ()
+    junk: int = 0
 
     @property
     def plain(self) -> Ranking:
@@ -131,11 +137,14 @@ def score_features(
     seconds[PLAIN] = time.perf_counter() - start
     if reranking is not None:
         start = time.perf_counter()
-        rankings[RERANKED] = rank_distances(_reranked(search, reranking, memory, progress), **labels)
+        near = search if reranking.junk else _without_junk(search)
+        shown = {**labels, "gallery_pids": near.gallery_pids, "gallery_cams": near.gallery_cams}
+        rankings[RERANKED] = rank_distances(_reranked(near, reranking, memory, progress), **shown)
         seconds[RERANKED] = time.perf_counter() - start
     copies = copied(search) if labels["protocol"] == "any-camera" else []
     notes = (*search.notes, *copies, *_uneven(search.query, search.gallery, metric))
-    return Scored(rankings, seconds, reranking, len(search.gallery), search.gallery.shape[1], metric, notes)
+    junk = int((search.gallery_pids == JUNK).sum())
+    return Scored(rankings, seconds, reranking, len(search.gallery), search.gallery.shape[1], metric, notes, junk)
 
 
 def write_per_query(path: Path, scored: Scored, search: Search, *, fresh: bool = False) -> None:
@@ -191,6 +200,19 @@ def _protocol(search: Search, protocol: str) -> str:
     if protocol != "any-camera" and not known:
         raise DataError(f"protocol {protocol!r} needs the camera of every row, and two cameras or more; use any-camera")
     return protocol
+
+
+def _without_junk(search: Search) -> Search:
+    """Return a search whose gallery has no junk."""
+    kept = search.gallery_pids != JUNK
+    if kept.all():
+        return search
+    return replace(
+        search,
+        gallery=search.gallery[torch.from_numpy(kept).to(search.gallery.device)],
+        gallery_pids=search.gallery_pids[kept],
+        gallery_cams=None if search.gallery_cams is None else search.gallery_cams[kept],
+    )
 
 
 def _reranked(search: Search, reranking: Reranking, memory: int, progress: Progress) -> Iterable[Tensor]:

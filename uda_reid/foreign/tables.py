@@ -71,7 +71,9 @@ def show_scored(title: str, scored: Scored) -> RenderableType:
         lines.append("compared by Euclidean distance, lengths and all")
     if scored.reranking is not None:
         how = scored.reranking
-        lines.append(f"re-ranked: reading {how.reading}, k1 {how.k1}, k2 {how.k2}, lambda {how.share:g}")
+        part = f"{count(scored.junk, 'junk row')} {'took part' if how.junk else 'left out'}" if scored.junk else ""
+        options = f"reading {how.reading}, k1 {how.k1}, k2 {how.k2}, lambda {how.share:g}"
+        lines.append(f"re-ranked: {', '.join(filter(None, [options, part]))}")
     lines += [f"note: {note}" for note in scored.notes]
     took = ", ".join(f"{name} {_seconds(seconds)}" for name, seconds in scored.seconds.items())
     return Group(table, paragraph(lines), paragraph([DEFINITIONS, f"took: {took}"], "dim"))
@@ -109,6 +111,7 @@ def scored_json(scored: Scored, **beside: Any) -> str:
         **beside,
         "queries": len(plain.valid),
         "gallery": scored.gallery,
+        "junk": scored.junk,
         "dim": scored.dim,
         "metric": scored.metric,
         "protocol": plain.protocol,
