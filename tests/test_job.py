@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import replace
@@ -140,6 +141,24 @@ def test_folders_depend_on_the_images_of_every_source_and_on_their_order(job: Jo
         assert not set(folders(job)) & set(first)
         image.write_bytes(before)
     assert folders(job) == first
+
+
+def test_folders_follow_what_the_images_show_and_not_their_sizes_and_times(job: Job) -> None:
+    job = replace(job, source="alpha")
+    names = folders(job)
+    one, other = (job.data / "alpha" / f"train_{number:03d}.png" for number in (3, 20))
+    pixels, times = one.read_bytes(), one.stat().st_mtime_ns
+    changed = bytearray(pixels)
+    changed[-1] ^= 1  # of the same size
+    one.write_bytes(changed)
+    os.utime(one, ns=(times, times))
+    assert not set(folders(job)) & set(names)
+    one.write_bytes(pixels)
+    assert folders(job) == names
+    one.rename(one.with_suffix(".held"))
+    other.rename(one)
+    one.with_suffix(".held").rename(other)
+    assert not set(folders(job)) & set(names)
 
 
 def test_folders_stay_when_the_data_move(job: Job, tmp_path: Path) -> None:

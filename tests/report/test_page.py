@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.report.examples import DIRECT, RECORD, UNSCORED, WHY, scores
+from uda_reid.data.contents import digests
 from uda_reid.errors import CheckpointError
 from uda_reid.report import BOUND, Lists, Record, Row, Shown, rebuild, write, write_lists, write_page
 from uda_reid.report.lists import Hit, Query
@@ -97,6 +98,19 @@ def test_page_asks_nothing_of_any_network(record: Record, pictures: bool, lists:
     assert not re.search(r"https?:|//[a-z]|@import|url\(", re.sub(r"data:image/jpeg;base64,[\w+/=]+", "", text))
     (policy,) = [meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
     assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def test_page_says_how_many_pictures_have_changed_since_the_run(lists: Lists) -> None:
+    def known(digest: str) -> Lists:
+        queries = (replace(query, picture=replace(query.picture, digest=digest)) for query in lists.queries)
+        return replace(lists, queries=tuple(queries))
+
+    now = digests([Path(lists.root, "query.png")])[0].hex()
+    assert "changed since the run" not in Page(render(RECORD, Shown(known(now)))).text
+    page = Page(render(RECORD, Shown(known("0" * 64))))
+    assert "1 picture has changed since the run and is shown by name" in page.text
+    assert "query.png" in page.text
+    assert "changed since the run" not in Page(render(RECORD, Shown(known("0" * 64)), pictures=False)).text
 
 
 def test_page_fits_a_phone_and_follows_the_readers_colours() -> None:

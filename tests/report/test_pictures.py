@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from uda_reid.report.pictures import thumbnails
+from uda_reid.report.pictures import Picture, album, changed, picture_of, thumbnails
+from uda_reid.types import Split
 
 
 def decoded(address: str) -> Image.Image:
@@ -47,3 +48,21 @@ def test_thumbnails_are_made_of_files_below_the_folder_alone(tmp_path: Path) -> 
     for path in (str(tmp_path / "a.jpg"), "../a.jpg", "x/../../a.jpg"):
         assert not thumbnails(tmp_path / "inner", [path])
     assert thumbnails(tmp_path, ["a.jpg"]).keys() == {"a.jpg"}
+
+
+def test_picture_that_has_changed_since_it_was_ranked_is_not_shown(tmp_path: Path) -> None:
+    for name in ("a.bmp", "b.bmp"):
+        Image.new("RGB", (32, 64), "green").save(tmp_path / name)
+    split = Split((tmp_path / "a.bmp", tmp_path / "b.bmp"), np.array([1, 2]), None)
+    pictures = [picture_of(split, row, tmp_path) for row in (0, 1)]
+    assert album(tmp_path, pictures).keys() == {"a.bmp", "b.bmp"}
+    Image.new("RGB", (32, 64), "red").save(tmp_path / "b.bmp")  # of the same size in bytes
+    assert album(tmp_path, pictures).keys() == {"a.bmp"}
+    assert changed(tmp_path, pictures) == {"b.bmp"}
+    (tmp_path / "b.bmp").unlink()
+    assert changed(tmp_path, pictures) == frozenset()
+
+
+def test_picture_without_a_digest_is_shown(tmp_path: Path) -> None:
+    Image.new("RGB", (32, 64), "green").save(tmp_path / "a.bmp")
+    assert album(tmp_path, [Picture("a.bmp", 1)]).keys() == {"a.bmp"}  # a run of an earlier version

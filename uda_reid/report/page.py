@@ -12,7 +12,7 @@ from uda_reid.report import sections
 from uda_reid.report.attention import AttentionMaps, evenness, read_maps
 from uda_reid.report.embedding_map import EmbeddingMap, clouds, read_map, told
 from uda_reid.report.lists import Lists, read_lists
-from uda_reid.report.pictures import album, heat, outside, real_people
+from uda_reid.report.pictures import album, changed, heat, outside, real_people
 from uda_reid.report.records import Record, read, remarks
 from uda_reid.report.tables import fact, percent, points, protocol_line
 from uda_reid.shipped import shipped
@@ -80,7 +80,7 @@ def rebuild(folder: Path, *, pictures: bool = True) -> Path:
 
     Args:
         folder: the run's folder, or a file in it.
-        pictures: as for `write_page`; images that have gone are shown as their names.
+        pictures: as for `write_page`; images that have gone or changed are shown as their names.
 
     Returns:
         The page.
@@ -107,8 +107,9 @@ def render(record: Record, shown: Shown | None = None, *, pictures: bool = True)
     groups, no_lists = sections.groups(shown.lists, record)
     parts = [part for part in (shown.lists if groups else None, shown.attention) if part is not None and pictures]
     root = Path(parts[0].root) if parts else Path()
-    small = album(root, (each for part in parts for each in part.pictures)) if parts else None
-    elsewhere = outside(each.path for part in parts for each in part.pictures)
+    pictured = tuple(each for part in parts for each in part.pictures)
+    small = album(root, pictured) if parts else None
+    elsewhere = outside(each.path for each in pictured)
     template = templates().get_template("report.html.jinja")
     return template.render(
         record=record,
@@ -133,6 +134,7 @@ def render(record: Record, shown: Shown | None = None, *, pictures: bool = True)
         clouds=() if shown.embeddings is None else clouds(shown.embeddings),
         mixed="" if shown.embeddings is None else told(shown.embeddings),
         album=small,
+        changed=len(changed(root, pictured)),
         photographs=small is not None and real_people(root, small),
         facts=tuple(dict.fromkeys(key for row in record.shown for key in row.facts)),
         options=sections.options(record.recipe),

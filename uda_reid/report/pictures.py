@@ -6,6 +6,7 @@ import base64
 import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import NamedTuple
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from uda_reid.data.contents import digests
 from uda_reid.data.images import images_of
 from uda_reid.errors import DataError
 from uda_reid.types import JUNK, Split
@@ -23,10 +25,14 @@ HEIGHT, WIDTH, QUALITY = 128, 64, 80
 
 @dataclass(frozen=True)
 class Picture:
-    """An image of a split: its file, relative to the domain's folder where it lies in it, and its camera if known."""
+    """An image of a split: its file, relative to the domain's folder where it lies in it, and its camera if known.
+
+    `digest` is the SHA-256 of the file that was ranked, in hexadecimal; empty where nobody took it down.
+    """
 
     path: str
     cam: int | None
+    digest: str = ""
 
 
 class Thumbnail(NamedTuple):
@@ -44,7 +50,19 @@ def picture_of(split: Split, row: int, root: Path) -> Picture:
     """Return the image in a row of a split of the domain in `root`, an absolute path."""
     path = Path(os.path.abspath(split.paths[row]))  # noqa: PTH100 (a link keeps its name, unlike with resolve)
     shown = path.relative_to(root) if path.is_relative_to(root) else path
-    return Picture(shown.as_posix(), None if split.cams is None else int(split.cams[row]))
+    return Picture(shown.as_posix(), None if split.cams is None else int(split.cams[row]), _digest(split.paths[row]))
+
+
+def changed(root: Path, pictures: Iterable[Picture]) -> frozenset[str]:
+    """Return the paths of pictures whose files hold something else than what was ranked; gone files are not changed."""
+    known = {(picture.path, picture.digest) for picture in pictures if picture.digest}
+    return frozenset(path for path, digest in known if _digest(root / path) not in ("", digest))
+
+
+def _digest(path: Path) -> str:
+    with suppress(DataError):
+        return digests([path])[0].hex()
+    return ""
 
 
 def thumbnails(root: Path, paths: Iterable[str]) -> dict[str, str]:
@@ -72,8 +90,10 @@ def thumbnails(root: Path, paths: Iterable[str]) -> dict[str, str]:
 
 
 def album(root: Path, pictures: Iterable[Picture], *, name: str = "picture") -> Album:
-    """Return thumbnails of the pictures of a domain in `root`, called `name`-1 and so on."""
-    found = thumbnails(root, (picture.path for picture in pictures))
+    """Return thumbnails of the pictures of a domain in `root`, called `name`-1 and so on; changed files have none."""
+    pictures = tuple(pictures)
+    others = changed(root, pictures)
+    found = thumbnails(root, (picture.path for picture in pictures if picture.path not in others))
     return {path: Thumbnail(f"{name}-{number}", address) for number, (path, address) in enumerate(found.items(), 1)}
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from uda_reid.data.contents import digests
 from uda_reid.data.layouts.crops import CROPS
 from uda_reid.data.layouts.dataset import KnownDataset, Published
 from uda_reid.data.layouts.files import passed_over
@@ -68,26 +69,21 @@ def describe(domain: Domain) -> tuple[Counts, ...]:
 
 
 def listing(domain: Domain) -> str:
-    """Return a hex digest over the split, relative path, size in bytes and labels of every image.
+    """Return a hex digest over the split, relative path, content and labels of every image.
 
-    Moving the whole folder leaves it as it is; adding, removing, relabelling or resizing an image changes it.
+    Every byte of every file counts, and nothing else of it: copying or moving the whole folder, to another machine too,
+    leaves the digest as it is; adding, removing, relabelling, exchanging or overwriting an image changes it.
 
     Raises:
-        DataError: a file has gone.
+        DataError: a file has gone, cannot be read, or is no regular file.
     """
     digest = hashlib.sha256()
     for name in SPLITS:
         split: Split = getattr(domain, name)
-        for row, (path, pid, cam) in enumerate(split):
+        for row, ((path, pid, cam), content) in enumerate(zip(split, digests(split.paths), strict=True)):
             shown = path.relative_to(domain.root) if path.is_relative_to(domain.root) else path
-            try:
-                size = path.stat().st_size
-            except OSError as error:
-                raise DataError(
-                    f"{path}: the image cannot be read ({error.strerror}); was the data set moved?"
-                ) from error
             tracklet = "" if split.tracklets is None else f"\0{split.tracklets[row]}"
-            line = f"{name}\0{shown.as_posix()}\0{size}\0{pid}\0{cam}{tracklet}\n"
+            line = f"{name}\0{shown.as_posix()}\0{content.hex()}\0{pid}\0{cam}{tracklet}\n"
             digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()
 
