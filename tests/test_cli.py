@@ -374,6 +374,28 @@ def test_check_and_embed_from_the_command_line(
     assert run(monkeypatch, capsys, *words)[0] == 2  # not over what is there
 
 
+def test_remedy_that_an_unreadable_image_is_given_works_in_every_command(
+    base: list[str], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = ["pretrain", "--src", "alpha", *base]
+    assert run(monkeypatch, capsys, *source)[0] == 0
+    model = next((tmp_path / "runs").glob("sources/*/source.safetensors"))
+    for name in ("train_003.png", "query_001.png"):
+        (data / "alpha" / name).write_bytes(b"no image")
+    scored = ["evaluate", "--checkpoint", str(model), "--tgt", "alpha", "--data", str(data)]
+    written = ["embed", "alpha", "--checkpoint", str(model), "--data", str(data), "--out", str(tmp_path / "out")]
+    adapted = ["adapt", "--src", "beta", "--tgt", "alpha", *base]
+    for words in (source, scored, written, adapted):
+        code, _, err = run(monkeypatch, capsys, *words)
+        assert code == 2
+        assert err.splitlines()[-1].endswith("; --skip-damaged leaves such images out"), words
+        assert run(monkeypatch, capsys, *words, "--skip-damaged")[0] == 0, words
+    code, out, _ = run(monkeypatch, capsys, *scored, "--skip-damaged", "--json")
+    assert json.loads(out)["test images left out, damaged"] == "alpha: 1 in query"
+    code, out, _ = run(monkeypatch, capsys, *written, "--skip-damaged", "--overwrite")
+    assert out.splitlines()[-1] == "images left out, damaged: 1 in train, 1 in query"
+
+
 def test_version_and_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, capsys, "--version")[:2] == (0, f"{__version__}\n")
     for words in (

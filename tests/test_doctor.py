@@ -241,6 +241,72 @@ def test_json_holds_everything(data: Path) -> None:
     assert content["exit_code"] == 0
 
 
+def test_json_names_every_damaged_image(data: Path) -> None:
+    names = [f"train_{number:03d}.png" for number in range(12)]
+    for name in names:
+        spoil(data / "beta" / name)
+    spoil(data / "beta" / "gallery_001.png")
+    diagnosis = examine(open_domain("beta", data))
+    damaged = json.loads(to_json(diagnosis))["unreadable"]
+    assert [Path(each["path"]).name for each in damaged] == [*names, "gallery_001.png"]
+    assert [each["split"] for each in damaged] == ["train"] * 12 + ["gallery"]
+    assert damaged[0] == {
+        "split": "train",
+        "path": str(data / "beta" / "train_000.png"),
+        "why": "cannot be decoded (truncated): remove or replace it",
+    }
+    assert sum("cannot be decoded" in finding.text for finding in diagnosis.findings) == 10
+
+
+def items(data: Path, text: str) -> list[str]:
+    """Return the whole list of the finding that holds a text."""
+    content = json.loads(to_json(examine(open_domain("beta", data))))
+    (found,) = [finding for finding in content["findings"] if text in finding["text"]]
+    return list(found["items"])
+
+
+def test_json_holds_every_list_whole_that_the_text_cuts(data: Path) -> None:
+    def lonely(cells: list[str]) -> list[str]:
+        split, _, number = cells[0].removesuffix(".png").partition("_")
+        own = {"train": 30, "gallery": 60}.get(split)
+        return [cells[0], str(own + int(number)), *cells[2:]] if own and 1 <= int(number) <= 12 else cells
+
+    relabel(data / "beta", lonely)
+    assert items(data, "with a single image")[-12:] == [str(row + 30) for row in range(1, 13)]
+    assert items(data, "in the gallery without a query")[-12:] == [str(row + 60) for row in range(1, 13)]
+
+
+def test_json_names_every_copy_and_every_image_that_is_wider_than_tall(data: Path) -> None:
+    folder = data / "beta"
+    for number in (2, 4):
+        shutil.copy(folder / f"train_{number:03d}.png", folder / f"train_{number + 1:03d}.png")
+    for number in (7, 8):
+        Image.new("RGB", (40, 30 + number)).save(folder / f"gallery_{number:03d}.png")
+    assert items(data, "within train") == ["train_002.png = train_003.png", "train_004.png = train_005.png"]
+    assert items(data, "wider than tall") == ["gallery_007.png", "gallery_008.png"]
+
+
+def test_json_names_all_unanswered_queries_and_cameras(data: Path) -> None:
+    relabel(data / "beta", lambda cells: [cells[0], "99", *cells[2:]] if cells[0] == "query_001.png" else cells)
+    relabel(data / "beta", lambda cells: [*cells[:2], "7", cells[3]] if cells[0] == "gallery_002.png" else cells)
+    assert items(data, "queries without a valid match") == ["99: not in the gallery"]
+    assert items(data, "cameras are numbered up to 7") == ["3", "4", "5", "6"]
+    assert items(data, "learning and test differ") == ["7 in the test only"]
+
+
+def test_page_says_where_cut_lists_are_whole(data: Path) -> None:
+    def page() -> str:
+        console = Console(width=100)
+        with console.capture() as capture:
+            console.print(show(examine(open_domain("beta", data), decode=False)))
+        return capture.get()
+
+    assert "--json" not in page()
+    relabel(data / "beta", lambda cells: [cells[0], cells[0][6:9], *cells[2:]] if cells[3] == "train" else cells)
+    assert "and 14 more" in page()
+    assert "`--json` gives the lists whole" in page()
+
+
 @pytest.mark.skipif(not MARKET.is_dir(), reason="the Market-1501 fixture is not at ../shared/data")
 def test_real_photographs_are_examined() -> None:
     diagnosis = examine(open_domain(str(MARKET)))

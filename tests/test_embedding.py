@@ -62,6 +62,17 @@ def test_embeddings_are_those_of_the_evaluator_split_by_split(
     assert left(tmp_path / "out") == ["features.npy", "rows.csv"]
 
 
+def test_damaged_images_have_no_row_where_they_are_left_out(model: Path, data: Path, tmp_path: Path) -> None:
+    for name in ("train_003.png", "gallery_002.png"):
+        (data / "alpha" / name).write_bytes(b"no image")
+    found = embed(model.parent, "alpha", data=data, out=tmp_path / "out", skip_damaged=True)
+    assert (found.count, found.left_out) == (52, {"train": 1, "gallery": 1})
+    assert [int(line["row"]) for line in lines(found)] == list(range(52))
+    assert not {"train_003.png", "gallery_002.png"} & {line["path"] for line in lines(found)}
+    chosen = embed(model.parent, "alpha", data=data, out=tmp_path / "train", splits=["train"], skip_damaged=True)
+    assert (chosen.count, chosen.left_out) == (23, {"train": 1})
+
+
 def test_row_k_of_the_table_is_row_k_of_the_array(model: Path, data: Path, tmp_path: Path) -> None:
     found = embed(model, "alpha", data=data, out=tmp_path / "out")
     array, table, encoder = np.load(found.features), lines(found), build(SPEC)

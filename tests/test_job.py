@@ -161,6 +161,21 @@ def test_folders_follow_what_the_images_show_and_not_their_sizes_and_times(job: 
     assert not set(folders(job)) & set(names)
 
 
+def test_run_without_damaged_images_is_another_than_that_of_the_data_without_them(job: Job) -> None:
+    job = replace(job, source="alpha")
+    sound = folders(job)
+    skipping = replace(job, skip_damaged=True)
+    assert folders(skipping) == sound
+    image = job.data / "alpha" / "train_003.png"
+    image.write_bytes(b"no image")
+    prepared, left = Prepared(skipping, Silent()), folders(skipping)
+    assert prepared.left_out(prepared.source, prepared.target) == {"images left out, damaged": "alpha: 1 in train"}
+    assert len(prepared.source.train) == 23
+    lines = (job.data / "alpha" / "manifest.csv").read_text().splitlines(keepends=True)
+    (job.data / "alpha" / "manifest.csv").write_text("".join(line for line in lines if "train_003" not in line))
+    assert not set(folders(skipping)) & {*left, *sound}  # whose ledger counts no image
+
+
 def test_folders_stay_when_the_data_move(job: Job, tmp_path: Path) -> None:
     first = folders(job)
     shutil.copytree(job.data, tmp_path / "elsewhere")

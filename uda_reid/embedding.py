@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import repeat
 from pathlib import Path
 from typing import BinaryIO
@@ -37,12 +37,13 @@ CACHE = 4 << 30
 
 @dataclass(frozen=True)
 class Embedded:
-    """Where the embeddings lie, and how many of which size there are."""
+    """Where the embeddings lie, how many of which size there are, and how many images of each split are left out."""
 
     features: Path
     rows: Path
     count: int
     dim: int
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def embed(
@@ -54,6 +55,7 @@ def embed(
     splits: Sequence[str] = (),
     normalise: bool = False,
     overwrite: bool = False,
+    skip_damaged: bool = False,
     device: str = "auto",
     threads: int = 0,
     reporter: Reporter | None = None,
@@ -71,6 +73,7 @@ def embed(
         splits: which of train, query and gallery (default: all that have images), in this order.
         normalise: scale every row to unit length.
         overwrite: replace what an earlier call wrote.
+        skip_damaged: leave out images that cannot be read; they have no row.
         device: `cpu`, `cuda`, `cuda:1`, or `auto`.
         threads: CPU threads; 0 leaves torch's choice.
         reporter: shows progress.
@@ -87,7 +90,7 @@ def embed(
     run = Run(device=pick_device(device), reporter=reporter or Silent())
     _check_splits(splits)
     encoder = load_encoder(checkpoint)
-    domain = open_domain(name, data, reporter=reporter)
+    domain = open_domain(name, data, reporter=reporter, skip_damaged=(splits or SPLITS) if skip_damaged else ())
     chosen = _chosen(domain, splits)
     folder = out or Path(f"{domain.name}-features")
     features, rows = folder / FEATURES, folder / ROWS
@@ -110,7 +113,7 @@ def embed(
                 os.fsync(file.fileno())
             # The disk holds both. Old rows would not fit new features, should the power go between the two renamings.
             rows.unlink(missing_ok=True)
-    return Embedded(features, rows, count, encoder.dim)
+    return Embedded(features, rows, count, encoder.dim, domain.left_out)
 
 
 def _check_absent(features: Path, rows: Path, overwrite: bool) -> None:

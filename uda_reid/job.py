@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from uda_reid import __version__
-from uda_reid.data.layouts import listing, read
+from uda_reid.data.images import without_damaged
+from uda_reid.data.layouts import SPLITS, listing, read
 from uda_reid.data.scenes import SCENES, ensure
 from uda_reid.data.union import union
 from uda_reid.errors import DataError, RecipeError
@@ -33,6 +35,8 @@ FEWEST = 2
 """Training images of a target, of which one cluster or one variance cannot be made; `doctor` says the same."""
 USUAL = {"accumulate": 1, "rollbacks": 0, "compiled": False}
 """Options of a run that change numbers and no recipe holds; others than these are part of a folder's name."""
+LEFT_OUT, TEST_LEFT_OUT = "images left out, damaged", "test images left out, damaged"
+"""Entries of a ledger: how many images of which data sets `--skip-damaged` has left out of a run, and of a scoring."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +68,7 @@ class Job:
         protocol: evaluation protocol (`evaluation.Evaluator`).
         pictures: show the target's images in the report.
         allow_code: whether the recipe may name a strategy that is neither built in nor offered by an installed package.
+        skip_damaged: leave out images that cannot be read, in all splits, and count them in the ledger.
         command: the command line, for the record.
     """
 
@@ -90,22 +95,49 @@ class Job:
     protocol: str = "auto"
     pictures: bool = True
     allow_code: bool = False
+    skip_damaged: bool = False
     command: str = ""
 
 
-def open_domain(name: str, data: Path = Path("data"), *, reporter: Reporter | None = None) -> Domain:
+def open_domain(
+    name: str, data: Path = Path("data"), *, reporter: Reporter | None = None, skip_damaged: Collection[str] = ()
+) -> Domain:
     """Return a domain by name: a folder or known data set, or a built-in scene, drawn where it is not there yet.
 
-    A folder in `data` that is called like a scene goes before the scene.
+    A folder in `data` that is called like a scene goes before the scene. Images that cannot be read are left out of the
+    splits that `skip_damaged` names, whose images are all decoded for it (`data.images.without_damaged`).
     """
     reporter = reporter or Silent()
-    if name in SCENES and not (data / name).is_dir():
-        folder = ensure(name, processes=min(os.cpu_count() or 1, 8), progress=reporter.progress)
-        return replace(read(folder.name, folder.parent), name=name)
-    domain = read(name, data, others=SCENES)
+    domain = _opened(name, data, reporter)
+    if skip_damaged:
+        domain = without_damaged(domain, skip_damaged, progress=reporter.progress)
     for note in domain.notes:
         reporter.log(f"{domain.name}: {note}")
     return domain
+
+
+def left_out(*domains: Domain, entry: str = LEFT_OUT) -> Facts:
+    """Return the entry of a ledger on the images of some domains that were left out; nothing where there are none.
+
+    >>> from uda_reid.types import Split
+    >>> import numpy as np
+    >>> split = Split((), np.zeros(0, dtype=np.int64), None)
+    >>> left_out(Domain("beta", Path("beta"), split, split, split, left_out={"train": 3, "gallery": 1}))
+    {'images left out, damaged': 'beta: 3 in train, 1 in gallery'}
+    """
+    counts = {
+        domain.name: ", ".join(f"{many:,} in {split}" for split, many in domain.left_out.items())
+        for domain in domains
+        if domain.left_out
+    }
+    return {entry: "; ".join(f"{name}: {text}" for name, text in counts.items())} if counts else {}
+
+
+def _opened(name: str, data: Path, reporter: Reporter) -> Domain:
+    if name in SCENES and not (data / name).is_dir():
+        folder = ensure(name, processes=min(os.cpu_count() or 1, 8), progress=reporter.progress)
+        return replace(read(folder.name, folder.parent), name=name)
+    return read(name, data, others=SCENES)
 
 
 def names_of(source: str, data: Path) -> tuple[str, ...]:
@@ -161,6 +193,12 @@ def check_groups(recipe: Recipe, processes: int) -> None:
             raise RecipeError(f"encoder.bn_group {group} does not divide {where}; {mend}")
 
 
+def _listing(domain: Domain) -> str:
+    """Return what a domain's images are known by; a ledger that counts images left out is another run's."""
+    known = listing(domain)
+    return digest_of([known, dict(domain.left_out)]) if domain.left_out else known
+
+
 class Prepared:
     """A job with its domains read and its recipe resolved: everything that is known before any training."""
 
@@ -186,8 +224,9 @@ class Prepared:
         self.aloud = reporter  # for what one process alone has met with
         if self.processes.rank:  # the main process tells what all of them do
             self.reporter = reporter = Silent()
-        self.sources = tuple(open_domain(name, job.data, reporter=reporter) for name in names)
-        targets = () if job.target is None else (open_domain(job.target, job.data, reporter=reporter),)
+        opened = partial(open_domain, data=job.data, reporter=reporter, skip_damaged=SPLITS if job.skip_damaged else ())
+        self.sources = tuple(map(opened, names))
+        targets = () if job.target is None else (opened(job.target),)
         for domain in self.sources:
             check_identities(domain)
         self.source = union(self.sources)
@@ -227,7 +266,7 @@ class Prepared:
             reporter.log(f"warning: {self.doubt}")
         check_groups(self.recipe, self.processes.count)
         # By name too: protocols of one data set share its folder.
-        self.listings = {(domain.root, domain.name): listing(domain) for domain in (*self.sources, *targets)}
+        self.listings = {(domain.root, domain.name): _listing(domain) for domain in (*self.sources, *targets)}
         self.folders = (job.weights, job.data / "weights") if job.weights else (job.data / "weights",)
         self.weights = find_weights(self.recipe.encoder, self.folders)
 
@@ -276,6 +315,11 @@ class Prepared:
     def parts(self, domain: Domain) -> tuple[Domain, ...]:
         """Return what a domain was joined from: the sources for the source, and any other domain itself."""
         return self.sources if domain is self.source else (domain,)
+
+    def left_out(self, *domains: Domain) -> Facts:
+        """Return what a ledger says of the images of some domains that were left out."""
+        parts = {part.name: part for domain in domains for part in self.parts(domain)}
+        return left_out(*parts.values())
 
     def labels_of(self, domain: Domain) -> str:
         """Return what the ledger says of the labels of `domain`: the data sets that they come from."""

@@ -77,6 +77,7 @@ class Domain:
         gallery: images to search in.
         notes: what was unusual about the folder, one line each.
         layout: the folder layout that it was recognised as.
+        left_out: split -> how many of its images cannot be read and were left out, where that was asked for.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Domain:
     gallery: Split
     notes: tuple[str, ...] = ()
     layout: str = ""
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def labelled(self) -> bool:

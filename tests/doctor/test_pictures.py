@@ -44,7 +44,7 @@ def test_unreadable_images_are_counted_and_the_first_named_with_the_reason(yard:
     errors = [finding.text for finding in findings if finding.level == "error"]
     assert errors[0] == (
         "13 images cannot be read (12 in train, 1 in query), and a run stops at the first of them: "
-        "replace or remove them (the first 10 follow)"
+        "replace or remove them, or leave them out with `--skip-damaged` (the first 10 follow; `--json` names all)"
     )
     names = [f"train: train_{number:03d}.png: cannot be decoded (not an image)" for number in range(10)]
     assert [text.rsplit(":", 1)[0] for text in errors[1:]] == names

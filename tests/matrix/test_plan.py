@@ -122,6 +122,13 @@ def test_command_of_a_run_keeps_what_its_numbers_depend_on() -> None:
     )
 
 
+def test_damaged_images_are_left_out_of_every_run_of_a_plan(data: Path, plan: Plan) -> None:
+    (data / "beta" / "gallery_002.png").write_bytes(b"no image")
+    jobs = plan_runs(replace(plan, skip_damaged=True)).jobs
+    assert all(job.skip_damaged and job.command.endswith(" --skip-damaged") for job in jobs.values())
+    assert not any("--skip-damaged" in job.command for job in plan_runs(plan).jobs.values())
+
+
 def test_parts_that_are_wanted_reach_the_job_and_its_command(plan: Plan) -> None:
     jobs = plan_runs(replace(plan, forgetting=True, gap=True, selection=True, bound=False)).jobs
     for job in jobs.values():

@@ -160,6 +160,27 @@ def test_corrupt_image_is_named_before_any_training(job: Job) -> None:
     assert not (job.out / "sources").exists()
 
 
+def test_damaged_images_are_left_out_where_that_is_asked_for_and_counted_in_every_ledger(job: Job) -> None:
+    for place in ("alpha/train_003.png", "beta/train_008.png", "beta/gallery_002.png"):
+        (job.data / place).write_bytes(b"no image")
+    job = replace(job, skip_damaged=True, bound=True, settings=("adapt.rounds=1",))
+    record, folder, _ = one(job)
+    entry = "images left out, damaged"
+    both = "alpha: 1 in train; beta: 1 in train, 1 in gallery"
+    beta = "beta: 1 in train, 1 in gallery"
+    assert [row.facts[entry] for row in record.rows] == [both, both, beta]
+    assert load_facts(folder / "adapted.safetensors")[entry] == both
+    assert {load_facts(path)[entry] for path in job.out.glob("sources/*/source.safetensors")} == {
+        "alpha: 1 in train",
+        beta,
+    }
+    assert record.images == 23
+    assert sum("cannot be read and are left out" in note for note in record.notes) == 3
+    row = score_checkpoint(folder, "beta", data=job.data, skip_damaged=True)
+    assert row.facts["test images left out, damaged"] == "beta: 1 in gallery"
+    assert row.scored.mean_ap == record.adapted.scored.mean_ap
+
+
 def test_changed_data_make_another_run(job: Job) -> None:
     _, first, _ = one(job)
     image = job.data / "beta" / "train_008.png"

@@ -22,7 +22,7 @@ import typer
 from uda_reid import __version__
 from uda_reid.cli import data, ending, features, matrix, names, runs
 from uda_reid.cli.arguments import Interrupted, output, screen
-from uda_reid.errors import RecipeError, UdaReidError
+from uda_reid.errors import RecipeError, UdaReidError, UnreadableError
 from uda_reid.launch import first, launched
 
 app = typer.Typer(
@@ -102,7 +102,8 @@ def _command(asked_to_end: list[int]) -> int:
             _complain(f"{message}; see {command} --help")
         return 2
     except UdaReidError as error:
-        _complain(str(error), error)
+        remedy = "; --skip-damaged leaves such images out" if isinstance(error, UnreadableError) else ""
+        _complain(f"{error}{remedy}", error)
         if isinstance(error, Interrupted) and error.asked:  # perhaps another process was, and told this one
             asked_to_end.append(signal.SIGTERM)
         # Who was asked to end and loses the others, which were asked too, has ended as asked.

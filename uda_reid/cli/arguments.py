@@ -133,6 +133,9 @@ AllowCode = Annotated[
     bool,
     typer.Option("--allow-code", help="Import a strategy (module:Class) that no installed package offers by name."),
 ]
+SkipDamaged = Annotated[
+    bool, typer.Option("--skip-damaged", help="Leave out images that cannot be read, and say how many.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 

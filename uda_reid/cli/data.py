@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from uda_reid.cli.arguments import Checkpoint, Data, Device, Json, Seed, Threads, output, path, screen, told
+from uda_reid.cli.arguments import (
+    Checkpoint,
+    Data,
+    Device,
+    Json,
+    Seed,
+    SkipDamaged,
+    Threads,
+    output,
+    path,
+    screen,
+    told,
+)
 from uda_reid.errors import RecipeError
 from uda_reid.terminal import RichReporter
 
@@ -101,6 +113,7 @@ def embed(
     ] = None,
     normalise: Annotated[bool, typer.Option("--normalise", help="Scale every row to unit length.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier call wrote.")] = False,
+    skip_damaged: SkipDamaged = False,
     device: Device = "auto",
     threads: Threads = 0,
 ) -> None:
@@ -110,8 +123,11 @@ def embed(
     with told(interrupted="nothing was written; the same command starts anew", kept="nothing was written"):
         written = embed_images(
             checkpoint, name, data=data, out=out, splits=split or (), normalise=normalise, overwrite=overwrite,
-            device=device, threads=threads, reporter=RichReporter(screen),
+            skip_damaged=skip_damaged, device=device, threads=threads, reporter=RichReporter(screen),
         )  # fmt: skip
     lines = output()
     lines.say(f"{written.count:,} x {written.dim} features: {written.features}")
     lines.say(f"rows: {written.rows}")
+    if written.left_out:
+        counts = ", ".join(f"{many:,} in {split}" for split, many in written.left_out.items())
+        lines.say(f"images left out, damaged: {counts}")

@@ -16,6 +16,7 @@ from uda_reid.cli.arguments import (
     PrecisionOption,
     Protocol,
     Seed,
+    SkipDamaged,
     Threads,
     output,
     path,
@@ -169,7 +170,7 @@ FEATURES_ONLY = (
     "gallery", "ids", "metric", "rerank", "k1", "k2", "share", "reading", "with_junk", "memory", "per_query",
     "overwrite",
 )  # fmt: skip
-MODEL_ONLY = ("tgt", "data", "seed", "precision")
+MODEL_ONLY = ("tgt", "data", "seed", "precision", "skip_damaged")
 RERANK_ONLY = ("k1", "k2", "share", "reading", "with_junk")
 NOT_FOR = {
     Method.dbscan: ("clusters",),
@@ -210,6 +211,7 @@ def evaluate(
     device: ScoreDevice = None,
     precision: PrecisionOption = Precision.fp32,
     threads: Threads = 0,
+    skip_damaged: SkipDamaged = False,
     json: Json = False,
 ) -> None:
     """Score a saved model on a data set, or features that any tool has made."""
@@ -217,7 +219,7 @@ def evaluate(
         raise RecipeError("what is to be scored? give --checkpoint, a model, or --features, files; one of the two")
     if checkpoint:
         _refuse(context, FEATURES_ONLY, "with --checkpoint")
-        _score_model(checkpoint, tgt, data, protocol, seed, device or "auto", precision, threads, json)
+        _score_model(checkpoint, tgt, data, protocol, seed, device or "auto", precision, threads, skip_damaged, json)
         return
     _refuse(context, MODEL_ONLY, "with --features")
     if launched() > 1:
@@ -246,8 +248,9 @@ def evaluate(
 
 def _score_model(
     checkpoint: Path, tgt: str | None, data: Path, protocol: str, seed: int, device: str, precision: Precision,
-    threads: int, json: bool,
+    threads: int, skip_damaged: bool, json: bool,
 ) -> None:  # fmt: skip
+    from uda_reid.job import TEST_LEFT_OUT
     from uda_reid.pipeline import score_checkpoint
     from uda_reid.report import scores_json, show_row
 
@@ -256,10 +259,12 @@ def _score_model(
     with told(interrupted="nothing was scored"):
         row = score_checkpoint(
             checkpoint, tgt, data=data, protocol=protocol, seed=seed, device=device, precision=precision.value,
-            threads=threads, reporter=RichReporter(screen),
+            threads=threads, skip_damaged=skip_damaged, reporter=RichReporter(screen),
         )  # fmt: skip
     if json:
-        output().json(scores_json(row.scores))
+        missing = row.facts.get(TEST_LEFT_OUT) if skip_damaged else None
+        text = scores_json(row.scores, {TEST_LEFT_OUT: missing}) if missing else scores_json(row.scores)
+        output().json(text)
     else:
         output().print(show_row(f"{checkpoint} on {tgt}", row))
 

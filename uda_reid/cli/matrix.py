@@ -22,6 +22,7 @@ from uda_reid.cli.arguments import (
     ProfileOption,
     Protocol,
     Settings,
+    SkipDamaged,
     Weights,
     data_folder,
     output,
@@ -118,6 +119,7 @@ def matrix(
     threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads of each run.")] = 1,
     weights: Weights = None,
     allow_code: AllowCode = False,
+    skip_damaged: SkipDamaged = False,
 ) -> None:
     """Carry models between domains by several recipes and seeds, and tabulate how far, how surely, at what cost.
 
@@ -155,6 +157,7 @@ def matrix(
         embedding_map=embedding_map,
         pictures=pictures,
         allow_code=allow_code,
+        skip_damaged=skip_damaged,
     )
     reporter = RichReporter(screen)
     reporter.log("reading the domains; scenes that are not there yet are drawn")

@@ -27,6 +27,7 @@ from uda_reid.cli.arguments import (
     Rollbacks,
     Seed,
     Settings,
+    SkipDamaged,
     Source,
     TargetName,
     Threads,
@@ -88,6 +89,7 @@ def adapt(
     weights: Weights = None,
     pictures: Pictures = True,
     allow_code: AllowCode = False,
+    skip_damaged: SkipDamaged = False,
     json: Json = False,
 ) -> None:
     """Train a source model, adapt it to an unlabelled target, and score both on the target.
@@ -102,6 +104,7 @@ def adapt(
         bound=bound, forgetting=forgetting, gap=gap, selection=selection, embedding_map=embedding_map,
         protocol=protocol, device=device, precision=precision, accumulate=accumulate, rollbacks=rollbacks,
         compiled=compiled, threads=threads, weights=weights, pictures=pictures, allow_code=allow_code,
+        skip_damaged=skip_damaged,
     )  # fmt: skip
     with resumable():
         record, folder, finished = one(job, reporter=RichReporter(screen), stop=stop)
@@ -133,6 +136,7 @@ def pretrain(
     threads: Threads = 0,
     weights: Weights = None,
     allow_code: AllowCode = False,
+    skip_damaged: SkipDamaged = False,
 ) -> None:
     """Train a source model with labels; `adapt` with the same options and the same profile finds it."""
     from uda_reid.pipeline import source_model
@@ -140,7 +144,7 @@ def pretrain(
     job = _job(
         recipe=recipe, source=src, data=data, out=out, seed=seed, profile=profile, settings=set_,
         device=device, precision=precision, accumulate=accumulate, rollbacks=rollbacks, compiled=compiled,
-        threads=threads, weights=weights, allow_code=allow_code,
+        threads=threads, weights=weights, allow_code=allow_code, skip_damaged=skip_damaged,
     )  # fmt: skip
     with resumable():
         path, used, validation = source_model(job, reporter=RichReporter(screen), stop=stop)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -16,9 +16,9 @@ from uda_reid.data.images import Progress
 from uda_reid.data.layouts import DATASETS, Counts, describe
 from uda_reid.data.layouts.labels import count
 from uda_reid.data.layouts.manifest import TABLE
-from uda_reid.doctor.findings import LEVELS, Finding, Level
+from uda_reid.doctor.findings import LEVELS, NAMED, Finding, Level
 from uda_reid.doctor.people import Search, cameras, identities, in_test, in_train, search
-from uda_reid.doctor.pictures import SPLITS, copies, decoded, look, repeated
+from uda_reid.doctor.pictures import SPLITS, Damaged, copies, decoded, look, repeated
 from uda_reid.run import QUIET
 from uda_reid.terminal import words
 from uda_reid.types import Domain
@@ -63,6 +63,7 @@ class Diagnosis:
         target: whether a model can be adapted to it.
         source: whether a model can be trained on it with labels.
         scoring: whether a model can be scored on it.
+        unreadable: split -> all its images that cannot be read; empty where no image was opened.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Diagnosis:
     target: Verdict
     source: Verdict
     scoring: Verdict
+    unreadable: Mapping[str, tuple[Damaged, ...]] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
@@ -89,12 +91,12 @@ def examine(domain: Domain, *, progress: Progress = QUIET.progress, decode: bool
         decode: open every image; without, damaged ones and copies stay unknown and nothing is said about sizes.
     """
     found = search(domain)
-    unreadable = dict.fromkeys(SPLITS, 0)
+    damaged: Mapping[str, tuple[Damaged, ...]] = {}
     findings = list(_noted(domain))
     if decode:
         looked = look(domain, progress=progress)
         findings += decoded(domain, looked)
-        unreadable = {name: len(errors) for name, errors in looked.unreadable.items()}
+        damaged = looked.unreadable
         findings += repeated(domain, copies(domain, progress=progress), found.labels)
     else:
         text = "no image was opened, so damaged ones and copies of one another are not known"
@@ -102,6 +104,7 @@ def examine(domain: Domain, *, progress: Progress = QUIET.progress, decode: bool
     findings += in_train(domain.train)
     findings += in_test(domain, found)
     findings += cameras(domain)
+    unreadable = {name: len(damaged.get(name, ())) for name in SPLITS}
     return Diagnosis(
         name=domain.name,
         root=domain.root,
@@ -111,6 +114,7 @@ def examine(domain: Domain, *, progress: Progress = QUIET.progress, decode: bool
         target=_target(domain, found, unreadable),
         source=_source(domain, unreadable),
         scoring=_scoring(found, unreadable),
+        unreadable=damaged,
     )
 
 
@@ -164,14 +168,20 @@ def _unread(unreadable: Mapping[str, int], splits: Sequence[str]) -> list[str]:
 
 
 def to_json(diagnosis: Diagnosis) -> str:
-    """Return a diagnosis as JSON text."""
+    """Return a diagnosis as JSON text; everything that was found is in it, however much."""
+    damaged = [
+        {"split": name, "path": str(each.path), "why": each.why}
+        for name, files in diagnosis.unreadable.items()
+        for each in files
+    ]
     content = {
         "format": FORMAT,
         "name": diagnosis.name,
         "root": str(diagnosis.root),
         "layout": diagnosis.layout,
         "counts": [counts._asdict() for counts in diagnosis.counts],
-        "findings": [asdict(finding) for finding in diagnosis.findings],
+        "findings": [{key: value for key, value in asdict(finding).items() if value} for finding in diagnosis.findings],
+        "unreadable": damaged,
         "verdicts": {name: asdict(verdict) for name, verdict in _verdicts(diagnosis).items()},
         "exit_code": diagnosis.exit_code,
     }
@@ -194,8 +204,10 @@ def show(diagnosis: Diagnosis) -> RenderableType:
     for name, verdict in _verdicts(diagnosis).items():
         word = words("works", "green") if verdict.works else words("fails", "bold red")
         verdicts.add_row(words(name), words("").append_text(word).append_text(words(f": {verdict.why}")))
+    cut = any(len(finding.items) > NAMED for finding in diagnosis.findings)
+    more = [words("`--json` gives the lists whole", "dim")] if cut else []
     title = words(f"{diagnosis.name}: {diagnosis.layout or 'of no known layout'}", "bold")
-    return Group(title, words(str(diagnosis.root), "dim"), counts, findings, "", verdicts)
+    return Group(title, words(str(diagnosis.root), "dim"), counts, findings, *more, "", verdicts)
 
 
 def _lines() -> Table:

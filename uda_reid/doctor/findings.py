@@ -11,15 +11,22 @@ LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 """What stops a run; what makes its numbers mislead or its learning suffer; what is good to know."""
 
 NAMED = 10
-"""How many of a kind are named; all of them are counted."""
+"""How many of a kind a text names; all of them are counted, and in `items`."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line about a data set: what is there, why it matters, what to do."""
+    """One line about a data set: what is there, why it matters, what to do.
+
+    Args:
+        level: how grave it is.
+        text: the line; of many things it names the first few.
+        items: all of the things that the line is about, for programs; empty where the text names them all.
+    """
 
     level: Level
     text: str
+    items: tuple[str, ...] = ()
 
 
 def some(things: Sequence[object]) -> str:

@@ -66,7 +66,9 @@ def in_train(train: Split) -> Iterator[Finding]:
     single = found[images == 1]
     if len(single):
         share = f"{len(single):,} of {_who(found)}"
-        yield Finding("note", f"train: {share} with a single image, which shows one look only: {_some(single)}")
+        yield Finding(
+            "note", f"train: {share} with a single image, which shows one look only: {_some(single)}", _all(single)
+        )
     if train.cams is None or not len(found):
         return
     pairs = np.unique(np.stack([train.pids, train.cams], axis=1)[known], axis=0)
@@ -77,7 +79,8 @@ def in_train(train: Split) -> Iterator[Finding]:
         text = f"train: {share} in one camera only, so nothing shows how looks change between cameras"
         yield Finding("warning", text)
     elif len(alone):
-        yield Finding("note", f"train: {share} in one camera only, no help across cameras: {_some(alone)}")
+        text = f"train: {share} in one camera only, no help across cameras: {_some(alone)}"
+        yield Finding("note", text, _all(alone))
 
 
 def in_test(domain: Domain, found: Search) -> Iterator[Finding]:
@@ -93,6 +96,7 @@ def in_test(domain: Domain, found: Search) -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"{_who(shared)} both in train and in query, so scores flatter; keep each in one of them: {_some(shared)}",
+            _all(shared),
         )
     if len(queried) == 1:
         ranked = domain.gallery.pids[domain.gallery.pids != JUNK]
@@ -101,7 +105,8 @@ def in_test(domain: Domain, found: Search) -> Iterator[Finding]:
         yield Finding("warning", f"query has one identity, {queried[0]}: {meaning}")
     others = np.setdiff1d(there, queried)
     if len(others):
-        yield Finding("note", f"{_who(others)} in the gallery without a query, wrong answers to all: {_some(others)}")
+        text = f"{_who(others)} in the gallery without a query, wrong answers to all: {_some(others)}"
+        yield Finding("note", text, _all(others))
 
 
 def _unanswered(domain: Domain, found: Search, protocol: str) -> Iterator[Finding]:
@@ -116,11 +121,12 @@ def _unanswered(domain: Domain, found: Search, protocol: str) -> Iterator[Findin
         reasons.append(f"{_who(absent)} not in the gallery: {_some(absent)}")
     if len(near):
         reasons.append(f"{_who(near)} in the gallery in the query's own camera only: {_some(near)}")
+    items = (*(f"{pid}: not in the gallery" for pid in absent), *(f"{pid}: own camera only" for pid in near))
     queries = f"queries without a valid match under protocol {protocol}: {int(lost.sum()):,} of {len(lost):,}"
     if lost.all():
-        yield Finding("error", f"{queries}, so nothing can be scored; {'; '.join(reasons)}")
+        yield Finding("error", f"{queries}, so nothing can be scored; {'; '.join(reasons)}", items)
     else:
-        yield Finding("warning", f"{queries}, skipped and in no mean; {'; '.join(reasons)}")
+        yield Finding("warning", f"{queries}, skipped and in no mean; {'; '.join(reasons)}", items)
 
 
 def _who(people: Ids) -> str:
@@ -129,6 +135,10 @@ def _who(people: Ids) -> str:
 
 def _some(people: Ids) -> str:
     return some(people.tolist())
+
+
+def _all(people: Ids) -> tuple[str, ...]:
+    return tuple(map(str, people.tolist()))
 
 
 def cameras(domain: Domain) -> Iterator[Finding]:
@@ -153,11 +163,13 @@ def cameras(domain: Domain) -> Iterator[Finding]:
     numbers = sorted(train | test)
     missing = sorted(set(range(1, numbers[-1])) - set(numbers)) if numbers and numbers[-1] <= 10 * len(numbers) else []
     if missing:
-        yield Finding("note", f"cameras are numbered up to {numbers[-1]}, without an image: {some(missing)}")
+        yield Finding(
+            "note",
+            f"cameras are numbered up to {numbers[-1]}, without an image: {some(missing)}",
+            tuple(map(str, missing)),
+        )
     if train and test and train != test:
-        apart = [
-            f"{some(sorted(only))} in {name} only"
-            for only, name in ((train - test, "train"), (test - train, "the test"))
-            if only
-        ]
-        yield Finding("note", f"cameras {' and '.join(apart)}: learning and test differ in their cameras")
+        sides = ((sorted(train - test), "train"), (sorted(test - train), "the test"))
+        apart = [f"{some(only)} in {name} only" for only, name in sides if only]
+        items = tuple(f"{cam} in {name} only" for only, name in sides for cam in only)
+        yield Finding("note", f"cameras {' and '.join(apart)}: learning and test differ in their cameras", items)

@@ -15,13 +15,13 @@ import numpy as np
 
 from uda_reid.data.images import Progress, sizes
 from uda_reid.data.layouts.labels import count
-from uda_reid.doctor.findings import NAMED, Finding
+from uda_reid.doctor.findings import NAMED, Finding, Level
 from uda_reid.errors import DataError
 from uda_reid.ops.protocols import Labels
 from uda_reid.reading import open_file
 from uda_reid.run import QUIET
 from uda_reid.training.devices import digest_of
-from uda_reid.types import DISTRACTOR, Domain, Ids
+from uda_reid.types import DISTRACTOR, Domain, Ids, Split
 
 SPLITS = ("train", "query", "gallery")
 LANDSCAPE = 0.05
@@ -31,31 +31,39 @@ START = 4096
 """Bytes of files of one size that are compared before any is read to the end."""
 
 
+class Damaged(NamedTuple):
+    """A file that cannot be read, and what is wrong with it."""
+
+    path: Path
+    why: str
+
+
 class Looked(NamedTuple):
     """The files of a domain after every one was decoded.
 
     Args:
         shapes: (N, 2) int64 height and width of every readable image, all splits one after another.
         wide: the readable images that are wider than tall.
-        unreadable: split -> why each of its unreadable images is one.
+        unreadable: split -> all its unreadable images.
     """
 
     shapes: Ids
     wide: tuple[Path, ...]
-    unreadable: Mapping[str, tuple[DataError, ...]]
+    unreadable: Mapping[str, tuple[Damaged, ...]]
 
 
 def look(domain: Domain, *, progress: Progress = QUIET.progress) -> Looked:
     """Decode every image of a domain, keeping none."""
     shapes: list[tuple[int, int]] = []
     wide: list[Path] = []
-    unreadable: dict[str, tuple[DataError, ...]] = {}
+    unreadable: dict[str, tuple[Damaged, ...]] = {}
     for name in SPLITS:
-        split, bad = getattr(domain, name), []
+        split: Split = getattr(domain, name)
+        bad: list[Damaged] = []
         found = sizes(split, name=f"{domain.name} {name}", progress=progress)
         for path, size in zip(split.paths, found, strict=True):
             if isinstance(size, DataError):
-                bad.append(size)
+                bad.append(Damaged(path, str(size).removeprefix(f"{path}: ")))
                 continue
             shapes.append(size)
             if size[1] > size[0]:
@@ -66,17 +74,17 @@ def look(domain: Domain, *, progress: Progress = QUIET.progress) -> Looked:
 
 def decoded(domain: Domain, looked: Looked) -> Iterator[Finding]:
     """Yield what decoding showed: unreadable files, each of the first few with its reason, and sizes."""
-    failures = [(name, error) for name in SPLITS for error in looked.unreadable[name]]
+    failures = [(name, each) for name in SPLITS for each in looked.unreadable[name]]
     if failures:
         where = ", ".join(f"{len(bad):,} in {name}" for name, bad in looked.unreadable.items() if bad)
-        first = f" (the first {NAMED} follow)" if len(failures) > NAMED else ""
+        first = f" (the first {NAMED} follow; `--json` names all)" if len(failures) > NAMED else ""
         yield Finding(
             "error",
             f"{count(len(failures), 'image')} cannot be read ({where}), and a run stops at the first of them: "
-            f"replace or remove them{first}",
+            f"replace or remove them, or leave them out with `--skip-damaged`{first}",
         )
-    for name, error in failures[:NAMED]:
-        yield Finding("error", f"{name}: {shortened(str(error), domain.root)}")
+    for name, each in failures[:NAMED]:
+        yield Finding("error", f"{name}: {within(each.path, domain.root)}: {each.why}")
     if len(looked.shapes):
         yield Finding("note", _sizes(looked.shapes))
     if looked.wide:
@@ -85,6 +93,7 @@ def decoded(domain: Domain, looked: Looked) -> Iterator[Finding]:
             "warning" if share > LANDSCAPE else "note",
             f"{count(len(looked.wide), 'image')} ({share:.1%}) wider than tall, and an encoder takes upright crops of "
             f"one person each, squeezing all else: look at {within(looked.wide[0], domain.root)}",
+            tuple(within(path, domain.root) for path in looked.wide),
         )
 
 
@@ -138,26 +147,27 @@ def repeated(domain: Domain, groups: Sequence[Sequence[Place]], labels: Labels |
         labels: the labels of queries and gallery, where they can be used.
     """
 
-    def told(chosen: Sequence[Sequence[Place]], where: str, meaning: str) -> str:
-        first, second = (within(_path(domain, place), domain.root) for place in chosen[0][:2])
-        return f"identical files {where}: {len(chosen):,}, first {first} = {second}; {meaning}"
+    def same(level: Level, chosen: Sequence[Sequence[Place]], where: str, meaning: str) -> Finding:
+        named = [[within(_path(domain, place), domain.root) for place in places] for places in chosen]
+        text = f"identical files {where}: {len(chosen):,}, first {' = '.join(named[0][:2])}; {meaning}"
+        return Finding(level, text, tuple(" = ".join(names) for names in named))
 
     leaks = [group for group in groups if {place.split for place in group} > {"train"}]
     if leaks:
         meaning = "the test shows pictures that were learnt from, so scores flatter: keep each in one of them"
-        yield Finding("warning", told(leaks, "in train and in the test", meaning))
+        yield same("warning", leaks, "in train and in the test", meaning)
     torn = [group for group in groups if len({_pid(domain, place) for place in group} - {None}) > 1]
     if torn:
-        yield Finding("warning", told(torn, "with two identities", "one of the two is wrong: mend the labels"))
+        yield same("warning", torn, "with two identities", "one of the two is wrong: mend the labels")
     found = [group for group in groups if labels is not None and _finds_itself(group, labels)]
     if found:
         meaning = "such a query finds itself, so scores flatter: take its copy out of the gallery"
-        yield Finding("warning", told(found, "in query and gallery", meaning))
+        yield same("warning", found, "in query and gallery", meaning)
     for name in SPLITS:
         inside = [[place for place in group if place.split == name] for group in groups]
         again = [places for places in inside if len(places) > 1]
         if again:
-            yield Finding("note", told(again, f"within {name}", "each copy weighs as an image of its own"))
+            yield same("note", again, f"within {name}", "each copy weighs as an image of its own")
 
 
 def _finds_itself(group: Sequence[Place], labels: Labels) -> bool:

@@ -10,6 +10,7 @@ from itertools import permutations
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from uda_reid.data.layouts import SPLITS
 from uda_reid.errors import RecipeError
 from uda_reid.evaluation import why_unscored
 from uda_reid.job import Job, Prepared, open_domain
@@ -78,6 +79,7 @@ class Plan:
         selection: whether snapshots are also measured by what could be chosen by without labels.
         embedding_map: whether the runs of the first seed also map where images of both domains lie.
         allow_code: as of `Job`.
+        skip_damaged: as of `Job`.
     """
 
     pairs: tuple[tuple[str, str], ...]
@@ -99,6 +101,7 @@ class Plan:
     embedding_map: bool = False
     pictures: bool = False
     allow_code: bool = False
+    skip_damaged: bool = False
 
 
 class Planned(NamedTuple):
@@ -166,7 +169,7 @@ def plan_runs(plan: Plan, reporter: Reporter | None = None) -> Planned:
     if not (plan.pairs and plan.seeds):
         raise RecipeError("a matrix needs at least one pair and one seed")
     domains = {
-        name: open_domain(name, plan.data, reporter=reporter)
+        name: open_domain(name, plan.data, reporter=reporter, skip_damaged=SPLITS if plan.skip_damaged else ())
         for name in dict.fromkeys(name for pair in plan.pairs for name in pair)
     }
     for name in dict.fromkeys(target for _, target in plan.pairs):
@@ -186,6 +189,7 @@ def plan_runs(plan: Plan, reporter: Reporter | None = None) -> Planned:
                     bound=plan.bound and domains[target].labelled,
                     forgetting=plan.forgetting and not why_unscored(domains[source]),
                     selection=plan.selection, gap=plan.gap, allow_code=plan.allow_code,
+                    skip_damaged=plan.skip_damaged,
                     embedding_map=plan.embedding_map and seed == plan.seeds[0],
                 )  # fmt: skip
                 prepared = Prepared(job, Silent())
@@ -227,7 +231,8 @@ def alone(job: Job) -> str:
         value = getattr(job, option)
         words += [f"--{option}", str(value)] if value != getattr(usual, option) else []
     words += [f"--{option}" for option in wanted_by(job)] + ["--map"] * job.embedding_map
-    words += ["--no-pictures"] * (not job.pictures) + ["--allow-code"] * job.allow_code
+    words += ["--no-pictures"] * (not job.pictures)
+    words += ["--allow-code"] * job.allow_code + ["--skip-damaged"] * job.skip_damaged
     return shlex.join([*words, *(word for setting in job.settings for word in ("--set", setting))])
 
 

@@ -41,8 +41,8 @@ def bound(prepared: Prepared, evaluator: Evaluator, reporter: Reporter) -> Row:
     source = train_source(prepared, prepared.target, reporter)
     used = f"{len(source.training)} of {len(source.pids)}, with their labels"
     known = {LABELLED: prepared.target.name, "target images used": used}
-    unusual = pretrained_facts(prepared, prepared.target)
-    facts = {**prepared.facts(source), **known, "target images in batch norm": True, **unusual}
+    unusual, left_out = pretrained_facts(prepared, prepared.target), prepared.left_out(prepared.target)
+    facts = {**prepared.facts(source), **known, "target images in batch norm": True, **unusual, **left_out}
     return Row(BOUND, evaluator.score(source.encoder), facts)
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from uda_reid import __version__
 from uda_reid.auditor import Numbers, audit_snapshots, same_weights, snapshots
 from uda_reid.data.images import Photographs, unlabelled
-from uda_reid.errors import CheckpointError, DataError, RecipeError, UdaReidError
+from uda_reid.errors import CheckpointError, RecipeError, UdaReidError, UnreadableError
 from uda_reid.evaluation import Evaluator, check_protocol, why_unscored
-from uda_reid.job import Job, Prepared, open_domain
+from uda_reid.job import TEST_LEFT_OUT, Job, Prepared, left_out, open_domain
 from uda_reid.launch import Stop
 from uda_reid.pipeline.folders import ADAPTED, STATE, locked, make_folder
 from uda_reid.pipeline.parts import bound, gap, keep_lists, keep_maps, on_source, pictures
@@ -115,7 +115,8 @@ def _work(prepared: Prepared, folder: Path, run: Run, evaluator: Evaluator | Non
     source = train_source(prepared, prepared.source, run.reporter)
     validation = validate(source, run=run)
     clock.lap("pretrain")
-    facts = {**prepared.facts(source), **pretrained_facts(prepared, prepared.source)}
+    missing = prepared.left_out(prepared.source, prepared.target)
+    facts = {**prepared.facts(source), **pretrained_facts(prepared, prepared.source), **missing}
     found = evaluator.features(source.encoder) if evaluator else None
     before = Row(SOURCE_ONLY, evaluator.score(found) if evaluator and found else None, facts)
     clock.lap("evaluate")
@@ -218,9 +219,13 @@ def score_checkpoint(
     device: str = "auto",
     precision: Precision = "fp32",
     threads: int = 0,
+    skip_damaged: bool = False,
     reporter: Reporter | None = None,
 ) -> Row:
-    """Score a saved encoder, or the adapted one of a run's folder, on a domain; its ledger comes from the file."""
+    """Score a saved encoder, or the adapted one of a run's folder, on a domain; its ledger comes from the file.
+
+    With `skip_damaged`, images that cannot be read are left out, and the ledger counts those of this domain.
+    """
     use_threads(threads)
     reporter = reporter or Silent()
     check_protocol(protocol)
@@ -228,15 +233,16 @@ def score_checkpoint(
     reporter = Silent() if processes.rank else reporter
     run = Run(seed=seed, device=device, precision=precision, reporter=reporter, processes=processes)
     encoder, facts = load_encoder(checkpoint), load_facts(checkpoint)
-    scores = Evaluator(open_domain(target, data, reporter=reporter), protocol, run).score(encoder)
-    return Row(checkpoint.stem, scores, facts)
+    domain = open_domain(target, data, reporter=reporter, skip_damaged=("query", "gallery") if skip_damaged else ())
+    scores = Evaluator(domain, protocol, run).score(encoder)
+    return Row(checkpoint.stem, scores, {**facts, **left_out(domain, entry=TEST_LEFT_OUT)})
 
 
 def check_images(prepared: Prepared, evaluator: Evaluator | None) -> None:
     """Decode every image of the target once, so that broken files are found before the training and not after.
 
     Raises:
-        DataError: images cannot be decoded; the first of every split is named, the others are counted.
+        UnreadableError: images cannot be decoded; the first of every split is named, the others are counted.
     """
     size = prepared.recipe.encoder.height, prepared.recipe.encoder.width
     # A few are looked at and not kept: `unlabelled` decodes them again. Many go to a file, which it finds.
@@ -245,10 +251,10 @@ def check_images(prepared: Prepared, evaluator: Evaluator | None) -> None:
     for images in (train, evaluator.query, evaluator.gallery) if evaluator else (train,):  # `pretrain` does the source
         try:
             images.preload(*size, progress=prepared.reporter.progress, log=prepared.reporter.log)
-        except DataError as error:
+        except UnreadableError as error:
             failures.append(str(error))
     if failures:
-        raise DataError("; ".join(failures))
+        raise UnreadableError("; ".join(failures))
 
 
 class Clock:

@@ -40,7 +40,12 @@ def train_source(prepared: Prepared, domain: Domain, reporter: Reporter) -> Sour
             run=run,
         )
         if not found:
-            facts = {**prepared.facts(source), LABELLED: prepared.labels_of(domain), "seed": prepared.job.seed}
+            facts = {
+                **prepared.facts(source),
+                **prepared.left_out(domain),
+                LABELLED: prepared.labels_of(domain),
+                "seed": prepared.job.seed,
+            }
             facts |= {f"{name}, in pretraining": value for name, value in unusual(run).items()}
             main(lambda: save_encoder(finished, source.encoder, facts=facts))
         main(lambda: CheckpointFolder(folder).drop_previous(PARTIAL))

@@ -188,9 +188,10 @@ def to_json(record: Record) -> str:
     return json.dumps({"format": FORMAT, **_plain(asdict(record))}, indent=1, allow_nan=False) + "\n"
 
 
-def scores_json(scores: Scores | None) -> str:
-    """Return scores as JSON text; null where nothing was scored."""
-    return json.dumps(_plain(None if scores is None else asdict(scores)), indent=1, allow_nan=False) + "\n"
+def scores_json(scores: Scores | None, facts: Facts | None = None) -> str:
+    """Return scores as JSON text, with entries of their ledger where there are any; null where nothing was scored."""
+    content = None if scores is None else {**asdict(scores), **(facts or {})}
+    return json.dumps(_plain(content), indent=1, allow_nan=False) + "\n"
 
 
 def write(record: Record, path: Path) -> None:

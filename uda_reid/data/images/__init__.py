@@ -11,6 +11,7 @@ from uda_reid.data.images.augmentation import (
     jitter_colours,
     rotate_and_shift,
 )
+from uda_reid.data.images.damaged import without_damaged
 from uda_reid.data.images.decoding import sizes
 from uda_reid.data.images.photographs import Photographs, images_of
 from uda_reid.data.images.pixels import Progress
@@ -30,4 +31,5 @@ __all__ = [
     "sizes",
     "target_order",
     "unlabelled",
+    "without_damaged",
 ]

@@ -23,7 +23,7 @@ from uda_reid.errors import DataError
 from uda_reid.options import one_line
 from uda_reid.types import DISTRACTOR, JUNK, Domain, Split
 
-__all__ = ["DATASETS", "Counts", "KnownDataset", "Published", "describe", "listing", "read"]
+__all__ = ["DATASETS", "SPLITS", "Counts", "KnownDataset", "Published", "describe", "listing", "read"]
 
 
 def read(name: str, root: str | Path, *, others: Iterable[str] = ()) -> Domain:
