@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -141,6 +142,7 @@ def spoilt(data: Path) -> Path:
     relabel(data / "single", lambda row: {**row, "identity": "3"} if row["split"] == "train" else row)
     relabel(data / "strangers", lambda row: {**row, "identity": row["identity"] + ("0" * (row["split"] == "query"))})
     (data / "typo.yaml").write_text("strategy: pul\nadapt: {cluster: 5}\npaper: x\nfidelity: text\n")
+    (data / "out.yaml").write_text("name: ../../escape\nstrategy: pul\n")
     (data / "who.yaml").write_text("strategy: nobody\npaper: x\nfidelity: text\n")
     return data
 
@@ -166,6 +168,10 @@ def spoilt(data: Path) -> Path:
         (["--recipe", "pull"], "did you mean 'pul'"),
         (["--recipe", "typo.yaml"], "typo.yaml:2: adapt.cluster: unknown option; did you mean 'clusters'?"),
         (["--recipe", "who.yaml"], "who.yaml:1: strategy: strategy 'nobody' is unknown"),
+        (
+            ["--recipe", "out.yaml"],
+            "out.yaml:1: name: '../../escape' cannot begin the name of a folder; write name: NAME",
+        ),
         (["--set", "adapt.lr=high"], "adapt.lr=high: 'high' is not a number; the default is 0.05"),
         (["--set", "adapt.clusters=500"], "500 clusters are more than the target's"),
         (
@@ -346,7 +352,8 @@ def test_report_writes_the_page_anew_and_says_where_there_is_no_run(
     page.unlink()
     assert run(monkeypatch, capsys, "report", str(page.parent), "--no-pictures")[:2] == (0, f"report: {page}\n")
     assert "data:image" not in page.read_text()
-    run(monkeypatch, capsys, "report", str(page.parent / "record.json"))
+    code, out, _ = run(monkeypatch, capsys, "report", str(page.parent / "record.json"))
+    assert (code, out) == (0, f"report: {page}\n")
     assert "data:image" in page.read_text()
     code, _, err = run(monkeypatch, capsys, "report", str(data))
     assert (code, err) == (
@@ -410,3 +417,93 @@ def test_version_and_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         assert code == 0
         assert "Usage" in out
     assert run(monkeypatch, capsys, "adapt", "--src", "plaza")[0] == 2
+
+
+def test_run_of_others_shows_no_private_picture(
+    base: list[str], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, out, _ = run(monkeypatch, capsys, "adapt", "--src", "alpha", "--tgt", "beta", *base)
+    page = Path(out.split("report: ")[1].strip())
+    Image.new("RGB", (64, 128), "red").save(tmp_path / "private.png")
+    os.mkfifo(data / "beta" / "pipe.png")
+    lists = json.loads((page.parent / "ranked.json").read_text())
+    pictures = [hit["picture"] for query in lists["queries"] for hit in query["after"]]
+    (page.parent / "ranked.json").write_text(json.dumps(lists))
+    assert run(monkeypatch, capsys, "report", str(page.parent))[0] == 0
+    assert "contains photographs of people" in page.read_text()
+    whole = page.read_text().count("data:image")
+    for picture, path in zip(pictures, (str(tmp_path / "private.png"), "../../private.png", "pipe.png"), strict=False):
+        picture["path"] = path
+    for query in lists["queries"]:
+        query["before"], query["picture"]["path"] = [], "pipe.png"
+        query["after"] = query["after"][:3]
+    lists["queries"] = lists["queries"][:1]
+    (page.parent / "ranked.json").write_text(json.dumps(lists))
+    assert run(monkeypatch, capsys, "report", str(page.parent))[0] == 0
+    text = page.read_text()
+    assert whole > 0 and "data:image" not in text and "private.png" in text and "contains photographs" not in text
+    # The command of the run knows where its target lies, and makes lists that name another folder again.
+    lists["root"] = str(tmp_path)
+    (page.parent / "ranked.json").write_text(json.dumps(lists))
+    run(monkeypatch, capsys, "adapt", "--src", "alpha", "--tgt", "beta", *base)
+    assert json.loads((page.parent / "ranked.json").read_text())["root"] == str(data / "beta")
+    assert page.read_text().count("data:image") == whole and "private.png" not in page.read_text()
+
+
+OWN = """
+from dataclasses import dataclass
+from pathlib import Path
+from uda_reid.types import AdaptationResult
+Path("imported").touch()
+@dataclass(frozen=True)
+class Still:
+    def adapt(self, source, target, *, run=None):
+        return AdaptationResult(source.encoder, (), {})
+"""
+
+
+def test_recipe_that_is_a_program_runs_with_leave_alone(
+    base: list[str], data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(data)
+    monkeypatch.syspath_prepend(data)
+    (data / "own_reid.py").write_text(OWN)
+    recipe = (data / "tiny.yaml").read_text().replace("pul", "own_reid:Still").split("adapt:")[0]
+    (data / "own.yaml").write_text(recipe)
+    words = ["--src", "alpha", *base, "--recipe", "own.yaml"]
+    for command in (["adapt", "--tgt", "beta"], ["pretrain"]):
+        code, _, err = run(monkeypatch, capsys, *command, *words)
+        assert (
+            code == 2
+            and "own.yaml:1: strategy: strategy 'own_reid:Still' is code that no installed package offers" in err
+        )
+        assert "give --allow-code if you trust it" in err and not Path("imported").exists()
+    code, out, err = run(monkeypatch, capsys, "adapt", "--tgt", "beta", *words, "--allow-code", "--json")
+    assert code == 0 and Path("imported").exists(), err
+    assert "--allow-code" in json.loads(out)["command"]
+    (folder,) = (path.parent for path in Path(base[base.index("--out") + 1]).glob("*/record.json"))
+    again = ["adapt", "--tgt", "beta", *words, "--recipe", str(folder / "recipe.yaml")]
+    code, _, err = run(monkeypatch, capsys, *again)
+    assert code == 2 and "recipe.yaml:2: strategy: strategy 'own_reid:Still' is code" in err
+    code, out, err = run(monkeypatch, capsys, *again, "--allow-code")
+    assert code == 0 and "finished before" in out, err
+    for name in ("own_reid.py", "imported"):
+        Path(name).unlink()
+    code, out, err = run(monkeypatch, capsys, "report", str(folder))  # which runs nothing
+    assert code == 0 and "report: " in out, err
+
+
+def test_module_run_by_python_imports_nothing_from_the_working_folder(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise RuntimeError('the typer of somebody else')\n")
+    (tmp_path / "evil.py").write_text("class Evil:\n    def adapt(self, source, target): pass\n")
+    offered = tmp_path / "evil-1.0.dist-info"
+    offered.mkdir()
+    (offered / "METADATA").write_text("Metadata-Version: 2.1\nName: evil\nVersion: 1.0\n")
+    (offered / "entry_points.txt").write_text("[uda_reid.strategies]\nevil = evil:Evil\n")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-m", "uda_reid", "list", "strategies"],
+        cwd=tmp_path, env=environment, text=True, capture_output=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "guided_dropout" in done.stdout and "evil" not in done.stdout

@@ -296,6 +296,10 @@ def test_sheet_shows_identities_by_cameras(drawn: dict[str, Path], tmp_path: Pat
     assert sheet(drawn["plaza"], columns=2, rows=3).size == (2 * 34 - 2, 3 * 66 - 2)
     with pytest.raises(DataError, match="holds no drawn scene"):
         sheet(tmp_path)
+    for name in (str(tmp_path / "private.jpg"), "../../private.jpg"):
+        (tmp_path / "annotations.csv").write_text(f"split,pid,cam,file\nbounding_box_train,3,1,{name}\n")
+        with pytest.raises(DataError, match=r"its annotations\.csv names .*private\.jpg, which is no file of"):
+            sheet(tmp_path)
 
 
 def test_drawing_out_of_range_is_refused() -> None:

@@ -66,6 +66,17 @@ def test_folders_of_a_list_stay_beside_it(matrix: Matrix) -> None:
     assert read_matrix(matrix.root).entries[0].folder == "x"
 
 
+@pytest.mark.parametrize("folder", ["..", "/", "", "a/.."])
+def test_list_that_leads_out_of_its_folder_is_refused(matrix: Matrix, folder: str) -> None:
+    write_matrix(matrix)
+    path = matrix.root / "matrix.json"
+    data = json.loads(path.read_text())
+    data["runs"][0]["folder"] = folder
+    path.write_text(json.dumps(data))
+    with pytest.raises(CheckpointError, match=r"is no name of a folder.*; run `uda-reid matrix` again$"):
+        read_matrix(matrix.root)
+
+
 def test_matrix_of_a_plan_has_its_folders_commands_and_failures(tmp_path: Path) -> None:
     cell = Cell("pul", Place("a", "b", 0))
     planned = Planned({cell: Job(recipe="pul", source="a", command="x")}, {cell: tmp_path / "pul-a-b"}, "small")

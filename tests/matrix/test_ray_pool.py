@@ -1,22 +1,24 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
+from importlib.util import find_spec, spec_from_loader
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from uda_reid.errors import RecipeError
 from uda_reid.matrix.plan import Plan, Planned, plan_runs
-from uda_reid.matrix.ray_pool import RayPool
+from uda_reid.matrix.ray_pool import CLUSTERS, RayPool
 from uda_reid.matrix.workers import Ended, Processes, make
 from uda_reid.report import Record
+
+WITH_RAY = pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray")  # not imported: a pool sets what it reads
 
 
 @pytest.fixture
@@ -37,99 +39,146 @@ def records(events: Iterator[Any]) -> dict[str, Record]:
     return found
 
 
+@pytest.mark.usefixtures("clean")
 def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(RecipeError, match=r'needs Ray; install it with: pip install "uda_reid\[ray\]"$'):
         RayPool(1, 1)
 
 
-@pytest.fixture
-def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The environment without what concerns Ray, and afterwards as it was."""
-    for name in [name for name in os.environ if name.startswith("RAY_")]:
-        monkeypatch.delenv(name)
-    before = dict(os.environ)
-    yield
-    for name in os.environ.keys() - before.keys():
-        del os.environ[name]
+class FakeRay(ModuleType):
+    """A Ray that notes how a cluster is started, and in which environment."""
 
-
-class Ray:
-    """What Ray would read when it is imported and started."""
-
-    def __init__(self) -> None:
+    def __init__(self, listens: str, connected: bool = False) -> None:
+        super().__init__("ray")
+        self.asked: list[dict[str, Any]] = []
         self.seen: dict[str, str] = {}
+        self.ended = 0
+        self.connected = connected
+        self.util = SimpleNamespace(get_node_ip_address=lambda: listens)
 
-    def init(self, **_: object) -> None:
-        self.seen = {name: value for name, value in os.environ.items() if name.startswith("RAY_")}
-        raise ConnectionError("far enough")
+    def is_initialized(self) -> bool:
+        return self.connected
+
+    def init(self, **options: Any) -> None:
+        self.asked.append(options)
+        self.seen = dict(os.environ)
+        if "_temp_dir" in options:
+            Path(options["_temp_dir"]).mkdir(mode=0o777)
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 2.0}
+
+    def remote(self, **options: Any) -> Any:
+        return lambda function: function
+
+    def shutdown(self) -> None:
+        self.ended += 1
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        return spec_from_loader(name, self) if name == "ray" else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return self
+
+    def exec_module(self, module: ModuleType) -> None:
+        pass
 
 
-def importable(monkeypatch: pytest.MonkeyPatch, ray: Any) -> None:
-    """Let `import ray` give this, as if nobody had imported it before."""
-
-    class Finder(MetaPathFinder, Loader):
-        def find_spec(self, name: str, *_: object) -> ModuleSpec | None:
-            return ModuleSpec(name, self) if name == "ray" else None
-
-        def create_module(self, spec: ModuleSpec) -> Any:
-            return ray
-
-        def exec_module(self, module: ModuleType) -> None:
-            pass
-
-    monkeypatch.delitem(sys.modules, "ray", raising=False)
-    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+def install(fake: FakeRay, monkeypatch: pytest.MonkeyPatch) -> FakeRay:
+    """Let `import ray` give the fake, which is not imported yet."""
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    del sys.modules["ray"]
+    monkeypatch.setattr(sys, "meta_path", [fake, *sys.meta_path])
+    return fake
 
 
-@pytest.mark.usefixtures("environment")
-def test_a_cluster_of_this_machine_keeps_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    ray = Ray()
-    importable(monkeypatch, ray)
-    with pytest.raises(RecipeError, match="far enough"):
-        RayPool(1, 1)
-    assert ray.seen["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0" and ray.seen["RAY_AUTH_MODE"] == "token"
-    assert len(ray.seen["RAY_AUTH_TOKEN"]) == 64
+@pytest.fixture
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment as it was, whatever a pool puts there."""
+    for name in (CLUSTERS, "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.usefixtures("clean")
+def test_cluster_of_this_machine_is_closed_to_other_machines_and_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = install(FakeRay("127.0.0.1"), monkeypatch)
+    monkeypatch.setenv("RAY_ADDRESS", "192.0.2.7:6379")  # of somebody else
+    pool = RayPool(0, 1)
+    (options,) = fake.asked
+    private = Path(options["_temp_dir"]).parent
+    assert options["address"] == "local" and private.stat().st_mode & 0o777 == 0o700
+    assert (fake.seen[CLUSTERS], fake.seen["RAY_AUTH_MODE"]) == ("0", "token") and len(
+        fake.seen["RAY_AUTH_TOKEN"]
+    ) == 64
+    pool.close()
+    assert fake.ended == 1 and not private.exists()
+
+
+@pytest.mark.usefixtures("clean")
+def test_token_of_the_user_and_named_clusters_stay_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = install(FakeRay("192.0.2.1"), monkeypatch)
+    RayPool(0, 1, address="192.0.2.7:6379")
+    assert fake.asked[-1]["address"] == "192.0.2.7:6379" and "_temp_dir" not in fake.asked[-1]
+    assert CLUSTERS not in fake.seen and "RAY_AUTH_TOKEN" not in fake.seen
+    install(FakeRay("127.0.0.1"), monkeypatch)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/home/me/token")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    monkeypatch.delenv("RAY_AUTH_TOKEN")
-    importable(monkeypatch, ray)
-    with pytest.raises(RecipeError, match="far enough"):
-        RayPool(1, 1)
-    assert ray.seen["RAY_AUTH_MODE"] == "disabled" and "RAY_AUTH_TOKEN" not in ray.seen, "what was chosen stays"
+    RayPool(0, 1).close()
+    assert "RAY_AUTH_TOKEN" not in os.environ and os.environ["RAY_AUTH_MODE"] == "disabled"
 
 
-@pytest.mark.usefixtures("environment")
-@pytest.mark.parametrize("by", ["address", "environment"])
-def test_a_cluster_that_is_there_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch, by: str) -> None:
-    ray = Ray()
-    importable(monkeypatch, ray)
-    if by == "environment":
-        monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    with pytest.raises(RecipeError, match="far enough"):
-        RayPool(1, 1, address="10.0.0.1:6379" if by == "address" else "")
-    assert ray.seen.keys() <= {"RAY_ADDRESS"}
+@pytest.mark.usefixtures("clean")
+def test_cluster_that_other_machines_reach_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeRay("192.0.2.1")  # imported before, with another environment
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    with pytest.raises(
+        RecipeError, match=r"listens on 192\.0\.2\.1, which other machines reach; set RAY_ENABLE_WINDOWS"
+    ):
+        RayPool(0, 1)
+    assert fake.ended == 1 and not Path(fake.asked[0]["_temp_dir"]).parent.exists()
+    assert CLUSTERS not in os.environ and "RAY_AUTH_MODE" not in os.environ
+    fake = install(FakeRay("127.0.0.1"), monkeypatch)
+    with pytest.raises(RecipeError, match="the Ray cluster has 2 CPUs and 0 GPUs, and a run asks for 3 and 0"):
+        RayPool(0, 3)
+    assert fake.ended == 1 and not Path(fake.asked[0]["_temp_dir"]).parent.exists()
 
 
-def listening() -> set[str]:
-    """Addresses, with ports, that processes of this machine listen on, as hexadecimal digits."""
-    found = set()
-    for table in ("tcp", "tcp6"):
-        rows = [line.split() for line in Path("/proc/net", table).read_text().splitlines()[1:]]
-        found |= {row[1] for row in rows if row[3] == "0A"}
-    return found
+LISTENING = """
+import socket, psutil
+from uda_reid.matrix.ray_pool import RayPool
+pool = RayPool(1, 1)
+processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+for process in processes:
+    for each in process.net_connections(kind="inet"):
+        if each.status == psutil.CONN_LISTEN:
+            print("listens", each.laddr.ip.removeprefix("::ffff:"))
+pool.close()
+"""
 
 
+@WITH_RAY
+@pytest.mark.slow  # starts a Ray cluster on this machine
+def test_every_process_of_a_cluster_of_this_machine_listens_on_loopback_alone(tmp_path: Path) -> None:
+    pytest.importorskip("psutil")
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", LISTENING], env=environment, text=True, capture_output=True, timeout=300,
+        cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split("\n")) == {"listens 127.0.0.1", ""}
+    assert not (tmp_path / ".ray").exists()  # where Ray writes a token that all users can read
+
+
+@WITH_RAY
 @pytest.mark.slow  # a minute: starts a Ray cluster on this machine
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray", "ignore::ResourceWarning")
 def test_runs_of_a_ray_cluster_are_those_of_this_machine(planned: Planned, data: Path) -> None:
-    if find_spec("ray") is None:
-        pytest.skip("Ray is not installed")
-    before = listening()
     with pytest.raises(RecipeError, match="a run asks for 1000 and 0; ask for fewer threads"):
         RayPool(1, 1000)
     pool = RayPool(0, 1)
-    opened = {address.partition(":")[0] for address in listening() - before}
-    assert opened and opened <= {"0100007F", "0000000000000000FFFF00000100007F"}, "not on the loopback alone"
     assert pool.size >= 1
     pool.size = min(pool.size, 2)
     mine = records(make(planned.jobs, pool))
@@ -144,9 +193,9 @@ def test_runs_of_a_ray_cluster_are_those_of_this_machine(planned: Planned, data:
         assert (one.history, one.recipe, one.command) == (other.history, other.recipe, other.command)
 
 
+@WITH_RAY
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray", "ignore::ResourceWarning")
 def test_cluster_that_is_not_there_is_one_line() -> None:
-    pytest.importorskip("ray")
     with pytest.raises(RecipeError, match=r"^--address auto: no Ray cluster is there \("):
         RayPool(1, 1, address="auto")

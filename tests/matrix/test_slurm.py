@@ -65,29 +65,57 @@ def test_array_script_asks_slurm_for_one_task_for_every_run(monkeypatch: pytest.
     assert [job.submission().args[1] for job in found] == jobs
 
 
-def test_what_an_array_runs_lies_where_only_its_owner_can_write(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Tasks unpickle what lies there."""
-    submitit = pytest.importorskip("submitit")
-    modes = []
-    monkeypatch.setattr(submitit, "AutoExecutor", lambda folder, **_: modes.append(folder.stat().st_mode & 0o777))
-    (tmp_path / "there").mkdir(mode=0o777)
-    for name in ("there", "new"):
-        with pytest.raises(AttributeError):  # the executor is None
-            submit([], tmp_path / name, {})
-    assert modes == [0o700, 0o700]
+def accepting(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Put an `sbatch` on the path that accepts everything."""
+    command = folder / "sbatch"
+    command.write_text('#!/bin/sh\necho "Submitted batch job 4711"\n')
+    command.chmod(0o755)
+    for name in ("srun", "squeue", "sacct", "scancel"):
+        (folder / name).symlink_to(command)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
 
 
-def test_a_folder_of_somebody_else_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_pickles_of_an_array_are_closed_to_other_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("submitit")
+    accepting(monkeypatch, tmp_path)
+    folder = tmp_path / "out" / "slurm"
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)  # but empty
+    job = Job(recipe="pul", source="plaza", target="campus")
+    for _ in range(2):
+        submit([job], folder, options_of([], jobs=1, threads=1, gpus=0))
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert any(path.suffix == ".pkl" for path in folder.iterdir())
 
-    def others(*_: object) -> None:
-        raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(Path, "chmod", others)
-    with pytest.raises(RecipeError, match=r"logs: cannot be made a folder of yours alone \(Operation not permitted\)"):
-        submit([], tmp_path / "logs", {})
+def test_folder_that_others_may_write_to_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    accepting(monkeypatch, tmp_path)
+    job, options = Job(recipe="pul", source="plaza", target="campus"), options_of([], jobs=1, threads=1, gpus=0)
+    open_to_all = tmp_path / "all"
+    open_to_all.mkdir()
+    (open_to_all / "slurm").mkdir()
+    (open_to_all / "slurm" / "theirs.pkl").touch()
+    (open_to_all / "slurm").chmod(0o775)
+    with pytest.raises(
+        RecipeError, match=r"slurm: other users may write to it, and its pickles are programs; remove it"
+    ):
+        submit([job], open_to_all / "slurm", options)
+    open_to_all.chmod(0o777)
+    with pytest.raises(
+        RecipeError, match=r"all: every user may write to it.*\(chmod o-w .*all\), or choose another --out"
+    ):
+        submit([job], open_to_all / "new" / "slurm", options)
+    open_to_all.chmod(0o1777)  # as /tmp: there only its owner may rename a folder
+    assert submit([job], open_to_all / "new" / "slurm", options)
+    (tmp_path / "link").symlink_to(open_to_all / "new" / "slurm")
+    with pytest.raises(
+        RecipeError, match=r"link: is a link or belongs to another user; remove it, or choose another --out"
+    ):
+        submit([job], tmp_path / "link", options)
+    monkeypatch.setattr("os.geteuid", lambda: 4711)
+    with pytest.raises(RecipeError, match=r"is a link or belongs to another user"):
+        submit([job], open_to_all / "new" / "slurm", options)
 
 
 @pytest.mark.slow  # half a minute: each run is a process of its own

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -212,3 +214,22 @@ def test_spec_refuses_imagenet_weights_that_nobody_made() -> None:
 def test_spec_refuses_unknown_options_and_values_out_of_range(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(options))):
         spec(**options)
+
+
+def test_compiled_code_is_kept_where_no_other_user_can_put_any(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    encoder = build(EncoderSpec(backbone="resnet_tiny", height=32, width=16, weights="none"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/somewhere")
+    encoder.compile_blocks()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/somewhere"
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda name: str(tmp_path / name))
+    encoder.compile_blocks()
+    folder = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+    assert folder == tmp_path / "uda_reid" / "compiled" and folder.stat().st_mode & 0o777 == 0o700
+    (tmp_path / "file").touch()
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda name: str(tmp_path / "file" / name))
+    encoder.compile_blocks()
+    folder = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+    assert folder.name.startswith("uda-compiled-") and folder.stat().st_mode & 0o777 == 0o700
+    folder.rmdir()

@@ -18,6 +18,7 @@ from uda_reid.matrix.tables import comma_separated, json_lines, latex, markdown
 from uda_reid.ops.bootstrap import RESAMPLES
 from uda_reid.reading import read_text
 from uda_reid.report import EMBEDDING_MAP, RECORD, Record, Shown, read_map, read_shown, whole
+from uda_reid.report.records import DAMAGE
 from uda_reid.writing import replace_file
 
 MATRIX = "matrix.json"
@@ -116,16 +117,24 @@ def read_matrix(root: Path) -> Matrix:
         entries = tuple(
             Entry(
                 str(each["recipe"]), Place(str(each["source"]), str(each["target"]), int(each["seed"])),
-                Path(each["folder"]).name, str(each["command"]),
+                _beside(str(each["folder"])), str(each["command"]),
                 tuple(map(str, each["wanted"])), str(each["failure"]),
             )
             for each in data["runs"]
         )  # fmt: skip
         return Matrix(root, str(data["command"]), str(data["profile"]), entries)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except DAMAGE as error:
         raise CheckpointError(
             f"{path}: is not the list of a matrix of this version of uda_reid ({error}); run `uda-reid matrix` again"
         ) from error
+
+
+def _beside(folder: str) -> str:
+    """Return the name of a run's folder, which lies in the matrix's own."""
+    name = Path(folder).name
+    if name in ("", ".."):
+        raise ValueError(f"{folder!r} is no name of a folder")
+    return name
 
 
 def known_failures(root: Path, planned: Planned) -> dict[Cell, str]:

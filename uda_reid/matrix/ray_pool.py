@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Sequence
+from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 from uda_reid.errors import RecipeError
 from uda_reid.job import Job
 from uda_reid.matrix.workers import POOLS, Answer, answer_in
 
-
-def _keep_to_this_machine() -> None:
-    """Let the cluster that Ray starts listen on the loopback alone, and take no task without a token of this process.
-
-    A Ray cluster runs whatever is sent to it, with the rights of who started it, and listens on all interfaces. Ray
-    reads both settings from the environment: the first when it is imported (on other systems than Linux it is the
-    default already), the second in versions that have tokens. A program that has imported Ray before has settled both.
-    """
-    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    if "RAY_AUTH_MODE" not in os.environ:
-        os.environ["RAY_AUTH_MODE"] = "token"
-        if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():  # Ray would write one for all to read
-            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+"""Where the person who starts the program may have put a token of theirs."""
 
 
 class RayPool:
@@ -35,33 +28,41 @@ class RayPool:
         size: tasks at a time; 0 for as many as the cluster has room for when this begins.
         threads: CPU threads of each, and the processors that it asks for.
         gpus: graphics processors that each asks for.
-        address: of the cluster, or `auto` for the one this machine belongs to; empty starts one on this machine.
+        address: of the cluster, or `auto` for the one this machine belongs to; empty starts one on this machine, which
+            listens on the loopback address alone, keeps its files where no other user can read or write, and asks for
+            a token where this version of Ray has one.
 
     Raises:
         RecipeError: Ray is not installed, or there is no such cluster, or it has no room for one task.
     """
 
+    private: Path | None = None
+
     def __init__(self, size: int, threads: int, *, gpus: int = 0, address: str = "") -> None:
-        if not address and "RAY_ADDRESS" not in os.environ and "ray" not in sys.modules:
-            _keep_to_this_machine()
+        if not address:
+            guard_cluster_of_this_machine()
         try:
             import ray
         except ImportError as error:
             raise RecipeError('--executor ray needs Ray; install it with: pip install "uda_reid[ray]"') from error
         self.ray: Any = ray
+        self.running: dict[int, Any] = {}
         on_end = signal.getsignal(signal.SIGTERM)
         try:
-            self.ray.init(
-                address=address or None, ignore_reinit_error=True, log_to_driver=False, include_dashboard=False
-            )
-        except (ConnectionError, RuntimeError, ValueError) as error:
+            self._connect(address)
+        except (OSError, RuntimeError, ValueError) as error:
+            self.close()
             told = " ".join(str(error).split())
+            if not address:
+                raise RecipeError(f"--executor ray: no cluster starts on this machine ({told})") from error
             raise RecipeError(f"--address {address}: no Ray cluster is there ({told}); start one: ray start") from error
-        signal.signal(signal.SIGTERM, on_end)  # Ray puts one of its own there, which ends without a word
+        finally:
+            signal.signal(signal.SIGTERM, on_end)  # Ray puts one of its own there, which ends without a word
         has = self.ray.cluster_resources()
         room = int(has.get("CPU", 0)) // threads
         room = min(room, int(has.get("GPU", 0)) // gpus) if gpus else room
         if not room:
+            self.close()
             raise RecipeError(
                 f"the Ray cluster has {has.get('CPU', 0):.0f} CPUs and {has.get('GPU', 0):.0f} GPUs, and a run asks "
                 f"for {threads} and {gpus}; ask for fewer threads, or add machines"
@@ -70,7 +71,26 @@ class RayPool:
         surroundings = {"env_vars": dict.fromkeys(POOLS, str(threads))}
         options = {"num_cpus": threads, "num_gpus": gpus, "max_retries": 0, "runtime_env": surroundings}
         self.task: Any = self.ray.remote(**options)(answer_in)
-        self.running: dict[int, Any] = {}
+
+    def _connect(self, address: str) -> None:
+        """Connect to a cluster, or start one on this machine that no other user of it can reach."""
+        quiet = {"ignore_reinit_error": True, "log_to_driver": False, "include_dashboard": False}
+        if address or self.ray.is_initialized():  # a program that uses this as a library may have its own
+            self.ray.init(address=address or None, **quiet)
+            return
+        # Not None, which connects to whatever RAY_ADDRESS or a file in /tmp/ray names, and any user may write that.
+        # Ray makes its folders writable for everyone (2.60); inside this one only its owner reaches them. In /tmp: the
+        # path of a socket has at most 107 bytes.
+        short = "/tmp" if Path("/tmp").is_dir() else None
+        self.private = Path(tempfile.mkdtemp(prefix="uda-ray-", dir=short))
+        self.ray.init(address="local", _temp_dir=str(self.private / "ray"), **quiet)
+        listens = self.ray.util.get_node_ip_address()
+        if not ip_address(listens).is_loopback:
+            self.close()
+            raise RecipeError(
+                f"--executor ray: the cluster of this machine listens on {listens}, which other machines reach; set "
+                f"{CLUSTERS}=0 before Ray is imported, or give the --address of a cluster"
+            )
 
     def begin(self, slot: int, job: Job) -> None:
         """Hand a run to the cluster."""
@@ -97,3 +117,23 @@ class RayPool:
         for task in self.running.values():
             self.ray.cancel(task, force=True)
         self.ray.shutdown()
+        if self.private is not None:
+            shutil.rmtree(self.private, ignore_errors=True)
+
+
+CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Read by Ray when it is imported (seen in 2.60). 0: a cluster is of this machine alone, and listens on 127.0.0.1."""
+
+
+def guard_cluster_of_this_machine() -> None:
+    """Set what Ray reads from the environment, so that neither other machines nor other users can hand it tasks.
+
+    What the user has set stays, but for the loopback address. A Ray that is imported already has read all of it, and
+    those of its processes that start later would follow other values.
+    """
+    if "ray" in sys.modules:
+        return
+    os.environ[CLUSTERS] = "0"
+    os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray 2.52 and later; earlier ones do not read it
+    if not any(name in os.environ for name in TOKENS):
+        os.environ[TOKENS[0]] = secrets.token_hex(32)  # else Ray writes one into a file that all users can read (2.60)

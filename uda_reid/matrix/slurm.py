@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,20 +50,20 @@ def submit(
 
     Args:
         jobs: the runs.
-        folder: for scripts, pickled arguments and logs; the machines see it under the same path. Others may neither
-            read it nor write to it: who can change a pickle there runs code as you.
+        folder: for scripts, pickled arguments and logs; the machines see it under the same path. No other user may
+            read it or write to it: a pickle that is loaded is a program.
         options: as of `options_of`.
         cluster: `slurm`; `local` makes the runs in processes of this machine, all at once; None looks for Slurm.
 
     Raises:
-        RecipeError: submitit is not installed, there is no Slurm here, it knows an option not, or the folder is
-            somebody else's.
+        RecipeError: submitit is not installed, there is no Slurm here, it knows an option not, or others may write to
+            the folder or put another in its place.
     """
     try:
         import submitit
     except ImportError as error:
         raise RecipeError('--executor slurm needs submitit; install it with: pip install "uda_reid[slurm]"') from error
-    _make_private(folder)
+    make_private(folder)
     try:
         executor = submitit.AutoExecutor(folder=folder, cluster=cluster or "slurm")
         known = options if cluster != "local" else {key: options[key] for key in ("timeout_min", "cpus_per_task")}
@@ -74,13 +75,28 @@ def submit(
         raise RecipeError(f"--executor slurm: the array cannot be submitted ({told}); {remedy}") from error
 
 
-def _make_private(folder: Path) -> None:
-    """Make a folder that only its owner can read and write, also where it is there already."""
+def make_private(folder: Path) -> None:
+    """Make a folder that only its owner can read and write, or see to it that there is one.
+
+    Raises:
+        RecipeError: it is not a folder of this user, or any user may put another in its place.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
+            raise RecipeError(f"{folder}: is a link or belongs to another user; remove it, or choose another --out")
+        written = stat.S_IMODE(folder.stat().st_mode) & 0o022
+        if written and any(folder.iterdir()):
+            raise RecipeError(
+                f"{folder}: other users may write to it, and its pickles are programs; remove it, or use another --out"
+            )
         folder.chmod(0o700)
     except OSError as error:
-        raise RecipeError(
-            f"{folder}: cannot be made a folder of yours alone ({error.strerror}), and what an array is to run is "
-            "written there; give another --out"
-        ) from error
+        raise RecipeError(f"{folder}: cannot be made private ({error.strerror}); choose another --out") from error
+    for above in folder.absolute().parents:
+        mode = above.stat().st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise RecipeError(
+                f"{above}: every user may write to it, and so put another folder in the place of {folder}; "
+                f"take that right away (chmod o-w {above}), or choose another --out"
+            )

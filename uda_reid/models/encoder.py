@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -9,6 +11,7 @@ from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import platformdirs
 import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -216,8 +219,11 @@ class Embedder(Encoder):
     def compile_blocks(self) -> None:
         """Compile the trunk's blocks, in place; copies of the encoder are not compiled.
 
-        Raises torch's limit on kinds of one function, for the whole process.
+        Raises torch's limit on kinds of one function, for the whole process, and keeps the compiled code in the user's
+        own cache folder, unless TORCHINDUCTOR_CACHE_DIR says where.
         """
+        if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(_code_folder())
         from torch._dynamo import config  # takes a second to import
 
         # Blocks count as one function, which torch stops compiling after 8 kinds: each has several (training,
@@ -257,6 +263,19 @@ class Embedder(Encoder):
         """Return the embeddings after the neck, (B, dim) float32: what images are searched by."""
         embeddings: Tensor = self.neck(self.pooled(images))
         return embeddings
+
+
+def _code_folder() -> Path:
+    """Return a folder for compiled code into which no other user can put any.
+
+    Torch's own choice is a fixed name in /tmp (seen in 2.14): any user may have made it, and what lies in it is run.
+    """
+    folder = Path(platformdirs.user_cache_dir("uda_reid")) / "compiled"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:  # no home to write to
+        return Path(tempfile.mkdtemp(prefix="uda-compiled-"))
+    return folder
 
 
 def build(spec: EncoderSpec, *, seed: int = 0, weights_folders: Sequence[Path] = ()) -> Embedder:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from uda_reid.auditor import same_weights
 from uda_reid.data.images import unlabelled
+from uda_reid.errors import CheckpointError
 from uda_reid.evaluation import Evaluator, Features
 from uda_reid.gap import domain_gap
 from uda_reid.job import Prepared
@@ -18,6 +20,8 @@ from uda_reid.report import (
     EMBEDDING_MAP,
     LABELLED,
     LISTS,
+    AttentionMaps,
+    Lists,
     Record,
     Row,
     collect,
@@ -72,10 +76,11 @@ def gap(prepared: Prepared, run: Run) -> Mapping[str, float]:
 
 def pictures(prepared: Prepared, folder: Path, run: Run, evaluator: Evaluator | None, record: Record) -> None:
     """Make what a run shows beside its numbers, where it is wanted and missing, or damaged."""
-    if evaluator and not run.main_only(lambda: whole(folder / LISTS, read_lists)):
+    if evaluator and not run.main_only(lambda: whole(folder / LISTS, _of_target(read_lists, prepared))):
         before, after = (evaluator.features(model) for model in _models(prepared, folder, run))
         run.main_only(lambda: keep_lists(record, evaluator, before, after, prepared, folder))
-    if run.main_only(lambda: (folder / ATTENTION).is_file() and not whole(folder / ATTENTION, read_maps)):
+    maps, read_own = folder / ATTENTION, _of_target(read_maps, prepared)
+    if run.main_only(lambda: maps.is_file() and not whole(maps, read_own)):
         adapted = _models(prepared, folder, run)[1]
         run.main_only(lambda: keep_maps(adapted, prepared, folder, run))
     if prepared.job.embedding_map and not run.main_only(lambda: whole(folder / EMBEDDING_MAP, read_map)):
@@ -83,6 +88,21 @@ def pictures(prepared: Prepared, folder: Path, run: Run, evaluator: Evaluator | 
         changed = None if same_weights(source, target) else target
         found = collect_map(source, changed, prepared.source, prepared.target, run=run)
         run.main_only(lambda: write_map(found, folder / EMBEDDING_MAP))
+
+
+def _of_target(read_it: Callable[[Path], Lists | AttentionMaps], prepared: Prepared) -> Callable[[Path], object]:
+    """Return a reader that takes pictures for damaged where they are of another folder than the target's.
+
+    The target was moved since, or another user wrote the file: a page shows what lies in the folder that it names.
+    """
+
+    def read_own(path: Path) -> object:
+        found = read_it(path)
+        if found.root != os.path.abspath(prepared.target.root):  # noqa: PTH100 (as it was written)
+            raise CheckpointError(f"{path}: shows images of {found.root}; the target is {prepared.target.root}")
+        return found
+
+    return read_own
 
 
 def keep_lists(

@@ -17,6 +17,7 @@ from uda_reid.errors import CheckpointError
 from uda_reid.models.encoder import Embedder
 from uda_reid.reading import read_text
 from uda_reid.report.pictures import Picture, picture_of
+from uda_reid.report.records import DAMAGE
 from uda_reid.run import Run
 from uda_reid.types import Domain, Encoder
 from uda_reid.writing import replace_file
@@ -131,7 +132,7 @@ def read_maps(path: Path) -> AttentionMaps:
             raise ValueError("another format")
         images = tuple(_parts(entry) for entry in data["images"])
         return AttentionMaps(str(data["root"]), images)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except DAMAGE as error:
         raise CheckpointError(
             f"{path}: holds no attention maps, or is damaged ({error}); the command of the run makes them again"
         ) from error

@@ -18,6 +18,7 @@ from uda_reid.errors import CheckpointError
 from uda_reid.ops.distance import normalise
 from uda_reid.reading import read_text
 from uda_reid.report.figures import Cloud, cloud
+from uda_reid.report.records import DAMAGE
 from uda_reid.run import Run
 from uda_reid.training.features import extract
 from uda_reid.types import Domain, Encoder, Split
@@ -218,7 +219,7 @@ def read_map(path: Path) -> EmbeddingMap:
         )  # fmt: skip
         if len(found.cams) != count or not all(cam is None or type(cam) is int for cam in found.cams):
             raise ValueError("cameras that are not one for every image")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except DAMAGE as error:
         raise CheckpointError(
             f"{path}: holds no embedding map, or is damaged ({error}); the command of the run makes it again"
         ) from error

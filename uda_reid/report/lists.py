@@ -17,7 +17,7 @@ from uda_reid.errors import CheckpointError
 from uda_reid.evaluation import Evaluator, Features, RankedList
 from uda_reid.reading import read_text
 from uda_reid.report.pictures import Picture, picture_of
-from uda_reid.report.records import Record
+from uda_reid.report.records import DAMAGE, Record
 from uda_reid.types import Encoder
 from uda_reid.writing import replace_file
 
@@ -165,7 +165,7 @@ def read_lists(path: Path) -> Lists:
             raise ValueError("another format")
         queries = tuple(_query(query) for query in data["queries"])
         return Lists(str(data["root"]), int(data["counted"]), queries)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except DAMAGE as error:
         raise CheckpointError(
             f"{path}: holds no ranked lists, or is damaged ({error}); the command of the run makes them again"
         ) from error

@@ -28,6 +28,9 @@ SMALLEST_GAP = 0.02
 FEW = 50
 """Below so many counted queries one query moves rank-1 by more than two points, and a reader is told so."""
 
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
+"""What reading a JSON file raises where it is missing, damaged, nested too deep, or has too large numbers."""
+
 Facts = Mapping[str, str | int | float | bool]
 """A supervision ledger: what a model knew, and how it was chosen."""
 Numbers = Mapping[str, float]
@@ -230,7 +233,7 @@ def read(path: Path) -> Record:
         values["identities"] = tuple(values.get("identities", ()))
         on_source = map(_scores, values.get("on_source", ()))
         values["on_source"] = tuple(scores for scores in on_source if scores is not None)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except DAMAGE as error:
         raise CheckpointError(
             f"{path}: is no record, or is damaged ({error}); the command of the run makes it again"
         ) from error

@@ -179,6 +179,9 @@ def sheet(folder: str | Path, *, columns: int = 5, rows: int = 4, split: str = T
     shown = [_spread(own, columns) for own in list(people.values())[:rows]]
     if not shown:
         raise DataError(f"{folder} has no identity in {split!r} to show")
+    wrong = next((row["file"] for own in shown for row in own if Path(row["file"]).name != row["file"]), None)
+    if wrong is not None:
+        raise DataError(f"{folder}: its annotations.csv names {wrong}, which is no file of {split!r}; draw it anew")
     with Image.open(Path(folder) / split / shown[0][0]["file"]) as first:
         width, height = first.size
     page = Image.new("RGB", (columns * (width + 2) - 2, len(shown) * (height + 2) - 2), "white")
