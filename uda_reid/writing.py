@@ -22,18 +22,46 @@ class Occupied(FileExistsError):
 
 STALE = 3600
 """Seconds after which a temporary file has no writer any more."""
+PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
+"""The modes of what shows people: no other user of the machine may read it, whatever the umask allows."""
 
 
-def replace_file(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes, *, private: bool = False) -> None:
     """Put `data` at `path` in one step: the old file or the new one, never half of either, even after a power cut.
 
     Several processes and threads may do so at once; the last one's file stays.
 
+    Args:
+        path: the file.
+        data: its content.
+        private: its owner alone may read it, whatever the umask allows.
+
     Raises:
         CheckpointError: the disk is full or the place cannot be written; the old file is as it was.
     """
-    with replacing(path) as file:
+    with replacing(path, private=private) as file:
         file.write(data)
+
+
+def private_folder(folder: Path) -> None:
+    """Make a folder that its owner alone may enter; one of this user's that exists already is closed to all others.
+
+    Parents that are missing are made as any folder.
+
+    Raises:
+        OSError: it cannot be made or closed, or it belongs to another user.
+    """
+    folder.mkdir(PRIVATE_FOLDER, parents=True, exist_ok=True)
+    looks = folder.lstat(), folder.stat()  # of a link, and of what it leads to
+    if hasattr(os, "geteuid") and any(look.st_uid != os.geteuid() for look in looks):
+        raise PermissionError(errno.EPERM, "it belongs to another user")
+    if looks[1].st_mode & 0o077:
+        folder.chmod(PRIVATE_FOLDER)
+
+
+def private_opener(path: str, flags: int) -> int:
+    """Open a file as `open(..., opener=private_opener)` does: if it is new, its owner alone may read it."""
+    return os.open(path, flags, PRIVATE_FILE)
 
 
 def check_place(path: Path) -> None:
@@ -54,7 +82,7 @@ def check_place(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, fresh: bool = False) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, fresh: bool = False, private: bool = False) -> Iterator[BinaryIO]:
     """Give a file to write to that becomes `path` in one step at the end, as with `replace_file`.
 
     Where an error leaves the block, the new file is removed and the old one is as it was.
@@ -62,6 +90,7 @@ def replacing(path: Path, *, fresh: bool = False) -> Iterator[BinaryIO]:
     Args:
         path: the file.
         fresh: refuse to replace a file that is there at the end: another process may have written it meanwhile.
+        private: its owner alone may read it, whatever the umask allows.
 
     Raises:
         CheckpointError: the disk is full or the place cannot be written.
@@ -70,7 +99,7 @@ def replacing(path: Path, *, fresh: bool = False) -> Iterator[BinaryIO]:
     temporary = _beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
+        with open(temporary, "xb", opener=private_opener if private else None) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -125,7 +125,7 @@ def _work(prepared: Prepared, folder: Path, run: Run, evaluator: Evaluator | Non
     if kept is not None:  # the ledger tells of them, also where no step is left to make
         adapting.updates.load_state_dict(kept["after"])
     probed = replace(adapting, prober=snapshots(folder / "probes")) if audited else adapting
-    result = recipe.strategy.adapt(source, unlabelled(target), run=probed)
+    result = recipe.strategy.adapt(source, unlabelled(target, log=run.log), run=probed)
     history = plain_history(result.history, recipe.name)
     clock.lap("adapt")
     again = found if same_weights(source.encoder, result.encoder) else None

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,7 +44,7 @@ def test_pixels_are_those_of_decoding(split: Split, cache: Path) -> None:
     with pytest.raises(DataError, match="row 40 is out of range"):
         images.read(torch.tensor([40]), HEIGHT, WIDTH)
     [file] = files(cache)
-    assert file.stat().st_size == 4096 + COUNT * 3 * HEIGHT * WIDTH
+    assert file.stat().st_size == 4096 + COUNT * (3 * HEIGHT * WIDTH + 4)  # and a checksum of each
 
 
 def test_few_images_stay_in_memory(split: Split, cache: Path) -> None:
@@ -321,4 +323,153 @@ def test_without_a_place_images_are_kept_in_memory_or_decoded_anew(
     assert re.fullmatch(rf"yard: decoded images are not kept on disk \(.*{reason}\); {remedy}", line)
     assert files(cache) == []
     assert len(images._caches) == (cache_bytes > 0)
+    assert torch.equal(images.read(ROWS, HEIGHT, WIDTH), plain(split))
+
+
+# ---- files that are damaged ------------------------------------------------------------
+
+IMAGE = 3 * HEIGHT * WIDTH
+
+
+def overwritten(file: Path, first: int, count: int) -> None:
+    """Put other bytes in the place of images, as a bad disk or another program does."""
+    with file.open("r+b") as opened:
+        opened.seek(4096 + first * IMAGE)
+        opened.write(np.random.default_rng(1).bytes(count * IMAGE))
+
+
+def test_images_whose_checksum_is_wrong_are_decoded_again_mended_and_said(split: Split, cache: Path) -> None:
+    preloaded(split)
+    [file] = files(cache)
+    whole = file.read_bytes()
+    overwritten(file, 10, 20)
+    images, watcher = preloaded(split)
+    assert watcher.shown == [READ] and watcher.lines == []  # each image is checked when it is first read
+    for _ in range(2):
+        assert torch.equal(images.read(ROWS, HEIGHT, WIDTH), plain(split))
+    assert file.read_bytes() == whole
+    assert watcher.lines == [
+        f"warning: yard: the file of decoded images is damaged ({file}); "
+        "images whose checksum is wrong are decoded again and replaced in it"
+    ]
+
+
+def test_wrong_checksums_do_no_harm(split: Split, cache: Path) -> None:
+    preloaded(split)
+    [file] = files(cache)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: -4 * COUNT] + b"\xff" * 4 * COUNT)
+    images, watcher = preloaded(split)
+    assert torch.equal(images.read(ROWS, HEIGHT, WIDTH), plain(split))
+    assert len(watcher.lines) == 1 and file.read_bytes() == whole
+
+
+@pytest.mark.parametrize("rows", [0, 3, COUNT])
+def test_file_cut_off_while_it_is_open_ends_no_process(split: Split, cache: Path, rows: int) -> None:
+    images, watcher = preloaded(split)
+    [file] = files(cache)
+    whole = file.read_bytes()
+    os.truncate(file, 4096 + rows * IMAGE)
+    for _ in range(2):
+        assert torch.equal(images.read(ROWS, HEIGHT, WIDTH), plain(split))
+    assert len(watcher.lines) == (rows < COUNT)  # the checksums at the end were read before
+    again, _ = preloaded(split)  # mended or built anew
+    assert torch.equal(again.read(ROWS, HEIGHT, WIDTH), plain(split))
+    assert file.read_bytes() == whole
+
+
+def test_damaged_image_whose_own_file_has_changed_is_unreadable(split: Split, cache: Path) -> None:
+    images, _ = preloaded(split)
+    [file] = files(cache)
+    before = plain(split)
+    os.truncate(file, 4096)
+    split.paths[7].write_bytes(split.paths[8].read_bytes())
+    with pytest.raises(UnreadableError, match=r"0007_c1\.jpg: changed while it was being read") as caught:
+        images.read(ROWS, HEIGHT, WIDTH)
+    assert caught.value.rows == (7,)
+    rows = ROWS[ROWS != 7]
+    assert torch.equal(images.read(rows, HEIGHT, WIDTH), before[rows])
+
+
+def test_damaged_file_that_cannot_be_mended_is_read_around(
+    split: Split, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, watcher = preloaded(split)
+    [file] = files(cache)
+    overwritten(file, 0, COUNT)
+    file.unlink()  # and what is open is all there is
+    for _ in range(2):
+        assert torch.equal(images.read(ROWS, HEIGHT, WIDTH), plain(split))
+    assert len(watcher.lines) == 1 and files(cache) == []
+
+
+def test_file_that_another_process_has_built_anew_is_taken(split: Split, cache: Path) -> None:
+    images, watcher = preloaded(split)
+    [file] = files(cache)
+    overwritten(file, 0, COUNT)
+    os.truncate(file, file.stat().st_size - 1)
+    assert preloaded(split)[1].shown == [READ, DECODED]
+    assert torch.equal(images.read(ROWS[:1], HEIGHT, WIDTH), plain(split)[:1])
+    for path in split.paths:
+        path.unlink()  # nothing is decoded any more
+    assert torch.equal(images.read(ROWS[1:], HEIGHT, WIDTH)[:0], images.read(ROWS[:0], HEIGHT, WIDTH))
+    assert len(watcher.lines) == 1
+
+
+def test_target_s_file_that_is_damaged_is_said(split: Split, cache: Path) -> None:
+    preloaded(split)
+    lines: list[str] = []
+    target = unlabelled(domain_of(split), cache_bytes=0, mapped_above=0, log=lines.append)
+    overwritten(files(cache)[0], 0, COUNT)
+    assert torch.equal(target.images.read(ROWS, HEIGHT, WIDTH), plain(split)[target_order(COUNT)])
+    assert len(lines) == 1 and "damaged" in lines[0] and "_c1" not in lines[0]
+
+
+def test_images_with_a_file_are_copied_with_their_own_access_to_it(split: Split, cache: Path) -> None:
+    images, _ = preloaded(split)
+    copies = [copy.deepcopy(images), pickle.loads(pickle.dumps(images))]
+    expected = plain(split)
+    del images
+    for path in split.paths:
+        path.unlink()
+    for each in copies:
+        assert torch.equal(each.read(ROWS, HEIGHT, WIDTH), expected)
+
+
+# ---- other users ------------------------------------------------------------
+
+POSIX = pytest.mark.skipif(os.name != "posix", reason="modes are POSIX")
+
+
+@POSIX
+@pytest.mark.parametrize("before", [None, 0o755, 0o777])
+def test_no_other_user_may_read_decoded_images(split: Split, cache: Path, before: int | None) -> None:
+    if before is not None:
+        cache.mkdir(parents=True)
+        cache.chmod(before)
+    preloaded(split)
+    assert stat.S_IMODE(cache.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files(cache)} == {0o600}
+
+
+@POSIX
+@pytest.mark.parametrize("loose", ["owner", "mode"])
+def test_file_that_another_user_could_have_written_is_not_believed(
+    split: Split, cache: Path, loose: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preloaded(split)
+    [file] = files(cache)
+    if loose == "mode":
+        file.chmod(0o666)
+        assert preloaded(split)[1].shown == [READ, DECODED]
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        return
+    monkeypatch.setattr(os, "geteuid", lambda: file.stat().st_uid + 1)
+    monkeypatch.setattr(pixels, "_ROOT", -1)
+    images, watcher = preloaded(split)
+    assert watcher.shown == [READ, DECODED]
+    assert watcher.lines == [
+        f"yard: decoded images are not kept on disk ({cache}: it belongs to another user); "
+        "set UDA_REID_CACHE to a folder with room"
+    ]
     assert torch.equal(images.read(ROWS, HEIGHT, WIDTH), plain(split))

@@ -33,18 +33,27 @@ class Photographs:
         cache_bytes: memory for decoded images, in bytes, over all sizes that are asked for; a size whose N
             images do not fit, and are in no file, is decoded anew on every read.
         mapped_above: a size whose N images take more bytes than this goes to a file.
+        log: is told in one line that a file is damaged, as `Run.log` is; `preload` may name another.
     """
 
     def __init__(
-        self, split: Split, *, name: str = "", cache_bytes: int = 4 << 30, mapped_above: int = MAPPED_ABOVE
+        self,
+        split: Split,
+        *,
+        name: str = "",
+        cache_bytes: int = 4 << 30,
+        mapped_above: int = MAPPED_ABOVE,
+        log: Callable[[str], None] = QUIET.log,
     ) -> None:
         self.name = name
+        self._log = log
         self._paths = split.paths
         self._cache_bytes = cache_bytes
         self._mapped_above = mapped_above
         # Arrays and no tensors: what torch makes in its inference mode cannot be filled in outside of it.
         self._caches: dict[tuple[int, int], tuple[Pixels, npt.NDArray[np.bool_]]] = {}
         self._files: dict[tuple[int, int], PixelFile | None] = {}  # None: looked for and not found
+        self._damaged: list[PixelFile] = []  # said already
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -67,7 +76,7 @@ class Photographs:
         rows = self._checked(rows, height, width)
         file = self._file(height, width)
         if file is not None:
-            return file.read(rows)
+            return torch.from_numpy(self._read_file(file, rows))
         cache = self._cache(height, width)
         if cache is None:
             images = np.empty((len(rows), 3, height, width), dtype=np.uint8)
@@ -97,13 +106,14 @@ class Photographs:
             height: pixels.
             width: pixels.
             progress: shows how many have passed, as `Run.progress` does.
-            log: is told in one line why many images do not go to a file, as `Run.log` is.
+            log: is told in one line why many images do not go to a file, and that a file is damaged, as `Run.log` is.
 
         Raises:
             UnreadableError: at least one file cannot be decoded; the first is named, the others counted, `rows` lists
                 them all.
         """
         self._checked(torch.empty(0, dtype=torch.int64), height, width)
+        self._log = log
         if self._preload_file(height, width, progress, log):
             return
         cache = self._cache(height, width)
@@ -131,23 +141,54 @@ class Photographs:
             return False
         file = PixelFile(digests, height, width)
         if not file.open():
-            images = self._in_file_order(file, digests, height, width, progress)
+            images = self._in_file_order(file, height, width, progress)
             why = file.build(images, name=self.name or "the same images", progress=progress)
             if why:
-                named = f"{self.name}: " if self.name else ""
-                log(f"{named}decoded images are not kept on disk ({why}); set UDA_REID_CACHE to a folder with room")
+                remedy = "set UDA_REID_CACHE to a folder with room"
+                log(f"{self._named()}decoded images are not kept on disk ({why}); {remedy}")
                 return False
         self._files[height, width] = file
         self._caches.pop((height, width), None)  # what `read` has kept before
         return True
 
-    def _in_file_order(
-        self, file: PixelFile, digests: Sequence[bytes], height: int, width: int, progress: Progress
-    ) -> Iterator[Pixels]:
+    def _read_file(self, file: PixelFile, rows: Tensor) -> Pixels:
+        """Return images out of a file; those that are damaged there are decoded again, and mended there."""
+        images, damaged = file.read(rows)
+        if not damaged:
+            return images
+        if file not in self._damaged:
+            self._damaged.append(file)
+            self._log(
+                f"warning: {self._named()}the file of decoded images is damaged ({file.path}); "
+                "images whose checksum is wrong are decoded again and replaced in it"
+            )
+        asked = [int(rows[number]) for number in damaged]
+        failures: dict[int, DataError] = {}
+        height, width = images.shape[2:]
+        for number, row, pixels in zip(damaged, asked, self._decoded_for(file, asked, height, width), strict=True):
+            if isinstance(pixels, DataError):
+                failures[row] = pixels
+            else:
+                images[number] = pixels
+                file.mend(row, pixels)
+        if failures:
+            raise UnreadableError(str(next(iter(failures.values()))), failures)
+        return images
+
+    def _decoded_for(
+        self, file: PixelFile, rows: Sequence[int], height: int, width: int
+    ) -> Iterator[Pixels | DataError]:
+        """Yield the pixels that a file should hold of each row; image files that have changed since are errors."""
+        use, known = partial(resized, height=height, width=width), {self._paths[row]: file.digest(row) for row in rows}
+        return in_threads(lambda path: opened(path, use, known[path]), [self._paths[row] for row in rows])
+
+    def _named(self) -> str:
+        return f"{self.name}: " if self.name else ""
+
+    def _in_file_order(self, file: PixelFile, height: int, width: int, progress: Progress) -> Iterator[Pixels]:
         """Yield the images that a file holds, up to the first that cannot be decoded; the others are only checked."""
-        rows, use = file.firsts(), partial(resized, height=height, width=width)
-        known = dict(zip(self._paths, digests, strict=True))
-        decoded = in_threads(lambda path: opened(path, use, known[path]), [self._paths[row] for row in rows])
+        rows = file.firsts()
+        decoded = self._decoded_for(file, rows, height, width)
         failures: dict[int, DataError] = {}
         for row, pixels in zip(rows, progress(decoded, f"decoding {self.name}".strip(), len(rows)), strict=True):
             if isinstance(pixels, DataError):

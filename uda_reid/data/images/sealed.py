@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Self
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from uda_reid.data.images.photographs import MAPPED_ABOVE, Photographs
 from uda_reid.errors import DataError, UnreadableError
+from uda_reid.run import QUIET
 from uda_reid.types import JUNK, Domain, Split, Target
 
 _UNNAMED = "an image of the target cannot be read any more; `uda-reid data check` names it"
@@ -69,7 +71,12 @@ class _Sealed:
 
 
 def unlabelled(
-    domain: Domain, *, cameras: bool = False, cache_bytes: int = 4 << 30, mapped_above: int = MAPPED_ABOVE
+    domain: Domain,
+    *,
+    cameras: bool = False,
+    cache_bytes: int = 4 << 30,
+    mapped_above: int = MAPPED_ABOVE,
+    log: Callable[[str], None] = QUIET.log,
 ) -> Target:
     """Return a domain's training images without identities and file names: all that a strategy may see.
 
@@ -79,6 +86,7 @@ def unlabelled(
         cache_bytes: memory for decoded images, in bytes.
         mapped_above: more bytes of decoded images than this are read from the file that a `preload` of the domain's
             training images has made, where there was one in this process.
+        log: is told in one line that this file is damaged, as `Run.log` is.
 
     Returns:
         The images in the order that `target_order` gives; `cams` (N,) int64 where asked for, else None.
@@ -97,7 +105,7 @@ def unlabelled(
         cams = torch.from_numpy(train.cams.astype(np.int64))[order]
     unknown = np.full(len(train), JUNK)
     shuffled = Split(tuple(train.paths[row] for row in order.tolist()), unknown, None)
-    photographs = Photographs(shuffled, name=domain.name, cache_bytes=cache_bytes, mapped_above=mapped_above)
+    photographs = Photographs(shuffled, name=domain.name, cache_bytes=cache_bytes, mapped_above=mapped_above, log=log)
     return Target(domain.name, _Sealed(photographs), cams)
 
 
