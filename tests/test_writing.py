@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ import torch
 
 from uda_reid.errors import CheckpointError
 from uda_reid.training.checkpoint import load, save
-from uda_reid.writing import Occupied, keep_aside, replace_file, replacing
+from uda_reid.writing import Occupied, keep_aside, private_folder, replace_file, replacing
 
 
 @pytest.mark.parametrize("broken", ["fsync", "replace"])
@@ -149,3 +150,53 @@ def test_a_new_file_does_not_take_the_place_of_another(
     with pytest.raises(Occupied), replacing(path, fresh=True) as file:
         file.write(b"second")
     assert path.read_bytes() == b"first" and [each.name for each in tmp_path.iterdir()] == ["labels.csv"]
+
+
+POSIX = pytest.mark.skipif(os.name != "posix", reason="modes are POSIX")
+
+
+@POSIX
+@pytest.mark.parametrize("umask", [0o000, 0o022])
+def test_private_file_is_for_its_user_alone_from_its_first_byte(tmp_path: Path, umask: int) -> None:
+    (tmp_path / "page").write_bytes(b"of an earlier version")
+    before = os.umask(umask)
+    try:
+        with replacing(tmp_path / "page", private=True) as file:
+            assert stat.S_IMODE(os.fstat(file.fileno()).st_mode) == 0o600
+        replace_file(tmp_path / "table", b"")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "page").stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "table").stat().st_mode) == 0o666 & ~umask
+
+
+@POSIX
+def test_private_folder_is_made_or_closed(tmp_path: Path) -> None:
+    for mode in (None, 0o777, 0o700):
+        folder = tmp_path / f"parent/{mode}"
+        if mode is not None:
+            folder.mkdir(parents=True)
+            folder.chmod(mode)
+        private_folder(folder)
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+@POSIX
+@pytest.mark.parametrize("what", ["stat", "lstat"])
+def test_private_folder_of_another_user_or_behind_another_s_link_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder").chmod(0o755)
+    look = getattr(Path, what)
+
+    def of_another(path: Path, **options: bool) -> os.stat_result:
+        seen = list(look(path, **options))
+        seen[stat.ST_UID] += 1
+        return os.stat_result(seen)
+
+    monkeypatch.setattr(Path, what, of_another)
+    with pytest.raises(PermissionError, match="it belongs to another user"):
+        private_folder(tmp_path / "folder")
+    monkeypatch.undo()
+    assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o755

@@ -22,6 +22,7 @@ class Occupied(FileExistsError):
 
 STALE = 3600
 """Seconds after which a temporary file has no writer any more."""
+_ROOT = 0
 PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
 """The modes of what shows people: no other user of the machine may read it, whatever the umask allows."""
 
@@ -57,6 +58,13 @@ def private_folder(folder: Path) -> None:
         raise PermissionError(errno.EPERM, "it belongs to another user")
     if looks[1].st_mode & 0o077:
         folder.chmod(PRIVATE_FOLDER)
+
+
+def only_ours(look: os.stat_result) -> bool:
+    """Return whether no other user can have written something: it is this user's or root's, and closed to others."""
+    if not hasattr(os, "geteuid"):  # Windows, whose folders of a user are closed
+        return True
+    return look.st_uid in (os.geteuid(), _ROOT) and not look.st_mode & 0o022
 
 
 def private_opener(path: str, flags: int) -> int:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.matrix.examples import PAIRS, runs
 from tests.report.test_embedding_map import small
@@ -24,7 +27,9 @@ from uda_reid.matrix.folder import (
     write_tables,
 )
 from uda_reid.matrix.plan import Cell, Place, Planned
-from uda_reid.report import Shown, write, write_map
+from uda_reid.report import Lists, Shown, write, write_lists, write_map
+from uda_reid.report.lists import Hit, Query
+from uda_reid.report.pictures import Picture
 
 FILES = ("matrix.md", "matrix.csv", "matrix.tex", "records.jsonl", "report.html")
 
@@ -199,3 +204,20 @@ def test_failures_of_an_earlier_command_are_known(matrix: Matrix, tmp_path: Path
     assert known_failures(tmp_path, planned) == {cell: "no space left"}
     (tmp_path / "matrix.json").write_text("{")
     assert known_failures(tmp_path, planned) == {}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX")
+@pytest.mark.parametrize(("pictures", "mode"), [(True, 0o600), (False, 0o644)])
+def test_page_with_photographs_is_for_its_user_alone(matrix: Matrix, pictures: bool, mode: int) -> None:
+    Image.new("RGB", (32, 64), "red").save(matrix.root / "query.png")
+    asked = Picture("query.png", None)
+    query = Query(0, asked, "improved", 0.1, 0.6, (Hit(asked, True, 0.1),), (Hit(asked, True, 0.1),))
+    for folder in matrix.root.glob("up-*"):
+        write_lists(Lists(str(matrix.root), 1, (query,)), folder / "ranked.json")
+    before = os.umask(0o022)
+    try:
+        *tables, page = write_tables(matrix, pictures=pictures, resamples=50)[1]
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(page.stat().st_mode) == mode
+    assert {stat.S_IMODE(table.stat().st_mode) for table in tables} == {0o644}

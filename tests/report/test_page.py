@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -290,3 +292,22 @@ def test_page_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(CheckpointError, match=r"report\.html.*No space left on device"):
         write_page(path, replace(RECORD, seed=9))
     assert path.read_bytes() == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX")
+def test_page_with_photographs_is_for_its_user_alone_and_all_else_follows_the_umask(
+    lists: Lists, tmp_path: Path
+) -> None:
+    before = os.umask(0o022)
+    try:
+        write(RECORD, tmp_path / "record.json")
+        write_lists(lists, tmp_path / "ranked.json")
+        modes = {
+            pictures: stat.S_IMODE(rebuild(tmp_path, pictures=pictures).stat().st_mode) for pictures in (True, False)
+        }
+        assert modes == {True: 0o600, False: 0o644}
+        (Path(lists.root) / "scene.json").write_text("{}")  # drawn people
+        assert stat.S_IMODE(rebuild(tmp_path).stat().st_mode) == 0o644
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "record.json").stat().st_mode) == 0o644

@@ -17,7 +17,7 @@ from uda_reid.matrix.summary import Runs, summarise
 from uda_reid.matrix.tables import comma_separated, json_lines, latex, markdown
 from uda_reid.ops.bootstrap import RESAMPLES
 from uda_reid.reading import read_text
-from uda_reid.report import EMBEDDING_MAP, RECORD, Record, Shown, read_map, read_shown, whole
+from uda_reid.report import EMBEDDING_MAP, PAGE, RECORD, Record, Shown, read_map, read_shown, whole, write_html
 from uda_reid.report.records import DAMAGE
 from uda_reid.writing import replace_file
 
@@ -233,12 +233,11 @@ def write_tables(
         "records.jsonl": json_lines(runs),
     }
     folders = {(entry.recipe, entry.place): entry.folder for entry in matrix.entries}
-    texts["report.html"] = render(
-        summary, runs, folders, command=matrix.command, origin=made, shown=shown, pictures=pictures
-    )
     for name, text in texts.items():
         replace_file(matrix.root / name, text.encode("utf-8", "replace"))
-    return summary, [matrix.root / name for name in texts]
+    page = render(summary, runs, folders, command=matrix.command, origin=made, shown=shown, pictures=pictures)
+    write_html(matrix.root / PAGE, page)
+    return summary, [matrix.root / name for name in (*texts, PAGE)]
 
 
 def origin(matrix: Matrix, records: Sequence[Record]) -> str:

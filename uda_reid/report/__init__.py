@@ -15,6 +15,7 @@ from uda_reid.report.page import (
     read_shown,
     rebuild,
     whole,
+    write_html,
     write_page,
 )
 from uda_reid.report.records import (
@@ -71,5 +72,6 @@ __all__ = [
     "write",
     "write_lists",
     "write_maps",
+    "write_html",
     "write_page",
 ]

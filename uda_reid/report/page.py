@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 PAGE, RECORD = "report.html", "record.json"
+NOTICE = "This page contains photographs of people: do not publish it."
 LISTS, ATTENTION, EMBEDDING_MAP = "ranked.json", "attention.json", "embedding_map.json"
 
 
@@ -71,8 +72,13 @@ def write_page(path: Path, record: Record, shown: Shown | None = None, *, pictur
         shown: what it shows beside its numbers.
         pictures: put small copies of the images into the page; without, places, marks and maps remain.
     """
+    write_html(path, render(record, shown, pictures=pictures))
+
+
+def write_html(path: Path, text: str) -> None:
+    """Write a page, whole or not at all; where it contains photographs of people, its owner alone may read it."""
     # Names of files may hold bytes that no encoding knows; they become question marks.
-    replace_file(path, render(record, shown, pictures=pictures).encode("utf-8", "replace"))
+    replace_file(path, text.encode("utf-8", "replace"), private=NOTICE in text)
 
 
 def rebuild(folder: Path, *, pictures: bool = True) -> Path:
@@ -157,5 +163,6 @@ def templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["NOTICE"] = NOTICE
     environment.filters.update(fact=fact, heat=heat, percent=percent, points=points, capitalize_first=_capitalised)
     return environment

@@ -17,6 +17,7 @@ import torch
 
 from tests.data.images.yard import COUNT, DECODED, HEIGHT, READ, ROWS, WIDTH, Watcher, files, mapped, plain, preloaded
 from tests.test_tampering import secrets
+from uda_reid import writing
 from uda_reid.data.images import images_of, photographs, pixels, target_order, unlabelled
 from uda_reid.errors import DataError, UnreadableError
 from uda_reid.types import Domain, Split
@@ -465,7 +466,7 @@ def test_file_that_another_user_could_have_written_is_not_believed(
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         return
     monkeypatch.setattr(os, "geteuid", lambda: file.stat().st_uid + 1)
-    monkeypatch.setattr(pixels, "_ROOT", -1)
+    monkeypatch.setattr(writing, "_ROOT", -1)
     images, watcher = preloaded(split)
     assert watcher.shown == [READ, DECODED]
     assert watcher.lines == [

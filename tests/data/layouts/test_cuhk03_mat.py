@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
+import stat
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.data.layouts.cuhk03_files import NAMES, pixels, write_mat
+from uda_reid import writing
 from uda_reid.data.layouts.cuhk03_mat import held_out, unpacked
 from uda_reid.errors import DataError
 
@@ -126,3 +129,35 @@ def test_file_that_is_not_cuhk03_is_refused_in_one_line(tmp_path: Path) -> None:
         file["labeled"] = 1
     with pytest.raises(DataError, match=r"cuhk-03.mat: is not CUHK03's MATLAB 7.3 file.*detected"):
         unpacked(mat, "detected")
+
+
+def modes(folder: Path) -> tuple[int, set[int]]:
+    return stat.S_IMODE(folder.stat().st_mode), {stat.S_IMODE(path.stat().st_mode) for path in folder.glob("*.png")}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX")
+def test_unpacked_images_are_for_their_user_alone(tmp_path: Path) -> None:
+    mat = write_mat(tmp_path / "cuhk-03.mat")
+    folder = unpacked(mat, "detected")
+    assert modes(folder) == (0o700, {0o600})
+    folder.chmod(0o755)  # by a user who shares them
+    (folder / "1_001_1_01.png").unlink()
+    unpacked(mat, "detected")
+    assert modes(folder) == (0o755, {0o600})
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX")
+def test_unpacked_images_in_the_cache_are_for_their_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mat = write_mat(tmp_path / "cuhk-03.mat")
+    (tmp_path / "images_detected").touch()
+    monkeypatch.setenv("UDA_REID_CACHE", str(tmp_path / "cache"))
+    folder = unpacked(mat, "detected")
+    assert modes(folder) == (0o700, {0o600})
+    folder.chmod(0o777)  # so that others could have put images there: not taken as they are
+    monkeypatch.setattr(os, "geteuid", lambda: folder.stat().st_uid + 1)
+    monkeypatch.setattr(writing, "_ROOT", -1)
+    with pytest.raises(DataError, match=r"cannot be unpacked into .* or .*; set UDA_REID_CACHE to a folder$"):
+        unpacked(mat, "detected")
+    monkeypatch.undo()  # the remedy: a folder of this user
+    monkeypatch.setenv("UDA_REID_CACHE", str(tmp_path / "own"))
+    assert pictures(unpacked(mat, "detected")) == NAMES

@@ -14,7 +14,6 @@ import hashlib
 import io
 import os
 import shutil
-import stat
 import threading
 import weakref
 import zlib
@@ -33,7 +32,7 @@ from torch import Tensor
 
 from uda_reid.errors import CheckpointError
 from uda_reid.reading import IMAGE_BYTES, open_file
-from uda_reid.writing import private_folder, replacing
+from uda_reid.writing import only_ours, private_folder, replacing
 
 Pixels = npt.NDArray[np.uint8]
 Progress = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
@@ -46,7 +45,6 @@ SPARE = 2 << 30
 _MAGIC = b"uda_reid pixels\n"
 _HEADER = 4096  # bytes before the first image: a page, so that images of whole pages begin where pages do
 _SUM = np.dtype("<u4")  # a CRC-32
-_ROOT = 0
 _SEEKING = threading.Lock()
 _POLL = 0.2  # seconds between two looks at a lock that another process holds
 
@@ -151,7 +149,7 @@ class PixelFile:
             file = open_file(self.path)
             weakref.finalize(self, file.close)
             status = os.fstat(file.fileno())
-            if status.st_size != self.size or not _own(status) or file.read(_HEADER) != self._header:
+            if status.st_size != self.size or not only_ours(status) or file.read(_HEADER) != self._header:
                 return False
             sums = np.empty(count, dtype=_SUM)
             if _read_at(file, self._start(count), sums) != sums.nbytes:  # cut off meanwhile
@@ -252,13 +250,6 @@ class PixelFile:
     def _start(self, place: int) -> int:
         """Return where in the file an image begins."""
         return _HEADER + place * self._bytes
-
-
-def _own(status: os.stat_result) -> bool:
-    """Return whether no other user can have written a file: it is this user's or root's, and closed to the others."""
-    if not hasattr(os, "geteuid"):  # Windows, whose folders of a user are closed
-        return True
-    return status.st_uid in (os.geteuid(), _ROOT) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _read_at(file: io.BufferedReader, start: int, array: npt.NDArray[Any]) -> int:

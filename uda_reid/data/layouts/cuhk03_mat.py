@@ -21,6 +21,7 @@ from uda_reid.errors import DataError
 from uda_reid.options import one_line
 from uda_reid.reading import open_file, read_text
 from uda_reid.terminal import RichReporter, Screen
+from uda_reid.writing import PRIVATE_FILE, PRIVATE_FOLDER, only_ours, private_folder
 
 MAT = "cuhk-03.mat"
 IMAGES = {"detected": 14_097, "labeled": 14_096}
@@ -35,8 +36,9 @@ def unpacked(mat: Path, boxes: str) -> Path:
     """Return the folder of the images in `cuhk-03.mat`, unpacked on first use and again where images have gone.
 
     They go beside the file, or into the cache folder (`UDA_REID_CACHE`, or the user's) where that cannot be written;
-    an interrupted unpacking goes on where it stopped. They are called by camera pair, identity, view and cell, all
-    counted from 1: `1_001_2_06.png`.
+    an interrupted unpacking goes on where it stopped. A folder that is made is for this user alone, and so are the
+    images; what another user could have put into the cache folder is not used. Images are called by camera pair,
+    identity, view and cell, all counted from 1: `1_001_2_06.png`.
 
     Args:
         mat: the file.
@@ -48,11 +50,12 @@ def unpacked(mat: Path, boxes: str) -> Path:
     cache = Path(os.environ.get("UDA_REID_CACHE") or platformdirs.user_cache_dir("uda_reid")) / "cuhk03"
     own = hashlib.sha256(str(mat.resolve()).encode(errors="surrogateescape")).hexdigest()[:16]
     places = [mat.parent / f"images_{boxes}", cache / own / f"images_{boxes}"]
-    for place in places:
-        if _complete(place):
-            return place
+    if _complete(places[0]):
+        return places[0]
+    if _complete(places[1]) and only_ours(places[1].stat()):
+        return places[1]
     _h5py(mat)
-    writable = [place for place in places if _can_write(place)]
+    writable = [place for place in places if _can_write(place, cached=place is places[1])]
     if not writable:
         raise DataError(f"{mat}: cannot be unpacked into {places[0]} or {places[1]}; set UDA_REID_CACHE to a folder")
     try:
@@ -86,9 +89,13 @@ def _complete(place: Path) -> bool:
     return bool(found >= expected)
 
 
-def _can_write(place: Path) -> bool:
+def _can_write(place: Path, *, cached: bool) -> bool:
+    """Make a folder for this user alone; one that exists beside the file keeps the rights that its owner gave it."""
     try:
-        place.mkdir(parents=True, exist_ok=True)
+        if cached:
+            private_folder(place)
+        else:
+            place.mkdir(PRIVATE_FOLDER, parents=True, exist_ok=True)
     except OSError:
         return False
     return os.access(place, os.W_OK)
@@ -104,6 +111,7 @@ def _unpack(mat: Path, boxes: str, place: Path) -> None:
         images += 1
         if name not in there:
             part = place / f".{name}.part"
+            part.touch(PRIVATE_FILE)
             Image.fromarray(pixels).save(part, format="PNG")
             part.replace(place / name)
     part = place / f".{_MARKER}.part"
