@@ -13,7 +13,16 @@ import torch
 from PIL import ExifTags, Image, ImageFile
 from torch import Tensor
 
-from uda_reid.data.images import Photographs, decoding, images_of, photographs, sizes, target_order, unlabelled
+from uda_reid.data.images import (
+    IMAGENET_MEAN,
+    Photographs,
+    decoding,
+    images_of,
+    photographs,
+    sizes,
+    target_order,
+    unlabelled,
+)
 from uda_reid.errors import DataError
 from uda_reid.types import Domain, Split
 
@@ -73,6 +82,56 @@ def test_read_converts_every_mode_to_rgb(tmp_path: Path, mode: str) -> None:
     Image.new("RGB", (4, 6), (255, 255, 255)).convert(mode).save(path)
     found = Photographs(Split((path,), np.zeros(1, np.int64), None)).read(torch.tensor([0]), 6, 4)
     assert found.eq(255).all()
+
+
+def read_one(path: Path, size: int = 2) -> list[list[int]]:
+    """Return the RGB of the pixels of a small square image, row by row."""
+    found = images_of(Split((path,), np.array([1]), None)).read(torch.tensor([0]), size, size)
+    pixels: list[list[int]] = found[0].permute(1, 2, 0).reshape(-1, 3).tolist()
+    return pixels
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+def test_what_is_behind_transparent_pixels_is_the_mean_colour_and_not_what_they_hide(
+    tmp_path: Path, suffix: str
+) -> None:
+    pixels = np.array([[[200, 0, 0, 255], [0, 200, 0, 0]], [[0, 0, 200, 0], [224, 16, 4, 128]]], dtype=np.uint8)
+    exactly: dict[str, Any] = {"lossless": True, "exact": True} if suffix == "webp" else {}
+    Image.fromarray(pixels).save(tmp_path / f"a.{suffix}", **exactly)
+    mean = [round(255 * value) for value in IMAGENET_MEAN]
+    assert read_one(tmp_path / f"a.{suffix}") == [[200, 0, 0], mean, mean, [174, 66, 54]]
+
+
+def test_image_whose_alpha_hides_nothing_has_the_pixels_of_one_without(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 4), dtype=np.uint8)
+    pixels[..., 3] = 255
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    Image.fromarray(pixels[..., :3]).save(tmp_path / "b.png")
+    assert read_one(tmp_path / "a.png", 16) == read_one(tmp_path / "b.png", 16)
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "RGB"])
+def test_transparent_colour_of_a_file_is_hidden_too(tmp_path: Path, mode: str) -> None:
+    image = Image.new("L", (2, 2), 0)
+    image.putpixel((1, 0), 255)
+    image = image.convert(mode)
+    image.save(tmp_path / "a.png", transparency=(0, 0, 0) if mode == "RGB" else image.getpixel((0, 0)))
+    mean = [round(255 * value) for value in IMAGENET_MEAN]
+    assert read_one(tmp_path / "a.png") == [mean, [255, 255, 255], mean, mean]
+
+
+def test_transparent_image_is_turned_as_its_exif_says(tmp_path: Path) -> None:
+    notes = Image.Exif()
+    notes[0x0112] = 3  # upside down
+    pixels = np.array([[[200, 0, 0, 255], [0, 0, 0, 0]]] * 2, dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=notes)
+    assert [pixel[0] for pixel in read_one(tmp_path / "a.png")] == [124, 200, 124, 200]
+
+
+def test_first_picture_of_an_animation_is_read(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (2, 2), colour) for colour in ((255, 0, 0), (0, 0, 255))]
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
+    assert read_one(tmp_path / "a.png") == [[255, 0, 0]] * 4
 
 
 def test_read_decodes_a_file_once_while_memory_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

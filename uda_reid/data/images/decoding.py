@@ -26,6 +26,8 @@ from uda_reid.types import Split
 
 T = TypeVar("T")
 
+GROUND = (124, 116, 104)
+"""RGB of what lies behind transparent pixels: ImageNet's mean, zero to an encoder after the usual normalisation."""
 _CHUNK = 64  # rows decoded ahead of whoever consumes them
 
 
@@ -78,6 +80,12 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
+def _opaque(image: Image.Image) -> Image.Image:
+    """Return an image with transparency as RGB, upright, on `GROUND`: a cut-out's hidden background stays hidden."""
+    seen = _upright(image.convert("RGBA"))
+    return Image.alpha_composite(Image.new("RGBA", seen.size, (*GROUND, 255)), seen).convert("RGB")
+
+
 def _unchanged(file: BinaryIO, digest: bytes) -> BytesIO:
     content = file.read()
     if hashlib.sha256(content).digest() != digest:
@@ -97,7 +105,7 @@ def opened(path: Path, use: Callable[[Image.Image], T], digest: bytes = b"") -> 
         ):
             if image.mode == "F" or image.mode.startswith("I"):  # Pillow would clip these to white
                 return DataError(f"{path}: 16-bit or float pixels; convert to 8 bits")
-            return use(_upright(image.convert("RGB")))
+            return use(_opaque(image) if image.has_transparency_data else _upright(image.convert("RGB")))
     except MemoryError:  # says nothing about the file
         raise
     except DataError as error:
