@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +13,7 @@ import pytest
 
 from uda_reid.data.layouts import listing
 from uda_reid.errors import DataError, RecipeError
-from uda_reid.job import Job, Prepared, check_groups, is_scene, names_of
+from uda_reid.job import Job, Prepared, check_groups, code_of, is_scene, names_of
 from uda_reid.run import Silent
 
 T = TypeVar("T")
@@ -159,6 +160,51 @@ def test_folders_follow_what_the_images_show_and_not_their_sizes_and_times(job: 
     other.rename(one)
     one.with_suffix(".held").rename(other)
     assert not set(folders(job)) & set(names)
+
+
+def test_strategy_of_ones_own_is_known_by_its_code(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = "class Mine:\n    rate = {rate}\n"
+    (tmp_path / "alone_here.py").write_text(text.format(rate=1))
+    (tmp_path / "packed_here").mkdir()
+    for name in ("__init__", "inner", "other"):
+        (tmp_path / "packed_here" / f"{name}.py").write_text(text.format(rate=1))
+    for module, file in (("alone_here", "alone_here.py"), ("packed_here.inner", "packed_here/other.py")):
+        strategy = import_module(module).Mine()
+        before = code_of(strategy)
+        assert len(before) == 64 and code_of(strategy) == before
+        (tmp_path / file).write_text(text.format(rate=2))
+        assert code_of(strategy) != before
+    assert code_of(Prepared(job, Silent()).recipe.strategy) == ""  # the version of the package stands for it
+    first = folders(job)
+    monkeypatch.setattr("uda_reid.job.code_of", lambda _: "a digest")
+    assert folders(job)[0] != first[0]
+    assert folders(job)[1] == first[1]  # the source model knows no strategy
+
+
+def test_copy_of_a_source_under_another_name_is_known_as_the_same_data(job: Job) -> None:
+    shutil.copytree(job.data / "alpha", job.data / "delta")
+    listener = Listener()
+    prepared = Prepared(replace(job, source="alpha", target="delta"), listener)
+    line = "source and target are the same data set (alpha): nothing is carried anywhere"
+    assert f"warning: {line}" in listener.lines
+    assert prepared.labels_known == {"target images used": "with labels: it is the source"}
+    assert f"delta is a copy of alpha: {line}" in prepared.notes()
+    assert not Prepared(replace(job, source="alpha"), Silent()).labels_known
+
+
+def test_two_data_sets_of_one_name_are_not_taken_for_one(job: Job) -> None:
+    shutil.copytree(job.data / "beta", job.data / "elsewhere" / "alpha")
+    listener = Listener()
+    both = replace(job, source="alpha", target=str(job.data / "elsewhere" / "alpha"))
+    prepared = Prepared(both, listener)
+    assert prepared.source.name == "alpha"
+    assert prepared.target.name == f"alpha-{listing(prepared.target)[:6]}"
+    assert not prepared.labels_known
+    (line,) = [line for line in listener.lines if "called alpha" in line]
+    assert line == f"source and target are different data sets called alpha: the target is {prepared.target.name} here"
+    assert not any("same data set" in line for line in listener.lines)
+    assert Prepared(replace(job, source="alpha", target="alpha"), Silent()).labels_known
 
 
 def test_run_without_damaged_images_is_another_than_that_of_the_data_without_them(job: Job) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -193,6 +194,24 @@ def check_groups(recipe: Recipe, processes: int) -> None:
             raise RecipeError(f"encoder.bn_group {group} does not divide {where}; {mend}")
 
 
+def code_of(strategy: object) -> str:
+    """Return a digest of the files that hold a strategy; nothing for one of this package, known by its version.
+
+    They are all files of its package, or the one module where there is no package.
+
+    >>> code_of(Job(recipe="", source=""))
+    ''
+    """
+    name = type(strategy).__module__
+    top = sys.modules.get(name.partition(".")[0])
+    place = getattr(top, "__file__", None) or getattr(sys.modules.get(name), "__file__", None)
+    if name.partition(".")[0] == "uda_reid" or place is None:
+        return ""
+    path = Path(place)
+    files = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
+    return digest_of({file.relative_to(path.parent).as_posix(): digest_of(file) for file in files if file.is_file()})
+
+
 def _listing(domain: Domain) -> str:
     """Return what a domain's images are known by; a ledger that counts images left out is another run's."""
     known = listing(domain)
@@ -226,7 +245,10 @@ class Prepared:
             self.reporter = reporter = Silent()
         opened = partial(open_domain, data=job.data, reporter=reporter, skip_damaged=SPLITS if job.skip_damaged else ())
         self.sources = tuple(map(opened, names))
-        targets = () if job.target is None else (opened(job.target),)
+        targets: tuple[Domain, ...] = () if job.target is None else (opened(job.target),)
+        # By name too: protocols of one data set share its folder.
+        self.listings = {(domain.root, domain.name): _listing(domain) for domain in (*self.sources, *targets)}
+        targets = tuple(self._called_apart(target, reporter) for target in targets)
         for domain in self.sources:
             check_identities(domain)
         self.source = union(self.sources)
@@ -234,9 +256,14 @@ class Prepared:
         if len(self.sources) > 1:  # what is unusual about each, `open_domain` has said
             for note in self.source.notes:
                 reporter.log(f"{self.source.name}: {note}")
-        same = same_labels([part.name for part in self.sources], self.target.name) if targets else ""
+        twin = self._twin(self.target) if targets else None
+        same = same_labels([part.name for part in self.sources], twin.name) if twin else ""
         if same:
             reporter.log(f"warning: {same}")
+        # The report tells it again where the names say it.
+        self.copied = (
+            f"{self.target.name} is a copy of {twin.name}: {same}" if twin and twin.name != self.target.name else ""
+        )
         role = "the source" if len(self.sources) == 1 else "one of the sources"
         # Whatever a strategy says of the target's images: they were trained on, with labels.
         self.labels_known: Facts = {"target images used": f"with labels: it is {role}"} if same else {}
@@ -265,10 +292,23 @@ class Prepared:
         if self.doubt:
             reporter.log(f"warning: {self.doubt}")
         check_groups(self.recipe, self.processes.count)
-        # By name too: protocols of one data set share its folder.
-        self.listings = {(domain.root, domain.name): _listing(domain) for domain in (*self.sources, *targets)}
         self.folders = (job.weights, job.data / "weights") if job.weights else (job.data / "weights",)
         self.weights = find_weights(self.recipe.encoder, self.folders)
+
+    def _twin(self, target: Domain) -> Domain | None:
+        """Return the source whose images and labels are those of a target, whatever the two are called."""
+        wanted = self.listings[target.root, target.name]
+        return next((part for part in self.sources if self.listings[part.root, part.name] == wanted), None)
+
+    def _called_apart(self, target: Domain, reporter: Reporter) -> Domain:
+        """Return a target under a name that no other data set among the sources has."""
+        if target.name not in {part.name for part in self.sources} or self._twin(target):
+            return target
+        known = self.listings[target.root, target.name]
+        other = replace(target, name=f"{target.name}-{known[:6]}")
+        self.listings[other.root, other.name] = known
+        reporter.log(f"source and target are different data sets called {target.name}: the target is {other.name} here")
+        return other
 
     def run(self, store: Path, reporter: Reporter | None = None) -> Run:
         """Return the surroundings of a stage that keeps its states in `store`."""
@@ -300,7 +340,9 @@ class Prepared:
         domains = {"source": self._listing(self.source), "target": self._listing(self.target)}
         options = resolved(self.recipe)
         keys = options.keys() - {"name", "notes", "paper", "fidelity"}
-        identity = self._digest({**domains, "protocol": self.job.protocol}, keys, options)
+        code = code_of(self.recipe.strategy)
+        content = {**domains, "protocol": self.job.protocol, **({"code": code} if code else {})}
+        identity = self._digest(content, keys, options)
         names = f"{self.recipe.name}-{self.source.name}-{self.target.name}-s{self.job.seed}-{identity}"
         return self.job.out / names
 
@@ -333,7 +375,7 @@ class Prepared:
         domains = (
             f"{domain.name}: {note}" for domain in (*self.sources, *joined, self.target) for note in domain.notes
         )
-        return (*options, *[self.doubt] * bool(self.doubt), *domains)
+        return (*options, *filter(None, (self.doubt, self.copied)), *domains)
 
     def _digest(self, content: Mapping[str, Any], keys: Iterable[str], options: Mapping[str, Any]) -> str:
         # Not the number of processes: with any, the weights are the same but for rounding, and a run goes on with any.
