@@ -60,7 +60,7 @@ def test_numbers_are_the_same_however_they_are_written(tmp_path: Path, junk: str
     [
         ("pid\n7\n8\ndistractor\n", "ids.csv:4: identity 'distractor' beside '7'; write whole numbers for all, or"),
         ("pid\n7\n7.5\n8\n", "ids.csv:3: identity '7.5' beside '7'; write whole numbers"),
-        ("pid\n7\nnan\n8\n", "ids.csv:3: identity 'nan' beside '7'"),
+        ("pid\n7\nnan\n8\n", "ids.csv:3: identity 'nan' stands for a missing value; write whose image it is"),
         ("pid\n7\n12345678901234567890\n8\n", "ids.csv:3: identity '12345678901234567890' beside '7'"),
         ("pid\nanna\nben\n7\n", "ids.csv:4: identity '7' beside 'anna'; write whole numbers for all, or names for all"),
         ("pid,cam\n1,hall\n1,door\n1,2\n", "ids.csv:4: camera '2' beside 'door'; write whole numbers for all, or"),

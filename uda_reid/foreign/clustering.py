@@ -17,9 +17,10 @@ from torch import Tensor
 
 from uda_reid.cells import Table
 from uda_reid.data.layouts.labels import count
+from uda_reid.data.layouts.tokens import UNSEEN
 from uda_reid.errors import DataError, RecipeError
 from uda_reid.foreign.files import zero_rows
-from uda_reid.foreign.ids import UNSEEN, IdTable
+from uda_reid.foreign.ids import IdTable
 from uda_reid.ops.clustering import (
     EpsRule,
     climb_graph,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import re
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -17,15 +16,15 @@ import numpy.typing as npt
 
 from uda_reid.cells import plain
 from uda_reid.data.layouts.labels import count
+from uda_reid.data.layouts.tokens import cameras as read_cameras
+from uda_reid.data.layouts.tokens import check_written, identities, whole
 from uda_reid.errors import DataError
 from uda_reid.foreign.files import check_file
 from uda_reid.reading import open_text
-from uda_reid.types import DISTRACTOR, JUNK, UNKNOWN, Ids
+from uda_reid.types import DISTRACTOR, JUNK, Ids
 
 Texts = npt.NDArray[np.object_]
 
-UNSEEN = -1
-"""The camera of a row whose camera nobody knows."""
 COLUMNS = {
     "identity": ("identity", "pid", "id", "person", "label"),
     "camera": ("camera", "cam", "camid", "camera_id"),
@@ -43,8 +42,6 @@ _MEANT = {
     "row": re.compile(r"rows?_?(ids?|no|numbers?|index)?|index"),
 }
 """Headers that mean a column that may be absent: what it says would be lost without a word, so a slip must not pass."""
-_NUMBER = re.compile(r"[-+]?\d+\.?\d*(e[-+]\d+)?", re.ASCII)
-"""Also as NumPy writes one, 7.0e+00; without the sign it would be a name, of hexadecimal digits."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,8 @@ def read_ids(path: Path) -> IdTable:
     columns, at = _columns(path, notes)
     order = _order(path, columns["row"], at) if "row" in columns else np.arange(len(at))
     pids = _identities(path, columns["identity"], at, notes)[order]
-    cams = (_cameras(path, columns["camera"], at) if "camera" in columns else np.full(len(at), UNSEEN))[order]
+    seen = columns.get("camera", np.full(len(at), "", dtype=object))
+    cams = read_cameras(seen, lambda row: f"{path}:{at[row]}")[order]
     splits = np.array([text.lower() for text in columns["split"]], dtype=object)[order] if "split" in columns else NONE
     cameras = columns["camera"][order] if "camera" in columns else NONE
     return IdTable(str(path), pids, cams, splits, columns["identity"][order], cameras, at[order], tuple(notes))
@@ -162,6 +160,7 @@ def _columns(path: Path, notes: list[str]) -> tuple[dict[str, Texts], Ids]:
                 lines.append(reader.line_num)
                 for name, place in header.places.items():
                     columns[name].append(sys.intern(_read(cells[place])))
+                    check_written(columns[name][-1], name, f"{path}:{reader.line_num}")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (UnicodeError, csv.Error) as error:
@@ -206,7 +205,7 @@ def _order(path: Path, texts: Texts, lines: Ids) -> Ids:
     """Return which line tells of each row of the features."""
     first: dict[int, int] = {}
     for place, text in enumerate(texts):
-        row, where = _whole(text), f"{path}:{lines[place]}"
+        row, where = whole(text), f"{path}:{lines[place]}"
         if row is None or not 0 <= row < len(texts):
             raise DataError(f"{where}: row {text!r} is none of {len(texts):,} counted from 0; number all or none")
         if row in first:
@@ -216,58 +215,8 @@ def _order(path: Path, texts: Texts, lines: Ids) -> Ids:
 
 
 def _identities(path: Path, texts: Texts, lines: Ids, notes: list[str]) -> Ids:
-    pids, named = _numbered(path, texts, lines, "identity", blank=UNKNOWN, special=(JUNK, DISTRACTOR))
-    wrong = np.flatnonzero((pids < JUNK) & (texts != ""))
-    if len(wrong):
-        where = f"{path}:{lines[wrong[0]]}"
-        raise DataError(f"{where}: identity {pids[wrong[0]]} is negative; only -1 may be, for junk")
+    pids, named = identities(texts, lambda row: f"{path}:{lines[row]}")
     if named:
         special = " (-1 stays junk, 0 a distractor)" if np.isin(pids, (JUNK, DISTRACTOR)).any() else ""
         notes.append(f"{count(named, 'identity', 'identities')} written as text and numbered from 1{special}")
     return pids
-
-
-def _cameras(path: Path, texts: Texts, lines: Ids) -> Ids:
-    cams, _ = _numbered(path, texts, lines, "camera", blank=UNSEEN)
-    wrong = np.flatnonzero((cams < 0) & (texts != ""))
-    if len(wrong):
-        where = f"{path}:{lines[wrong[0]]}"
-        raise DataError(f"{where}: camera {cams[wrong[0]]} is negative; count cameras from 0 or 1, blank is unknown")
-    return cams
-
-
-def _numbered(
-    path: Path, texts: Texts, lines: Ids, what: str, *, blank: int, special: tuple[int, ...] = ()
-) -> tuple[Ids, int]:
-    """Return whole numbers as they are, or names numbered from 1 in sorted order; and how many names were numbered.
-
-    Numbers among names, but for the special ones, are refused: one slip of the pen would make names of all numbers,
-    and two persons of 7 and 0007.
-    """
-    often = Counter(texts)
-    numbers = {text: _whole(text) for text in often if text}
-    names = sorted(text for text, number in numbers.items() if number is None)
-    mixed = sorted(text for text, number in numbers.items() if number is not None and number not in special)
-    if names and mixed:
-        few, other = sorted((names, mixed), key=lambda some: sum(often[text] for text in some))
-        slips = set(few)
-        first = next(row for row, text in enumerate(texts) if text in slips)
-        raise DataError(
-            f"{path}:{lines[first]}: {what} {texts[first]!r} beside {other[0]!r}; write whole numbers for all, "
-            f"or names for all, such as {what[0]}{mixed[0]}"
-        )
-    numbers |= {name: number for number, name in enumerate(names, start=1)}
-    return np.array([blank if text == "" else numbers[text] for text in texts], dtype=np.int64), len(names)
-
-
-def _whole(text: str) -> int | None:
-    """Return what a text says if that is a whole number, also one as pandas and numpy.savetxt write it.
-
-    >>> [_whole(text) for text in ("0007", "-1.0", "1.2e+01", "0e12", "7.5", "nan", "anna")]
-    [7, -1, 12, None, None, None, None]
-    """
-    if not _NUMBER.fullmatch(text):
-        return None
-    whole = text.lstrip("+-").isdigit()  # a float would round long ones
-    number = int(text) if whole else float(text)
-    return int(number) if number == number // 1 and abs(number) < (1 << 63 if whole else 1 << 53) else None

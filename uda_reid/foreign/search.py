@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from uda_reid.data.layouts.labels import count
+from uda_reid.data.layouts.tokens import UNSEEN
 from uda_reid.errors import DataError, RecipeError
 from uda_reid.foreign.files import MATLAB, checked, read_features, read_result
-from uda_reid.foreign.ids import UNSEEN, IdTable, from_arrays, read_ids
+from uda_reid.foreign.ids import IdTable, from_arrays, read_ids
 from uda_reid.types import DISTRACTOR, JUNK, UNKNOWN, Ids
 
 PARTS = ("query", "gallery")

@@ -101,10 +101,37 @@ def test_folders_of_another_layout_are_refused(folders: tuple[str, ...], blamed:
 
 
 def test_names_of_people_are_no_other_layout(tmp_path: Path) -> None:
-    people = ("cam", "cameron", "cami", "camilla", "valentin", "tess", "gt", "0001", "-1", "trainor", "imogen")
+    people = ("cam", "cameron", "cami", "camilla", "valentin", "tess", "gt", "-1", "trainor", "imogen")
     touch(tmp_path / "own", [f"{person}/{n}.jpg" for person in people for n in (1, 2)])
     domain = read("own", tmp_path)
     assert sum(map(len, (domain.train, domain.query, domain.gallery))) == 2 * len(people)
+
+
+@pytest.mark.parametrize("slip", ["six", "unknown"])
+def test_numbers_and_names_of_people_do_not_mix(slip: str, tmp_path: Path) -> None:
+    """1 and 001 are one person as numbers, and two as names: among names, both would have become identities."""
+    folders = [*(f"{number:03d}" for number in range(1, 6)), *map(str, range(1, 6)), slip]
+    touch(tmp_path / "own", [f"{who}/c{n}_.jpg" for who in folders for n in (1, 2)])
+    with pytest.raises(
+        DataError, match=rf"own/{slip}: identity '{slip}' beside '001'; write whole numbers for all, or"
+    ):
+        read("own", tmp_path)
+    (tmp_path / "own" / slip).rename(tmp_path / "own" / "6")  # the remedy
+    assert len(set(read("own", tmp_path).train.pids.tolist())) == 3
+
+
+@pytest.mark.parametrize("zero", ["0", "00", "0000"])
+@pytest.mark.parametrize("split", [True, False])
+def test_zero_among_names_is_a_folder_of_distractors(zero: str, split: bool, tmp_path: Path) -> None:
+    splits = ("train/", "query/", "gallery/") if split else ("",)
+    touch(
+        tmp_path / "own",
+        [f"{part}{who}/c{n}_{k}.jpg" for part in splits for who in ("anna", "ben") for n in (1, 2) for k in (1, 2)],
+    )
+    touch(tmp_path / "own", [f"{splits[-1]}{zero}/c1_9.jpg", f"{splits[-1]}{zero}/c2_9.jpg"])
+    domain = read("own", tmp_path)
+    assert (domain.gallery.pids == 0).sum() == 2 and 0 not in domain.train.pids
+    assert set(domain.train.pids.tolist()) | set(domain.query.pids.tolist()) == {1, 2}
 
 
 def test_identity_folder_with_images_of_several_identities_is_refused(tmp_path: Path) -> None:
@@ -216,7 +243,7 @@ def test_names_that_begin_alike_in_every_folder_number_frames(tmp_path: Path) ->
     [
         (("entrance", "exit"), 10, True),
         (("entrance", "exit"), 9, False),
-        (("1", "exit"), 10, False),
+        (("1", "2"), 10, False),
         ("abcde", 10, False),
     ],
 )

@@ -122,3 +122,11 @@ def test_other_folder_names_are_one_field_away(tmp_path: Path) -> None:
     (tmp_path / "bounding_box_test").rename(tmp_path / "image_test")
     parts = read_market(tmp_path, folders=("image_train", "image_query", "image_test"))
     assert [len(split) for split in (parts.train, parts.query, parts.gallery)] == [3, 2, 4]
+
+
+def test_images_of_a_kind_that_is_not_read_are_named_in_every_layout(tmp_path: Path) -> None:
+    folder = market(tmp_path / "market")
+    for name in ("bounding_box_train", "bounding_box_test"):
+        first = min((folder / name).glob("*.jpg"))
+        first.rename(first.with_suffix(".tif"))
+    assert mentions(read("market", tmp_path), "2 files of a kind that is not read (tif), first")

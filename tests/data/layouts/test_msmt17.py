@@ -190,3 +190,13 @@ def test_edition_that_is_not_there_is_refused(tmp_path: Path) -> None:
     lists(tmp_path / "plain" / "msmt17")
     for typed in ("msmt17_v1", "msmt17_v2"):
         assert read(typed, tmp_path / "plain").name == "msmt17"
+
+
+def test_lists_that_were_saved_on_windows_are_read(tmp_path: Path) -> None:
+    lists(tmp_path / "a" / "msmt17")
+    other = lists(tmp_path / "b" / "msmt17")
+    for file in other.glob("list_*.txt"):
+        text = file.read_text(encoding="utf-8").replace("/", "\\").replace("\n", "\r\n")
+        file.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    one, two = read("msmt17", tmp_path / "a"), read("msmt17", tmp_path / "b")
+    assert columns(one) == columns(two) and names(one.train) == names(two.train)

@@ -91,3 +91,20 @@ def test_table_is_no_division_of_a_known_dataset(name: str, tmp_path: Path) -> N
 def test_table_of_a_known_dataset_is_compared_with_what_was_published(tmp_path: Path) -> None:
     manifest(tmp_path / "market", "path,identity,split\na.jpg,1,train\nb.jpg,2,query\nc.jpg,2,gallery\n")
     assert mentions(read("market", tmp_path), "Market-1501 was published with")
+
+
+@pytest.mark.parametrize("depth", ["site", "download/site"])
+def test_a_data_set_of_one_s_own_that_lies_alone_in_a_folder_is_entered(depth: str, tmp_path: Path) -> None:
+    people = [
+        f"{split}/000{who}/c{cam}_1.jpg" for split in ("train", "query", "gallery") for who in (1, 2) for cam in (1, 2)
+    ]
+    touch(tmp_path / "b" / depth, people)
+    domain = read("b", tmp_path)
+    assert domain.root == tmp_path / "b" / depth and len(domain.train) == 4
+    assert mentions(domain, f"read from {tmp_path / 'b' / depth}, where the data set lies")
+
+
+def test_images_that_are_marked_unlabelled_are_found_one_folder_deeper(tmp_path: Path) -> None:
+    touch(tmp_path / "b" / "site", ["entrance/1.jpg", "exit/2.jpg", "unlabelled.txt"])
+    domain = read("b", tmp_path)
+    assert len(domain.train) == 2 and not domain.labelled

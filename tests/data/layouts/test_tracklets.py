@@ -6,6 +6,7 @@ import pytest
 
 from tests.data.layouts.folders import cams, fault, mentions, names, touch, tracklets
 from uda_reid.data.layouts import read
+from uda_reid.errors import DataError
 
 OLD = (
     "train/0001/0003/0001C6F0002X30823.jpg",
@@ -93,3 +94,47 @@ def test_folders_per_identity_with_a_folder_in_one_are_no_tracklets(tmp_path: Pa
     touch(tmp_path / "own", ["train/a/1.jpg", "train/a/night/2.jpg", "query/b/1.jpg", "gallery/b/2.jpg"])
     domain = read("own", tmp_path)
     assert (domain.layout, len(domain.train), domain.train.tracklets) == ("a folder per identity", 1, None)
+
+
+@pytest.mark.parametrize("names_of", [("cam01", "cam02"), ("camera_a", "camera_b"), ("images_1", "images_2")])
+def test_folders_of_cameras_are_no_identities(names_of: tuple[str, str], tmp_path: Path) -> None:
+    """The depth of tracklets, but of cameras: two identities had been read of four people."""
+    for split in ("train", "query", "gallery"):
+        touch(tmp_path / "own" / split, [f"{cam}/person0{n}/frame000.jpg" for cam in names_of for n in (1, 2)])
+    with pytest.raises(DataError, match=rf"train/{names_of[0]}: '{names_of[0]}' names a split, a camera or a kind"):
+        read("own", tmp_path)
+    marker = tmp_path / "own" / "train" / "unlabelled.txt"  # the first remedy, here for all splits
+    marker.touch()
+    with pytest.raises(DataError, match=rf"query/{names_of[0]}: .* are no tracklets of one; list the images in a man"):
+        read("own", tmp_path)
+    marker.unlink()
+    lines = [
+        f"{split}/{cam}/person0{n}/frame000.jpg,{n},{place},{split}"
+        for split in ("train", "query", "gallery")
+        for place, cam in enumerate(names_of)
+        for n in (1, 2)
+    ]
+    (tmp_path / "own" / "manifest.csv").write_text("\n".join(["path,identity,camera,split", *lines]) + "\n")
+    assert set(read("own", tmp_path).train.pids.tolist()) == {1, 2}
+
+
+def test_owner_s_word_that_train_has_no_labels_is_heard_beside_tracklets(tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    touch(folder / "train", [f"cam{cam}/track{n}/00{k}.jpg" for cam in (1, 2) for n in (0, 1) for k in (0, 1)])
+    for split, cam in (("query", 1), ("gallery", 2)):
+        touch(folder / split, [f"000{who}/track0/cam{cam}_{k}.jpg" for who in (1, 2) for k in (0, 1)])
+    with pytest.raises(DataError, match="names a split, a camera"):
+        read("own", tmp_path)
+    (folder / "train" / "unlabelled.txt").touch()
+    domain = read("own", tmp_path)
+    assert len(domain.train) == 8 and not domain.labelled
+    assert cams(domain.train) == [1] * 4 + [2] * 4
+    assert (domain.query.pids.tolist(), domain.gallery.pids.tolist()) == ([1, 2], [1, 2])
+    assert mentions(domain, "train: 2 cameras read from the names of folders")
+
+
+def test_first_identity_whose_images_are_not_read_does_not_hide_the_layout(tmp_path: Path) -> None:
+    touch(tmp_path / "own", [name.replace(".jpg", ".tif") if "train/0001" in name else name for name in OLD])
+    domain = read("own", tmp_path)
+    assert domain.layout == "a folder per tracklet" and domain.train.pids.tolist() == [10]
+    assert mentions(domain, "3 files of a kind that is not read (tif)")

@@ -105,8 +105,8 @@ def _read(name: str, root: Path, others: Iterable[str]) -> Domain:
     called += f"-split{number}" if number else ""
     domain = Domain(called, place.folder, parts.train, parts.query, parts.gallery, (), layout.title)
     surprises = known.surprises(domain) if known else ()
-    # Published layouts are not looked through: they are large and hold nothing else.
-    more = passed_over(place.folder) if layout in (CROPS, UNLABELLED) else []
+    # A table names its files, and may lie in a folder of anything.
+    more = [] if layout is TABLE else passed_over(place.folder)
     return replace(domain, notes=(*surprises, *place.notes, *parts.notes, *more))
 
 

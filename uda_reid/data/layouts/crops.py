@@ -14,7 +14,7 @@ from uda_reid.data.layouts.market import MARKET_NAME
 from uda_reid.data.layouts.unlabelled import MARKER, is_unlabelled, unlabelled_rows
 from uda_reid.errors import DataError
 
-_NO_IDENTITY = re.compile(
+NO_IDENTITY = re.compile(
     r"cam[-_]?\d+|cam[-_][a-z]|camera[-_]?(\d+|[a-z])|images?([-_].*)?|imgs?|bbox([-_].*)?|bounding_box(es)?([-_].*)?"
     r"|gt[-_].*|labell?ed|detected|(train|val|test)([-_].*)?|training|validation|testing|query|gallery|probe"
     r"|multi[-_]query|(single|multi)[-_]shot|distractors?",
@@ -122,7 +122,7 @@ def _alone(identity: Path, images: int, stray: int) -> DataError:
 
 def _check_identity(folder: Path) -> None:
     """Raise a DataError when the folder is evidently not that of one identity."""
-    if _NO_IDENTITY.fullmatch(folder.name):
+    if NO_IDENTITY.fullmatch(folder.name):
         raise DataError(
             f"{folder}: {folder.name!r} names a split, a camera or a kind of images, not an identity, so these are "
             "no folders of crops per identity; give that folder itself to read its images without labels, "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,15 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from uda_reid.data.layouts.tokens import UNSEEN, cameras, identities, whole, without_decimals
 from uda_reid.errors import DataError
 from uda_reid.types import DISTRACTOR, JUNK, UNKNOWN, Ids, Split
 
 SPLITS = ("train", "query", "gallery")
 Texts = npt.NDArray[np.object_]
-_INTEGER = re.compile(r"-?\d{1,18}", re.ASCII)
-_FLOAT = re.compile(r"(-?\d{1,18})\.0+", re.ASCII)
-"""Whole numbers as pandas writes a column in which some are missing."""
-_UNSEEN = -1  # stands for the camera of an image whose camera nobody knows
 
 
 class Row(NamedTuple):
@@ -54,8 +50,9 @@ def arrange(rows: Sequence[Row], *, folder: Path, zero_is_distractor: bool = Fal
     """Number the labels, divide the images where no split is given, and sort every split by path.
 
     Whole numbers stay as they are, text is numbered from 1 in sorted order; an identity of -1 is junk and 0 a
-    distractor in either. Training images without an identity are `UNKNOWN`. Cameras that count from 0 are shifted to
-    count from 1; a single camera tells nothing and counts as unknown.
+    distractor in either, however they are written (0000), and other numbers beside text are refused. Training images
+    without an identity are `UNKNOWN`. Cameras that count from 0 are shifted to count from 1; a single camera tells
+    nothing and counts as unknown.
 
     Args:
         rows: the images; splits and tracklets are given for all of them or for none, the cameras and the training
@@ -70,10 +67,10 @@ def arrange(rows: Sequence[Row], *, folder: Path, zero_is_distractor: bool = Fal
     rows = sorted(rows, key=lambda row: row.path.as_posix())
     notes: list[str] = []
     _check_identities(rows)
-    pids = _identities(rows, notes)
+    pids, named = _identities(rows, notes)
     cams = _cameras(rows, notes)
     given = np.array([row.split for row in rows], dtype=object)
-    if not zero_is_distractor and bool(np.any((pids == DISTRACTOR) & (given != "gallery"))):
+    if not (zero_is_distractor or named) and bool(np.any((pids == DISTRACTOR) & (given != "gallery"))):
         pids[pids >= 0] += 1
         notes.append("identities count from 0, where 0 means a distractor in a gallery: 1 was added to each")
     splits = given if any(given) else _divided(pids, cams, folder, notes)
@@ -174,60 +171,44 @@ def _check_identities(rows: Sequence[Row]) -> None:
             )
 
 
-def _identities(rows: Sequence[Row], notes: list[str]) -> Ids:
-    pids = np.full(len(rows), UNKNOWN, dtype=np.int64)
-    labelled = [place for place, row in enumerate(rows) if row.identity]
-    numbers = _numbered([rows[place].identity for place in labelled], keep={str(JUNK), str(DISTRACTOR)})
-    for place, number in zip(labelled, numbers.tolist(), strict=True):
-        if number < JUNK:
-            raise DataError(f"{rows[place].where}: identity {number} is negative; only -1 may be, for junk")
-    pids[labelled] = numbers
+def _identities(rows: Sequence[Row], notes: list[str]) -> tuple[Ids, bool]:
+    """Return the numbers of the identities, and whether they are written as names."""
+    numbered = identities([row.identity for row in rows], lambda place: rows[place].where)
     written: dict[int, set[str]] = {}
-    for place, number in zip(labelled, numbers.tolist(), strict=True):
-        written.setdefault(number, set()).add(_whole(rows[place].identity))
+    for row, number in zip(rows, numbered.numbers.tolist(), strict=True):
+        if row.identity:
+            written.setdefault(number, set()).add(without_decimals(row.identity))
     several = [", ".join(sorted(texts)) for texts in written.values() if len(texts) > 1]
     if several:
         people = count(len(several), "identity", "identities")
         notes.append(f"{people} written in several ways and read as one each: {several[0]}")
-    return pids
-
-
-def _whole(text: str) -> str:
-    """Return a whole number without the decimals that a table may have given it, and other text as it is."""
-    match = _FLOAT.fullmatch(text)
-    return match[1] if match else text
+    return numbered.numbers, numbered.names > 0
 
 
 def _cameras(rows: Sequence[Row], notes: list[str]) -> Ids | None:
-    """Return the numbers of the cameras, `_UNSEEN` where none is given."""
+    """Return the numbers of the cameras, `UNSEEN` where none is given."""
     seen = [place for place, row in enumerate(rows) if row.camera]
     if not seen:
         return None
-    numbers = _numbered([rows[place].camera for place in seen], keep=set())
-    for place, number in zip(seen, numbers.tolist(), strict=True):
-        if number < 0:
-            raise DataError(f"{rows[place].where}: camera {number} is negative; count cameras from 1")
+    numbers = cameras([rows[place].camera for place in seen], lambda place: rows[seen[place]].where)
     if len(np.unique(numbers)) == 1:
         notes.append("all images are from one camera, so cameras count as unknown")
         return None
-    cams = np.full(len(rows), _UNSEEN, dtype=np.int64)
+    cams = np.full(len(rows), UNSEEN, dtype=np.int64)
     cams[seen] = numbers + 1 if numbers.min() == 0 else numbers
     return cams
 
 
-def _numbered(texts: Sequence[str], *, keep: set[str]) -> Ids:
-    """Return whole numbers as they are, and text numbered from 1 in sorted order, save what is to be kept."""
-    texts = [_whole(text) for text in texts]
-    distinct = set(texts)
-    if all(_INTEGER.fullmatch(text) for text in distinct):
-        return np.array([int(text) for text in texts], dtype=np.int64)
-    numbers = {text: number for number, text in enumerate(sorted(distinct - keep), start=1)}
-    numbers |= {text: int(text) for text in keep}
-    return np.array([numbers[text] for text in texts], dtype=np.int64)
+def _tracklets(names: Sequence[str]) -> Ids:
+    """Return the number of each tracklet: 1, 2, ... in the order of the names; whole numbers stay as they are."""
+    known = {name: whole(name) for name in set(names)}
+    if any(number is None for number in known.values()):
+        known = {name: number for number, name in enumerate(sorted(known), start=1)}
+    return np.array([known[name] for name in names], dtype=np.int64)
 
 
 def _parts(rows: Sequence[Row], pids: Ids, cams: Ids | None, splits: Texts, notes: list[str]) -> Parts:
-    tracklets = _numbered([row.tracklet for row in rows], keep=set()) if any(row.tracklet for row in rows) else None
+    tracklets = _tracklets([row.tracklet for row in rows]) if any(row.tracklet for row in rows) else None
     columns: dict[str, Split] = {}
     for split in SPLITS:
         places = np.flatnonzero(splits == split)
@@ -237,7 +218,7 @@ def _parts(rows: Sequence[Row], pids: Ids, cams: Ids | None, splits: Texts, note
                 first = rows[int(places[unwanted][0])].path.name
                 notes.append(f"images left out of {split}: {unwanted.sum()} of junk or distractors, first {first}")
             places = places[~unwanted]
-        unseen = cams is None or bool((cams[places] == _UNSEEN).any())
+        unseen = cams is None or bool((cams[places] == UNSEEN).any())
         columns[split] = Split(
             paths=tuple(rows[place].path for place in places.tolist()),
             pids=pids[places],

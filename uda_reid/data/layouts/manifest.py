@@ -11,6 +11,7 @@ from pathlib import Path
 from uda_reid.data.layouts.files import Presence, file_called
 from uda_reid.data.layouts.labels import SPLITS, Parts, Row, arrange
 from uda_reid.data.layouts.layout import Layout
+from uda_reid.data.layouts.tokens import check_written
 from uda_reid.errors import DataError
 from uda_reid.options import one_line
 from uda_reid.reading import open_text
@@ -115,7 +116,9 @@ def _check_header(file: Path, header: list[str]) -> None:
 def _row(folder: Path, where: str, values: dict[str, str], present: Presence) -> Row:
     if not values["path"]:
         raise DataError(f"{where}: path is blank; every image needs one")
-    split = values.get("split", "")
+    for column in COLUMNS:
+        check_written(values.get(column, ""), column, where)
+    split = values.get("split", "").casefold()
     if split and split not in SPLITS:
         raise DataError(f"{where}: split {split!r} is unknown; use {', '.join(SPLITS)}")
     path = folder / values["path"]

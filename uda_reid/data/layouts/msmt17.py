@@ -80,7 +80,8 @@ def _image_folders(folder: Path) -> tuple[Path, Path]:
 
 def _listed(file: Path, split: str, images: Path) -> Iterator[Row]:
     try:
-        lines = read_text(file).splitlines()
+        # Some copies were saved on Windows: a byte-order mark in front, and \\ between folders.
+        lines = read_text(file, encoding="utf-8-sig").replace("\\", "/").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: the list cannot be read ({error}); MSMT17 has it beside its images") from error
     present = Presence()

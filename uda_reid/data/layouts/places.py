@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from uda_reid.data.layouts.dataset import KnownDataset
-from uda_reid.data.layouts.files import first_image, folders_in
+from uda_reid.data.layouts.files import first_image, folder_called, folders_in
 from uda_reid.data.layouts.known import DATASETS, find_known
 from uda_reid.data.layouts.labels import SPLITS
 from uda_reid.data.layouts.manifest import MANIFEST, TABLE
-from uda_reid.data.layouts.unlabelled import UNLABELLED
+from uda_reid.data.layouts.unlabelled import UNLABELLED, is_marked
 from uda_reid.errors import DataError
 from uda_reid.options import closest
 
@@ -117,7 +117,13 @@ def _only(folder: Path, known: KnownDataset | None, depth: int) -> Path | None:
     inner = folders_in(folder)
     if not depth or len(inner) != 1 or inner[0].name.casefold() in SPLITS or first_image(folder):
         return None
-    return inner[0] if _holds(inner[0], known) else _only(inner[0], known, depth - 1)
+    holds = _holds(inner[0], known) or (known is None and _is_own(inner[0]))
+    return inner[0] if holds else _only(inner[0], known, depth - 1)
+
+
+def _is_own(folder: Path) -> bool:
+    """Return whether a folder is evidently a data set of one's own: by its splits, or because its owner says so."""
+    return is_marked(folder) or any(folder_called(folder, split) for split in SPLITS)
 
 
 def _ordered(known: KnownDataset, name: str) -> list[str]:

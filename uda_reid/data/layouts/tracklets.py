@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from uda_reid.data.layouts.cameras import camera_in, settled
+from uda_reid.data.layouts.crops import NO_IDENTITY
 from uda_reid.data.layouts.files import first_image, folder_called, folders_in, images_in
 from uda_reid.data.layouts.labels import SPLITS, Parts, Row, arrange
 from uda_reid.data.layouts.layout import Layout
+from uda_reid.data.layouts.unlabelled import MARKER, is_marked, unlabelled_rows
 from uda_reid.errors import DataError
 
 FIRST_IMAGE = "in query and gallery each tracklet stands by its first image, so their counts are in tracklets"
@@ -20,38 +22,58 @@ MARS', `0001C1T0001F001.jpg`."""
 
 
 def is_tracklets(folder: Path) -> bool:
-    """Return whether the first identity to train on has images in folders for tracklets, and none beside these."""
-    training, *tests = (folder_called(folder, split) for split in SPLITS)
-    if training is None or not all(tests):
+    """Return whether the first identity with images has them in folders for tracklets, and none beside these.
+
+    That is one to train on or, where the owner says that no folder below `train` is an identity's, a query.
+    """
+    places = [folder_called(folder, split) for split in SPLITS]
+    if not all(places):
         return False
-    identities = folders_in(training)
-    if not identities or first_image(identities[0]):
-        return False
-    return any(first_image(tracklet) for tracklet in folders_in(identities[0]))
+    for identity in folders_in(next(place for place in places if place and not is_marked(place))):
+        if first_image(identity):
+            return False
+        if any(first_image(tracklet) for tracklet in folders_in(identity)):
+            return True
+    return False
 
 
 def read_tracklets(folder: Path) -> Parts:
     """Read a folder of tracklets: every image trains, a query or a gallery tracklet stands by its first image.
 
-    Cameras come from the file names, else they are unknown; a note says which.
+    Cameras come from the file names, else they are unknown; a note says which. Below `train` there may be images
+    without identities instead, where its owner says so.
 
     Raises:
-        DataError: a folder is missing or no image is where it has to be.
+        DataError: a folder is missing, no image is where it has to be, or a folder is evidently not an identity's.
     """
     rows: list[Row] = []
+    train: list[Row] = []
+    notes: list[str] = []
     for split in SPLITS:
         place = folder_called(folder, split) or folder / split
+        if split == "train" and is_marked(place):
+            train, found_notes = unlabelled_rows(place)
+            notes += [f"train: {note}" for note in found_notes]
+            continue
         found = list(_rows(place, split))
         if not found:
             raise DataError(f"{place}: no images in it below a folder for the identity and one for the tracklet")
         rows += found
     rows, note = settled(rows)
-    parts = arrange(rows, folder=folder)
-    return parts._replace(notes=(FIRST_IMAGE, note, *parts.notes))
+    parts = arrange([*train, *rows], folder=folder)
+    return parts._replace(notes=(FIRST_IMAGE, *notes, note, *parts.notes))
 
 
 def _rows(folder: Path, split: str) -> Iterator[Row]:
     for identity in folders_in(folder):
+        if NO_IDENTITY.fullmatch(identity.name):
+            marker = (
+                f"put a file {MARKER} into {folder} to read its images without labels, or " if split == "train" else ""
+            )
+            raise DataError(
+                f"{identity}: {identity.name!r} names a split, a camera or a kind of images, not an identity, so the "
+                f"folders in it are no tracklets of one; {marker}list the images in a manifest.csv"
+            )
         for tracklet in folders_in(identity):
             images = images_in(tracklet)
             for path in images if split == "train" else images[:1]:
