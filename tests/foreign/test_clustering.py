@@ -197,3 +197,12 @@ def test_place_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match=r"labels\.csv cannot be written \("):
         write_labels(tmp_path / "file" / "labels.csv", np.zeros(3, np.int64))
+
+
+@pytest.mark.parametrize(("different", "noted"), [(1, True), (3, True), (5, False), (20, False)])
+def test_clusters_of_equal_rows_are_said_to_be_alike(different: int, noted: bool) -> None:
+    features = torch.eye(20)[torch.arange(20) % different]
+    found = cluster_features(features, Grouping(method="kmeans", clusters=5))
+    note = f"only {different} of the 5 clusters differ: the others are parts of equal rows"
+    assert (note in found.notes) == noted
+    assert (f"note: {note}" in shown(show_clustered("x", found))) == noted

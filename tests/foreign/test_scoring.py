@@ -14,7 +14,17 @@ import torch
 from tests import oracles
 from tests.foreign.made import people, searched, shown, table
 from uda_reid.errors import DataError, RecipeError
-from uda_reid.foreign import Reranking, Search, score_features, score_files, scored_json, show_scored, write_per_query
+from uda_reid.foreign import (
+    Grouping,
+    Reranking,
+    Search,
+    cluster_features,
+    score_features,
+    score_files,
+    scored_json,
+    show_scored,
+    write_per_query,
+)
 from uda_reid.ops.distance import normalise
 from uda_reid.ops.jaccard import rerank
 from uda_reid.ops.ranking import rank, rank_distances
@@ -293,3 +303,12 @@ def test_junk_is_no_neighbour_unless_it_is_wanted(cameras: bool) -> None:
     assert f"lambda 0.3, {junk} junk rows took part" in shown(show_scored("x", wanted))
     assert json.loads(scored_json(found))["junk"] == junk and not json.loads(scored_json(found))["reranking"]["junk"]
     assert "junk row" not in shown(show_scored("x", expected))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-44, 1e30])
+def test_very_small_features_are_not_called_zeros(scale: float) -> None:
+    search = searched()
+    small = replace(search, query=search.query.sign() * scale, gallery=search.gallery.sign() * scale)
+    whole = replace(search, query=search.query.sign(), gallery=search.gallery.sign())
+    assert score_features(small).notes == score_features(whole).notes == ()
+    assert not any("zeros" in note for note in cluster_features(small.gallery, Grouping("kmeans", 4)).notes)

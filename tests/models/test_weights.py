@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -12,7 +13,7 @@ import torchvision
 
 from uda_reid.errors import CheckpointError
 from uda_reid.models.encoder import Embedder, EncoderSpec, build
-from uda_reid.models.weights import LoadReport, fill, find_imagenet
+from uda_reid.models.weights import LoadReport, fill, find_imagenet, read
 
 MOBILENET = Path(__file__).resolve().parents[2] / "../shared/data/weights/mobilenet_v2_imagenet.safetensors"
 
@@ -113,7 +114,7 @@ def test_missing_weights_file_is_refused(tmp_path: Path) -> None:
 def test_pickled_module_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "module.pth"
     torch.save(build(spec()), path)
-    with pytest.raises(CheckpointError, match="no readable file of weights alone"):
+    with pytest.raises(CheckpointError, match="objects are never unpickled"):
         build(spec(weights=str(path)))
 
 
@@ -194,3 +195,28 @@ def test_lack_names_the_first_few_tensors() -> None:
     assert LoadReport("file", 3, unexpected=("x",)).lack() == ""
     short = LoadReport("file", 3, missing=("a", "b"), wrong_shape=("c", "d", "e")).lack()
     assert short == "missing or of another shape are a, b, c and 2 more"
+
+
+def test_a_checkpoint_with_other_objects_is_said_in_our_words(tmp_path: Path) -> None:
+    """torchreid keeps a NumPy number beside the weights; torch's text ends within an escape sequence."""
+    path = tmp_path / "model.pth"
+    torch.save({"state_dict": {"conv1.weight": torch.ones(2)}, "rank1": np.float64(0.8)}, path)
+    with pytest.raises(CheckpointError) as raised:
+        read(path)
+    text = str(raised.value)
+    assert text.isprintable() and "weights_only" not in text and "torch.save(model.state_dict(), path)" in text
+    torch.save(torch.load(path, weights_only=False)["state_dict"], path)  # the remedy
+    assert list(read(path)) == ["conv1.weight"]
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no archive", b"\x00" * 100, b"text"])
+def test_no_other_library_s_text_is_passed_on(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError) as raised:
+        read(tmp_path / name)
+    text = str(raised.value).removeprefix(str(tmp_path))
+    assert text.isprintable()
+    assert not any(
+        word in text for word in ("weights_only", "PytorchStreamReader", "HeaderToo", "Weights only", "Ran out")
+    )

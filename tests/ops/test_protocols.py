@@ -37,7 +37,8 @@ def test_check_labels_takes_lists_arrays_and_tensors() -> None:
 @pytest.mark.parametrize("missing", ["query_cams", "gallery_cams"])
 @pytest.mark.parametrize("protocol", ["market", "cross-camera"])
 def test_missing_cameras_are_refused_and_any_camera_recommended(missing: str, protocol: str) -> None:
-    with pytest.raises(DataError, match=r"needs query_cams and gallery_cams; .* use protocol 'any-camera'"):
+    message = r"needs the camera of every query and every gallery image; .* use protocol 'any-camera'"
+    with pytest.raises(DataError, match=message):
         check_labels(**{**GOOD, "protocol": protocol, missing: None})
     check_labels(**{**GOOD, "protocol": "any-camera", missing: None})
 

@@ -169,3 +169,11 @@ def test_kmeans_keeps_the_best_of_its_starts() -> None:
 def test_more_clusters_than_rows_are_refused() -> None:
     with pytest.raises(DataError, match=r"^cannot make 21 clusters of 20 samples; choose from 1 to 20 clusters$"):
         assign(torch.ones(20, 4), method="kmeans", clusters=21, generator=generator())
+
+
+def test_embeddings_that_have_collapsed_are_said_to_be_alike() -> None:
+    features = torch.eye(6)[torch.arange(12) % 2]
+    found = assign(features, method="kmeans", clusters=4, generator=torch.Generator().manual_seed(0))
+    assert found.steps == ("only 2 of the 4 clusters differ: the others are parts of equal rows",)
+    apart = assign(torch.eye(6), method="kmeans", clusters=4, generator=torch.Generator().manual_seed(0))
+    assert apart.steps == ()

@@ -176,7 +176,7 @@ def cluster_features(
     return replace(
         found,
         silhouette=(estimate.value, estimate.error, estimate.rows),
-        notes=tuple(zero_rows(torch.linalg.vector_norm(features, dim=1))),
+        notes=(*zero_rows(torch.linalg.vector_norm(features, ord=torch.inf, dim=1)), *found.notes),
         density=soft_neighbourhood_density(features) if small else math.nan,
         seconds={**found.seconds, "quality": time.perf_counter() - start},
     )
@@ -261,7 +261,7 @@ def _kmeans(features: Tensor, grouping: Grouping, run: Run) -> Clustered:
     start = time.perf_counter()
     found = kmeans(normalise(features), grouping.clusters, generator=run.stream("cluster/kmeans"))
     seconds = {"clustering": time.perf_counter() - start}
-    return Clustered(found.labels.cpu().numpy(), grouping, seconds=seconds)
+    return Clustered(found.labels.cpu().numpy(), grouping, seconds=seconds, notes=found.alike)
 
 
 def _on_graph(features: Tensor, grouping: Grouping, run: Run, memory: int, progress: Progress) -> Clustered:

@@ -104,7 +104,7 @@ def zero_rows(lengths: Tensor) -> list[str]:
     """Return a note where rows of such lengths have no direction.
 
     Args:
-        lengths: (N,) float32.
+        lengths: (N,), or the largest entries: 0 for a row of zeros and for no other.
     """
     zeros = int((lengths == 0).sum())
     told = f"{zeros:,} of {len(lengths):,} rows are all zeros"

@@ -236,9 +236,15 @@ def _euclidean(query: Tensor, gallery: Tensor, memory: int) -> Iterator[Tensor]:
         yield squared_distances(part.double(), wide) * scale
 
 
+def _lengths(features: Tensor) -> Tensor:
+    """Return the lengths of rows, (N,) float64: in float32 the squares of very small entries are 0."""
+    parts = [torch.linalg.vector_norm(part.double(), dim=1) for part in torch.split(features, 4096)]
+    return torch.cat(parts)
+
+
 def _uneven(query: Tensor, gallery: Tensor, metric: Metric) -> list[str]:
     """Return a note where the features' lengths would change a ranking by Euclidean distances, or are 0."""
-    lengths = torch.cat([torch.linalg.vector_norm(part, dim=1) for part in (query, gallery.to(query.device))])
+    lengths = torch.cat([_lengths(part).to(query.device) for part in (query, gallery)])
     notes = zero_rows(lengths)
     lengths = lengths[lengths > 0]
     if len(lengths) == 0 or metric == "euclidean" or lengths.max() - lengths.min() <= EVEN * lengths.max():

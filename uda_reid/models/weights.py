@@ -12,10 +12,10 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from uda_reid.errors import CheckpointError
+from uda_reid.options import one_line
 from uda_reid.reading import check_regular
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
@@ -110,9 +110,22 @@ def read(path: Path) -> dict[str, Tensor]:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: there is no such weights file") from error
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        reason = str(error).split("\n")[0][:200]
-        raise CheckpointError(f"{path} is no readable file of weights alone ({reason})") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror or one_line(error)})") from error
+    except pickle.UnpicklingError as error:  # whose text is about torch's own options, and unsafe advice
+        what = "holds more than tensors and plain values, as training checkpoints often do, or is damaged"
+        raise CheckpointError(
+            f"{path} {what}; objects are never unpickled: save the weights alone, where the file was made, with "
+            "torch.save(model.state_dict(), path)"
+        ) from error
+    except MemoryError:  # says nothing about the file
+        raise
+    except Exception as error:  # of damaged files torch raises whatever it comes across
+        kind = "safetensors" if path.suffix == ".safetensors" else "torch.save"
+        raise CheckpointError(
+            f"{path} is no readable file of weights alone: it is truncated, damaged, or was not made by {kind}; "
+            "copy it again"
+        ) from error
     for wrapper in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]

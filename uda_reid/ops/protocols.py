@@ -102,7 +102,7 @@ def check_labels(
         cams = torch.zeros_like(query), torch.zeros_like(gallery)
     elif query_cams is None or gallery_cams is None:
         raise DataError(
-            f"protocol {protocol!r} needs query_cams and gallery_cams; "
+            f"protocol {protocol!r} needs the camera of every query and every gallery image; "
             "where no camera is known use protocol 'any-camera'"
         )
     else:

@@ -64,6 +64,8 @@ class PUL:
         for number in range(len(history), self.rounds):
             features = extract(encoder, target.images, run=run)
             clusters, reliable = run.main_only(partial(self.choose, features, run=run, number=number))
+            for line in clusters.alike:
+                run.log(f"PUL: {line}")
             reason = self._stop(int(reliable.sum()), history)
             if reason:
                 stopped = f"after {number} rounds: {reason}"

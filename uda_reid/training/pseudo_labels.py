@@ -37,7 +37,7 @@ class PseudoLabels:
         labels: (N,) int64: clusters 0..C-1, -1 for rows that belong to none and are not trained on.
         centroids: (C, D) float32: of every cluster, the mean of its normalised features, normalised again.
         eps: the radius of DBSCAN; 0 with k-means.
-        steps: why that radius was changed, one line each.
+        steps: why that radius was changed, or what is odd about the clusters, one line each.
     """
 
     labels: Tensor
@@ -103,7 +103,7 @@ def assign(
     features = normalise(features)
     if method == "kmeans":
         found = kmeans(features, clusters, generator=generator, starts=starts)
-        return PseudoLabels(found.labels, normalise(found.centroids))
+        return PseudoLabels(found.labels, normalise(found.centroids), steps=found.alike)
     if distance == "jaccard":
         dense = _by_neighbours(features, k1, k2, eps, min_samples)
     else:

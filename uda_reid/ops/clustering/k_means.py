@@ -35,6 +35,13 @@ class KMeans:
     iterations: int
     converged: bool
 
+    @property
+    def alike(self) -> tuple[str, ...]:
+        """A line where some centroids are equal, as there are less than K different samples; none where all differ."""
+        count, distinct = len(self.centroids), len(torch.unique(self.centroids, dim=0))
+        told = f"only {distinct} of the {count} clusters differ: the others are parts of equal rows"
+        return (told,) if distinct < count else ()
+
 
 def kmeans(
     features: Tensor,
