@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from uda_reid.matrix.folder import (
     write_tables,
 )
 from uda_reid.matrix.plan import Cell, Place, Planned
+from uda_reid.pipeline.folders import locked
 from uda_reid.report import Lists, Shown, write, write_lists, write_map
 from uda_reid.report.lists import Hit, Query
 from uda_reid.report.pictures import Picture
@@ -221,3 +223,13 @@ def test_page_with_photographs_is_for_its_user_alone(matrix: Matrix, pictures: b
         os.umask(before)
     assert stat.S_IMODE(page.stat().st_mode) == mode
     assert {stat.S_IMODE(table.stat().st_mode) for table in tables} == {0o644}
+
+
+def test_tables_are_written_by_one_process_at_a_time(matrix: Matrix) -> None:
+    waits = threading.Thread(target=lambda: write_tables(matrix, resamples=20))
+    with locked(matrix.root):
+        waits.start()
+        waits.join(2)
+        assert waits.is_alive() and not (matrix.root / "matrix.csv").exists()
+    waits.join(60)
+    assert (matrix.root / "matrix.csv").exists() and (matrix.root / "report.html").exists()

@@ -16,9 +16,11 @@ from uda_reid.matrix.results import Summary
 from uda_reid.matrix.summary import Runs, summarise
 from uda_reid.matrix.tables import comma_separated, json_lines, latex, markdown
 from uda_reid.ops.bootstrap import RESAMPLES
+from uda_reid.pipeline.folders import locked
 from uda_reid.reading import read_text
 from uda_reid.report import EMBEDDING_MAP, PAGE, RECORD, Record, Shown, read_map, read_shown, whole, write_html
 from uda_reid.report.records import DAMAGE
+from uda_reid.run import Silent
 from uda_reid.writing import replace_file
 
 MATRIX = "matrix.json"
@@ -233,10 +235,12 @@ def write_tables(
         "records.jsonl": json_lines(runs),
     }
     folders = {(entry.recipe, entry.place): entry.folder for entry in matrix.entries}
-    for name, text in texts.items():
-        replace_file(matrix.root / name, text.encode("utf-8", "replace"))
     page = render(summary, runs, folders, command=matrix.command, origin=made, shown=shown, pictures=pictures)
-    write_html(matrix.root / PAGE, page)
+    # One after the other: tables of one state of the matrix do not come to lie beside a page of another.
+    with locked(matrix.root, work="writing the tables of this matrix", waiting=Silent()):
+        for name, text in texts.items():
+            replace_file(matrix.root / name, text.encode("utf-8", "replace"))
+        write_html(matrix.root / PAGE, page)
     return summary, [matrix.root / name for name in (*texts, PAGE)]
 
 
