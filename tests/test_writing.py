@@ -13,7 +13,7 @@ import torch
 
 from uda_reid.errors import CheckpointError
 from uda_reid.training.checkpoint import load, save
-from uda_reid.writing import Occupied, keep_aside, private_folder, replace_file, replacing
+from uda_reid.writing import Occupied, append_text, keep_aside, private_folder, replace_file, replacing
 
 
 @pytest.mark.parametrize("broken", ["fsync", "replace"])
@@ -200,3 +200,24 @@ def test_private_folder_of_another_user_or_behind_another_s_link_is_refused(
         private_folder(tmp_path / "folder")
     monkeypatch.undo()
     assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o755
+
+
+@POSIX
+@pytest.mark.parametrize("reader", [False, True])
+def test_nothing_is_added_to_a_pipe_or_behind_a_link(tmp_path: Path, reader: bool) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "link").symlink_to("mine")
+    listening = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK) if reader else None
+    for name in ("pipe", "link"):
+        with pytest.raises(OSError, match=f"'.*{name}'"):
+            append_text(tmp_path / name, "line\n")
+    if listening is not None:
+        os.close(listening)
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_lines_are_added_at_the_end_of_a_file(tmp_path: Path) -> None:
+    for line in ("one\n", "\udcff\n"):
+        append_text(tmp_path / "log.txt", line)
+    assert (tmp_path / "log.txt").read_text() == "one\n\\udcff\n"

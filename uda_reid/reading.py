@@ -16,10 +16,15 @@ IMAGE_BYTES = 256 << 20
 """More than any image file of a person has."""
 TEXT_BYTES = 1 << 30
 """More than any table, list or record has: one of a million lines has a tenth."""
+MODEL_BYTES = 64 << 30
+"""More than any model or state has; where the machine has less memory, what that holds is the limit."""
 
 
 class IrregularError(OSError):
     """What has the name of a file is a pipe, a socket, a device or a folder, or has more bytes than it can have."""
+
+    def __str__(self) -> str:  # without a number, and without the path, which messages begin with
+        return str(self.strerror)
 
 
 def open_file(path: str | Path, *, most: int | None = None) -> io.BufferedReader:
@@ -35,13 +40,17 @@ def open_file(path: str | Path, *, most: int | None = None) -> io.BufferedReader
 
     >>> open_file("/dev/null")
     Traceback (most recent call last):
-    uda_reid.reading.IrregularError: [Errno 22] it is a pipe, a socket or a device and no file: '/dev/null'
+    uda_reid.reading.IrregularError: it is a pipe, a socket or a device and no file
     """
     _check(Path(path).stat(), path, most)  # opening a device may already do something to it
     # What has taken the file's place since then must not be waited for.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
-        _check(os.fstat(descriptor), path, most)
+        facts = os.fstat(descriptor)
+        _check(facts, path, most)
+        if not facts.st_size and os.read(descriptor, io.DEFAULT_BUFFER_SIZE):
+            # Some of these have no end, or wait: /proc/self/pagemap is a quarter of a terabyte.
+            raise IrregularError(errno.EINVAL, "it is no file on a disk: the system states no size for it", str(path))
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
@@ -61,9 +70,17 @@ def read_text(path: str | Path, *, encoding: str = "utf-8") -> str:
         return file.read()
 
 
-def check_regular(path: str | Path) -> None:
+def check_regular(path: str | Path, *, most: int | None = None) -> None:
     """Raise as `open_file` does, before another library opens the file by its name."""
-    open_file(path).close()
+    open_file(path, most=most).close()
+
+
+def model_bytes() -> int:
+    """Return how many bytes a file may have that is read whole, as models are."""
+    try:
+        return min(MODEL_BYTES, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):  # not every system tells
+        return MODEL_BYTES
 
 
 def _check(facts: os.stat_result, path: str | Path, most: int | None) -> None:

@@ -17,6 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.segment import Segment
 from rich.text import Text
 
+from uda_reid.writing import append_text
+
 if TYPE_CHECKING:  # `run` imports torch, which takes a second that --help does not have
     from uda_reid.run import Reporter
 
@@ -146,5 +148,4 @@ class Logged:
 
     def _write(self, message: str) -> None:
         self.spoken = time.monotonic()
-        with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {visible(message)}\n")
+        append_text(self.path, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {visible(message)}\n")

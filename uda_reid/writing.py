@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import glob
+import operator
 import os
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,6 +73,22 @@ def only_ours(look: os.stat_result) -> bool:
 def private_opener(path: str, flags: int) -> int:
     """Open a file as `open(..., opener=private_opener)` does: if it is new, its owner alone may read it."""
     return os.open(path, flags, PRIVATE_FILE)
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add text to the end of a file of lines, such as a log; what UTF-8 does not know is spelled out.
+
+    A link is not followed, and a pipe not waited for: the folder may be one that others may write to.
+
+    Raises:
+        OSError: the file cannot be written, or is a link or a pipe.
+    """
+    ways = ("O_WRONLY", "O_APPEND", "O_CREAT", "O_NONBLOCK", "O_NOFOLLOW", "O_BINARY")  # some systems lack the last
+    descriptor = os.open(path, functools.reduce(operator.or_, (getattr(os, way, 0) for way in ways)), 0o666)
+    with os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace") as file:
+        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is a pipe and no file", str(path))
+        file.write(text)
 
 
 def check_place(path: Path) -> None:

@@ -19,6 +19,7 @@ from uda_reid.matrix.plan import Cell
 from uda_reid.pipeline import Busy, one
 from uda_reid.report import Record
 from uda_reid.terminal import visible
+from uda_reid.writing import append_text
 
 POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 """What the libraries read on import, once: how many threads they may start."""
@@ -83,9 +84,9 @@ def answer_to(job: Job) -> Answer:
     except Busy as error:
         return Answer(None, failure=str(error), busy=True)
     except Exception as error:
-        with suppress(OSError), (job.out / FAILURES).open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {visible(job.command)}\n")
-            file.writelines(f"{visible(line)}\n" for line in traceback.format_exc().split("\n"))
+        lines = (f"{time.strftime('%Y-%m-%d %H:%M:%S')} {job.command}", *traceback.format_exc().split("\n"))
+        with suppress(OSError):
+            append_text(job.out / FAILURES, "".join(f"{visible(line)}\n" for line in lines))
         kind = "" if isinstance(error, UdaReidError) else f"{type(error).__name__}: "
         return Answer(None, failure=" ".join(f"{kind}{error}".split()))
     return Answer(record, found)

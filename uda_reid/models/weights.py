@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from uda_reid.errors import CheckpointError
 from uda_reid.options import one_line
-from uda_reid.reading import check_regular
+from uda_reid.reading import check_regular, model_bytes
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 # What other code puts before the names of torchvision's layers, and what it calls its classifiers.
@@ -104,7 +104,7 @@ def read(path: Path) -> dict[str, Tensor]:
         CheckpointError: the file is missing, truncated, or holds more than tensors and plain values.
     """
     try:
-        check_regular(path)
+        check_regular(path, most=model_bytes())
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         content: Any = torch.load(path, map_location="cpu", weights_only=True)

@@ -30,7 +30,7 @@ def locate(name_or_path: str | Path) -> tuple[Path, str]:
         path = shipped("recipes") / f"{name_or_path}.yaml"
         return path, path.name
     path = Path(name_or_path)
-    if path.is_file():
+    if path.exists() and not path.is_dir():  # a pipe or a device too: reading it says what it is
         return path, str(path)
     what = f"recipe {str(path)!r} is unknown"
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from uda_reid.errors import CheckpointError
-from uda_reid.reading import open_file
+from uda_reid.reading import model_bytes, open_file
 from uda_reid.run import State
 from uda_reid.writing import keep_aside, replace_file
 
@@ -68,7 +68,7 @@ def load(path: Path, *, kind: str | None = None) -> dict[str, Any]:
         CheckpointError: the file is missing, truncated, damaged, foreign, of another version or of another kind.
     """
     try:
-        with open_file(path) as file:
+        with open_file(path, most=model_bytes()) as file:
             data = file.read()
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: there is no such checkpoint") from error

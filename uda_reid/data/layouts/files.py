@@ -62,8 +62,8 @@ def file_called(folder: Path, name: str) -> Path | None:
     Raises:
         DataError: the folder cannot be read.
     """
-    same = (entry.name for entry in _entries(folder) if entry.name.casefold() == name.casefold() and entry.is_file())
-    first = min(same, default=None)
+    same = (entry for entry in _entries(folder) if entry.name.casefold() == name.casefold())
+    first = min((entry.name for entry in same if not _is_folder(entry)), default=None)
     return None if first is None else folder / first
 
 
@@ -104,12 +104,15 @@ def passed_over(folder: Path) -> list[str]:
     """Return notes on images in formats that are not read, and on links to nothing, in and below `folder`."""
     walk, waiting = Walk(folder), [folder]
     unread: list[Path] = []
+    folders: list[Path] = []
     dead: list[Path] = []
     while waiting:
         here = waiting.pop()
         for entry in _entries(here):
             if entry.name.lower().endswith(UNREAD):
                 unread.append(here / entry.name)
+            elif entry.name.lower().endswith(SUFFIXES) and _is_folder(entry):
+                folders.append(here / entry.name)
             elif entry.is_symlink() and not entry.name.lower().endswith(SUFFIXES) and not (here / entry.name).exists():
                 dead.append(here / entry.name)
         waiting += walk.folders_in(here)
@@ -118,6 +121,9 @@ def passed_over(folder: Path) -> list[str]:
         kinds = ", ".join(sorted({path.suffix.lower().removeprefix(".") for path in unread}))
         files = "file" if len(unread) == 1 else "files"
         notes.append(f"{len(unread)} {files} of a kind that is not read ({kinds}), first {min(unread)}; convert them")
+    if folders:
+        are = "1 folder is" if len(folders) == 1 else f"{len(folders)} folders are"
+        notes.append(f"{are} called like an image, first {min(folders)}; only what is inside is read")
     if dead:
         links = "1 link leads" if len(dead) == 1 else f"{len(dead)} links lead"
         notes.append(f"{links} to nothing, so what lay there is missing, first {min(dead)}")
@@ -129,8 +135,8 @@ def _images(folder: Path) -> Iterator[str]:
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
-    # A link whose file has gone stays, so that it is called unreadable instead of vanishing.
-    return entry.is_file(follow_symlinks=False) or (entry.is_symlink() and not _is_folder(entry))
+    # A link whose file has gone, a pipe and a socket stay, so that they are called unreadable instead of vanishing.
+    return not _is_folder(entry)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -60,7 +61,8 @@ def read_manifest(folder: Path) -> Parts:
 
 def find_manifest(folder: Path) -> Path | None:
     """Return the table in a folder, in whatever case its name is spelt, or nothing."""
-    if (folder / MANIFEST).is_file():
+    # Also a pipe, or a link to nothing: the owner meant it to be read.
+    if (folder / MANIFEST).is_file() or os.path.lexists(folder / MANIFEST):
         return folder / MANIFEST
     return file_called(folder, MANIFEST) if folder.is_dir() else None
 
@@ -89,7 +91,9 @@ def _lines(file: Path, notes: list[str]) -> Iterator[tuple[str, dict[str, str]]]
                 if len(cells) != len(header):
                     raise DataError(f"{where}: {len(cells)} values under {len(header)} columns; quote inner commas")
                 yield where, {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror}); put the table there, or remove it") from error
+    except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{file}: cannot be read as CSV text in UTF-8 ({error})") from error
 
 

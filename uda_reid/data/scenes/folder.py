@@ -26,7 +26,7 @@ from uda_reid.data.scenes.world import VERSION
 from uda_reid.data.scenes.worlds import SCENES
 from uda_reid.errors import DataError
 from uda_reid.options import suggest
-from uda_reid.reading import read_text
+from uda_reid.reading import IMAGE_BYTES, open_file, open_text, read_text
 
 Progress = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
 
@@ -169,7 +169,7 @@ def sheet(folder: str | Path, *, columns: int = 5, rows: int = 4, split: str = T
         DataError: the folder holds no drawing.
     """
     try:
-        with (Path(folder) / "annotations.csv").open(newline="", encoding="utf-8") as file:
+        with open_text(Path(folder) / "annotations.csv", newline="") as file:
             entries = [row for row in csv.DictReader(file) if row["split"] == split and int(row["pid"]) > DISTRACTOR]
     except OSError as error:
         raise DataError(f"{folder} holds no drawn scene ({error.strerror}); make one with `draw`") from error
@@ -182,14 +182,20 @@ def sheet(folder: str | Path, *, columns: int = 5, rows: int = 4, split: str = T
     wrong = next((row["file"] for own in shown for row in own if Path(row["file"]).name != row["file"]), None)
     if wrong is not None:
         raise DataError(f"{folder}: its annotations.csv names {wrong}, which is no file of {split!r}; draw it anew")
-    with Image.open(Path(folder) / split / shown[0][0]["file"]) as first:
+    with _picture(Path(folder) / split / shown[0][0]["file"]) as first:
         width, height = first.size
     page = Image.new("RGB", (columns * (width + 2) - 2, len(shown) * (height + 2) - 2), "white")
     for down, own in enumerate(shown):
         for across, row in enumerate(own):
-            with Image.open(Path(folder) / split / row["file"]) as image:
+            with _picture(Path(folder) / split / row["file"]) as image:
                 page.paste(image.convert("RGB"), (across * (width + 2), down * (height + 2)))
     return page
+
+
+@contextmanager
+def _picture(path: Path) -> Iterator[Image.Image]:
+    with open_file(path, most=IMAGE_BYTES) as file, Image.open(file) as image:
+        yield image
 
 
 def _spread(own: list[Mapping[str, str]], columns: int) -> list[Mapping[str, str]]:
