@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from uda_reid.errors import DataError
-from uda_reid.foreign import read_features
+from uda_reid.foreign import files, read_features
 
 
 @pytest.mark.parametrize("kind", ["<f2", "<f4", "<f8", ">f4", ">f8"])
@@ -40,6 +41,7 @@ def test_float32_array_stays_on_the_disk_and_is_never_written_to(
         return mapped[-1]
 
     monkeypatch.setattr(np.lib.format, "open_memmap", remembering)
+    monkeypatch.setattr(files, "MAPPED_ABOVE", 0)  # as of a large one
     found = read_features(tmp_path / "x.npy")
     assert isinstance(mapped[0], np.memmap)
     assert found.data_ptr() == mapped[0].ctypes.data  # no copy
@@ -135,3 +137,18 @@ def test_unusable_features_are_one_line_that_names_the_file(tmp_path: Path, name
         read_features(tmp_path / name)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("suffix", [".npy", ".pt"])
+def test_features_that_another_program_writes_anew_stay_as_they_were_read(
+    tmp_path: Path, suffix: str, kind: type[np.floating[Any]]
+) -> None:
+    array, path = np.random.default_rng(0).standard_normal((400, 30)).astype(kind), tmp_path / f"x{suffix}"
+    if suffix == ".npy":
+        np.save(path, array)
+    else:
+        torch.save(torch.from_numpy(array), path)
+    found = read_features(path)
+    os.truncate(path, 0)  # as numpy.save does first; where the file is mapped, what follows is a bus error
+    assert np.array_equal(found.numpy(), array.astype(np.float32))

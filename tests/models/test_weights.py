@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -220,3 +221,15 @@ def test_no_other_library_s_text_is_passed_on(tmp_path: Path, name: str, content
     assert not any(
         word in text for word in ("weights_only", "PytorchStreamReader", "HeaderToo", "Weights only", "Ran out")
     )
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_weights_whose_file_is_cut_off_later_stay_as_they_were_read(tmp_path: Path, suffix: str) -> None:
+    path, tensor = tmp_path / f"x{suffix}", torch.rand(100, 100)
+    if suffix == ".pth":
+        torch.save({"x": tensor}, path)
+    else:
+        safetensors.torch.save_file({"x": tensor}, path)
+    found = read(path)
+    os.truncate(path, 0)  # where the file is mapped, what follows is a bus error
+    assert torch.equal(found["x"], tensor)

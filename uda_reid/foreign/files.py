@@ -24,14 +24,17 @@ Array = npt.NDArray[Any]
 MATLAB = ".mat"
 RESULT = tuple(f"{part}_{what}" for part in ("query", "gallery") for what in ("f", "label", "cam"))
 """What test.py of Person_reID_baseline_pytorch writes into pytorch_result.mat."""
+MAPPED_ABOVE = 1 << 30
+"""Bytes of features that are read at once. More of them are mapped into memory; where another program writes to such a
+file meanwhile (`numpy.save` empties it first), the system ends this one."""
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def read_features(path: Path) -> Tensor:
     """Read features.
 
-    A float32 `.npy` file is mapped into memory and not copied: rows are read from the disk when they are needed, and
-    nothing is ever written back.
+    A float32 `.npy` file above `MAPPED_ABOVE` bytes is mapped into memory and not copied: rows are read from the disk
+    when they are needed, and nothing is ever written back.
 
     Args:
         path: a `.npy` file, or a `.pt` or `.pth` file with a tensor, or with a mapping in which one tensor has two
@@ -145,11 +148,14 @@ def _kind(features: Tensor) -> str:
 
 
 def _array(path: Path) -> Tensor:
-    """Map a .npy file into memory; changes would stay there."""
+    """Read a .npy file, or map it into memory; changes would stay there."""
     try:
         with open_file(path) as file:
             _check_magic(path, file.read(6))
-        array = np.lib.format.open_memmap(path, mode="c")
+            array: Array = np.lib.format.open_memmap(path, mode="c")  # compares the size with the header
+            if array.nbytes <= MAPPED_ABOVE:
+                file.seek(0)
+                array = np.lib.format.read_array(file, allow_pickle=False)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error})") from error
     except ValueError as error:
@@ -182,7 +188,8 @@ def _tensor(path: Path) -> Tensor:
         with warnings.catch_warnings():  # about sparse tensors, which are refused
             warnings.simplefilter("ignore")
             check_regular(path)
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            mapped = path.stat().st_size > MAPPED_ABOVE and zipfile.is_zipfile(path)
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         reason = "holds more than tensors, or is damaged; other objects are never unpickled"
         raise DataError(f"{path} {reason}: save the tensor alone, with torch.save(features.cpu(), path)") from error

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from uda_reid.errors import CheckpointError
 from uda_reid.options import one_line
-from uda_reid.reading import check_regular, model_bytes
+from uda_reid.reading import model_bytes, open_file
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 # What other code puts before the names of torchvision's layers, and what it calls its classifiers.
@@ -104,10 +104,11 @@ def read(path: Path) -> dict[str, Tensor]:
         CheckpointError: the file is missing, truncated, or holds more than tensors and plain values.
     """
     try:
-        check_regular(path, most=model_bytes())
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        # Read and not mapped: a mapped file that is cut off meanwhile ends the process.
+        with open_file(path, most=model_bytes()) as file:
+            if path.suffix == ".safetensors":
+                return safetensors.torch.load(file.read())
+            content: Any = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: there is no such weights file") from error
     except OSError as error:
