@@ -3,12 +3,14 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from uda_reid.data.images import images_of
@@ -245,3 +247,19 @@ def test_a_contact_sheet_waits_for_no_pipe(tmp_path: Path, name: str) -> None:
     pipe(tmp_path / name)
     with pytest.raises((DataError, IrregularError), match="it is a pipe, a socket or a device and no file"):
         sheet(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "features.pt"])
+def test_an_archive_that_unpacks_to_more_than_it_has_is_refused(tmp_path: Path, name: str) -> None:
+    plain, packed = tmp_path / f"plain-{name}", tmp_path / name
+    tensor = torch.zeros(500, 100)
+    torch.save({"x": tensor}, plain)
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
+        for entry in source.infolist():
+            target.writestr(entry.filename, source.read(entry))
+    with pytest.raises(
+        UdaReidError, match=r"it is compressed, and unpacks to 20.,... bytes; save it anew with torch\.save"
+    ):
+        READERS[name](packed)
+    torch.save({"x": tensor}, packed)  # the remedy
+    READERS[name](packed)

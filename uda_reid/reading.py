@@ -5,10 +5,12 @@ A pipe that nobody writes to waits for ever, and a device such as /dev/zero has 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
 import stat
+import zipfile
 from pathlib import Path
 from typing import TextIO
 
@@ -73,6 +75,22 @@ def read_text(path: str | Path, *, encoding: str = "utf-8") -> str:
 def check_regular(path: str | Path, *, most: int | None = None) -> None:
     """Raise as `open_file` does, before another library opens the file by its name."""
     open_file(path, most=most).close()
+
+
+def check_archive(path: str | Path) -> None:
+    """Refuse an archive that unpacks to more bytes than it has; `torch.save` makes archives and compresses nothing.
+
+    Raises:
+        IrregularError: it unpacks to more: a file of a megabyte can fill the memory.
+        OSError: as of `open_file`.
+    """
+    with open_file(path) as file, contextlib.suppress(zipfile.BadZipFile):  # which whoever reads it says
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                unpacked = sum(entry.file_size for entry in archive.infolist())
+            if unpacked > os.fstat(file.fileno()).st_size:
+                what = f"it is compressed, and unpacks to {unpacked:,} bytes; save it anew with torch.save"
+                raise IrregularError(errno.EFBIG, what, str(path))
 
 
 def model_bytes() -> int:

@@ -17,7 +17,7 @@ from torch import Tensor
 from uda_reid.errors import DataError
 from uda_reid.ops.distance import check_features
 from uda_reid.options import one_line
-from uda_reid.reading import check_regular, open_file
+from uda_reid.reading import check_archive, check_regular, open_file
 
 Array = npt.NDArray[Any]
 
@@ -187,7 +187,7 @@ def _tensor(path: Path) -> Tensor:
     try:
         with warnings.catch_warnings():  # about sparse tensors, which are refused
             warnings.simplefilter("ignore")
-            check_regular(path)
+            check_archive(path)
             mapped = path.stat().st_size > MAPPED_ABOVE and zipfile.is_zipfile(path)
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from uda_reid.errors import CheckpointError
 from uda_reid.options import one_line
-from uda_reid.reading import model_bytes, open_file
+from uda_reid.reading import check_archive, model_bytes, open_file
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 # What other code puts before the names of torchvision's layers, and what it calls its classifiers.
@@ -108,6 +108,7 @@ def read(path: Path) -> dict[str, Tensor]:
         with open_file(path, most=model_bytes()) as file:
             if path.suffix == ".safetensors":
                 return safetensors.torch.load(file.read())
+            check_archive(path)
             content: Any = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: there is no such weights file") from error
