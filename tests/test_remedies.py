@@ -15,7 +15,7 @@ from tests.foreign.made import saved, searched
 from uda_reid.doctor import FEWEST as FEWEST_OF_CHECK
 from uda_reid.errors import DataError, RecipeError
 from uda_reid.job import FEWEST, Job, Prepared
-from uda_reid.recipe import load
+from uda_reid.recipe import load, to_yaml
 from uda_reid.run import Silent
 
 Try = Callable[[str], tuple[int, str]]
@@ -169,19 +169,26 @@ def test_a_remedy_mends_what_it_is_named_for(attempt: Try, tmp_path: Path, case:
 
 
 @pytest.mark.parametrize("images", [2, 3, 5])
-@pytest.mark.parametrize("remedy", ["number", "profile"])
-def test_a_few_images_take_either_remedy_for_too_many_clusters(
-    attempt: Try, data: Path, images: int, remedy: str
+@pytest.mark.parametrize("place", ["by hand", "in the recipe", "in a resolved recipe"])
+def test_a_few_images_take_every_remedy_for_too_many_clusters(
+    attempt: Try, data: Path, tmp_path: Path, images: int, place: str
 ) -> None:
     left(data / "beta", images)
-    code, text = attempt(f"{ADAPT} --set adapt.clusters=9")
-    found = re.search(r"\((--set adapt.clusters=\d+), say\) or take (--profile small)$", text.strip())
-    assert code == 2 and found, text
-    if remedy == "number":
-        code, text = attempt(f"{ADAPT} {found[1]} --set adapt.threshold=-1")
-        assert code == 0, text
-    else:
-        assert load("pul", profile="small", target_images=images).profile == "small"
+    text = (tmp_path / "tiny.yaml").read_text()
+    many = text.replace("adapt: {", "adapt: {clusters: 9, ", 1) if "clusters" not in text else ""
+    (tmp_path / "many.yaml").write_text(many or re.sub(r"clusters: \d+", "clusters: 9", text))
+    line = ADAPT.replace("tiny.yaml", "many.yaml") if place != "by hand" else f"{ADAPT} --set adapt.clusters=9"
+    if place == "in a resolved recipe":
+        resolved = to_yaml(load(tmp_path / "many.yaml"))
+        (tmp_path / "many.yaml").write_text(resolved)
+    code, told = attempt(line)
+    found = re.search(r"\((--set adapt.clusters=\d+), say\)( or take (--profile small))?$", told.strip())
+    assert code == 2 and found, told
+    code, told = attempt(f"{line} {found[1]} --set adapt.threshold=-1")
+    assert code == 0, told
+    assert bool(found[3]) == (place == "in the recipe"), "where the profile would not help it is not advised"
+    if found[3]:
+        assert load(tmp_path / "many.yaml", profile="small", target_images=images).profile == "small"
 
 
 def test_one_image_is_refused_with_a_remedy_that_works(data: Path, tmp_path: Path) -> None:

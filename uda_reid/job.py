@@ -288,7 +288,9 @@ class Prepared:
             target_cameras=cameras,
             allow_code=job.allow_code,
         )
-        self.doubt = cluster_warning(self.recipe.strategy, images, cameras) if targets else ""
+        # Of video, a person has any number of images in a camera.
+        seen = cameras if self.target.train.tracklets is None else None
+        self.doubt = cluster_warning(self.recipe.strategy, images, seen) if targets else ""
         if self.doubt:
             reporter.log(f"warning: {self.doubt}")
         check_groups(self.recipe, self.processes.count)

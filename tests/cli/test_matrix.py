@@ -14,7 +14,7 @@ from uda_reid.cli import main
 from uda_reid.matrix import workers
 from uda_reid.report import read
 
-FILES = {"matrix.json", "matrix.md", "matrix.csv", "matrix.tex", "records.jsonl", "report.html"}
+FILES = {".lock", "matrix.json", "matrix.md", "matrix.csv", "matrix.tex", "records.jsonl", "report.html"}
 
 
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:

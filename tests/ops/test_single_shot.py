@@ -142,7 +142,7 @@ def test_bad_input_is_refused() -> None:
             single_gallery_shot(query, gallery, **labels, **options)
     with pytest.raises(DataError, match="query features: row 0 holds NaN"):
         single_gallery_shot(query * float("nan"), gallery, **labels)
-    with pytest.raises(DataError, match="needs query_cams"):
+    with pytest.raises(DataError, match="needs the camera of every query"):
         single_gallery_shot(query, gallery, **{**labels, "query_cams": None})
     with pytest.raises(DataError, match="none of the 8 queries has a match"):
         single_gallery_shot(query, gallery, **{**labels, "query_pids": [9] * 8})

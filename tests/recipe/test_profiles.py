@@ -98,11 +98,13 @@ def test_paper_takes_as_many_clusters_as_images_and_no_more() -> None:
         if text.startswith("  clusters:")
     )
     reason = "700 clusters are more than the target's 699 training images"
-    remedy = "set fewer (--set adapt.clusters=174, say) or take --profile small"
-    with refused(f"pul.yaml:{line}: adapt.clusters: {reason}; {remedy}"):
+    remedy = "set fewer (--set adapt.clusters=174, say)"
+    with refused(f"pul.yaml:{line}: adapt.clusters: {reason}; {remedy} or take --profile small"):
         load("pul", target_images=699)
-    with refused(f"--set adapt.clusters=700: {reason}; {remedy}"):
+    with refused(f"--set adapt.clusters=700: {reason}; {remedy}"):  # in no profile is a number set by hand bounded
         load("pul", profile="small", target_images=699, settings=["adapt.clusters=700"])
+    for settings in ([], ["adapt.clusters=174"]):
+        assert load("pul", profile="paper" if settings else "small", target_images=699, settings=settings)
 
 
 def test_default_clusters_beyond_the_images_are_refused_too(written: Written) -> None:

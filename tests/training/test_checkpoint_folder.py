@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from uda_reid.errors import CheckpointError
+from uda_reid.reading import open_file
 from uda_reid.run import Store
 from uda_reid.training.checkpoint import CheckpointFolder, load, save
 
@@ -92,17 +94,17 @@ def test_state_that_has_gone_gives_way_to_the_one_before_it(tmp_path: Path) -> N
 def test_state_that_only_cannot_be_read_now_is_no_reason_to_go_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, read = CheckpointFolder(tmp_path), Path.read_bytes
+    store = CheckpointFolder(tmp_path)
     for epoch in (1, 2):
         store.save("pul", {"epoch": epoch})
 
-    def tired(path: Path) -> bytes:
+    def tired(path: Path, **options: Any) -> Any:
         if path == store.path("pul"):
             raise OSError(errno.EIO, "Input/output error")
-        return read(path)
+        return open_file(path, **options)
 
     with monkeypatch.context() as patch, pytest.raises(CheckpointError, match="cannot be read"):
-        patch.setattr(Path, "read_bytes", tired)
+        patch.setattr("uda_reid.training.checkpoint.open_file", tired)
         store.restore("pul")
     assert store.restore("pul") == {"epoch": 2}
 

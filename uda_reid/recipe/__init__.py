@@ -172,7 +172,8 @@ def load(
         recipe = _override(recipe, given, shown)
     nowhere = Given(None, f"{shown}: adapt.clusters")
     origin = given["adapt"].get("clusters") or file.sections["adapt"].get("clusters", nowhere)
-    _check_clusters(recipe.strategy, target_images, origin.where)
+    bounded = "clusters" not in given["adapt"] and file.header.get("profile") is None
+    _check_clusters(recipe.strategy, target_images, origin.where, " or take --profile small" if bounded else "")
     return replace(recipe, notes=tuple(note for note in recipe.notes if _concerns(note, recipe.profile)))
 
 
@@ -303,12 +304,12 @@ def _shorten(recipe: Recipe, profile: Profile, strategy: Strategy) -> Recipe:
     )
 
 
-def _check_clusters(strategy: Strategy, images: int | None, where: str) -> None:
+def _check_clusters(strategy: Strategy, images: int | None, where: str, other: str) -> None:
     clusters = _clusters(strategy)
     if images is not None and clusters is not None and clusters > images:
         raise RecipeError(
             f"{where}: {clusters} clusters are more than the target's {images} training images; "
-            f"set fewer (--set adapt.clusters={max(images // 4, 2)}, say) or take --profile small"
+            f"set fewer (--set adapt.clusters={max(images // 4, 2)}, say){other}"
         )
 
 
