@@ -35,3 +35,10 @@ def test_both_writers_write_the_same() -> None:
         table.write(*row)
     assert file.getvalue().decode() == text_of(rows)
     assert next(csv.reader(io.StringIO(text_of(rows)))) == ["'=1", "-1", "", "o'neil"]
+
+
+@pytest.mark.parametrize("name", ["a\rb", "a\r\nb", "a\nb", "\ra", 'a"\r', "\r"])
+def test_a_name_with_any_line_end_stays_on_its_line(name: str) -> None:
+    text = text_of([["row", "path"], [0, name], [1, "c"]])
+    rows = list(csv.reader(io.StringIO(text, newline="")))
+    assert [[plain(cell) for cell in row] for row in rows] == [["row", "path"], ["0", name], ["1", "c"]]

@@ -314,3 +314,20 @@ def test_no_cell_of_a_table_is_a_formula(model: Path, data: Path, tmp_path: Path
     paths = [line["path"] for line in lines(found)]
     assert sorted(paths) == sorted(["'=1+1.png", "'+a.png", "'-b.png", "'@c.png", "plain.png"])
     assert sorted(map(plain, paths)) == sorted(path.name for path in folder.glob("*.png"))
+
+
+def test_the_table_of_embeddings_is_a_manifest_too(model: Path, data: Path, tmp_path: Path) -> None:
+    """Names of any bytes and formulas come back from it, where it lies as manifest.csv."""
+    folder = data / "odd"
+    names_of = [os.fsdecode(b"\xd5%d.png" % n) for n in range(2)] + ["=1.png", "two\rlines.png", "@.png", "plain.png"]
+    for person in ("anna", "=ben", "carl", "@dora"):
+        (folder / person).mkdir(parents=True)
+        for name in names_of:
+            shutil.copy(data / "alpha" / "train_000.png", folder / person / name)
+    first = open_domain("odd", data)
+    found = embed(model, "odd", data=data, out=tmp_path / "out")
+    shutil.copy(found.rows, folder / "manifest.csv")
+    again = open_domain("odd", data)
+    for split in ("train", "query", "gallery"):
+        one, other = getattr(first, split), getattr(again, split)
+        assert one.paths == other.paths and one.pids.tolist() == other.pids.tolist()

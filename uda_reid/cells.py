@@ -23,17 +23,22 @@ class Table:
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        self._lines = csv.writer(codecs.getwriter("utf-8")(file, "surrogateescape"), lineterminator="\n")
+        self._file = codecs.getwriter("utf-8")(file, "surrogateescape")
 
     def write(self, *cells: Any) -> None:
         """Write one line."""
-        self._lines.writerow(map(safe, cells))
+        self._file.write(text_of([cells]))
 
 
 def text_of(lines: Iterable[Iterable[Any]]) -> str:
     """Return lines of cells as CSV text."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(map(safe, line) for line in lines)
+    plainly = csv.writer(text, lineterminator="\n")
+    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    for line in lines:
+        cells = [safe(cell) for cell in line]
+        # Python quotes a cell with a line feed, but not one with a carriage return, at which readers end the line too.
+        (quoted if any(isinstance(cell, str) and "\r" in cell for cell in cells) else plainly).writerow(cells)
     return text.getvalue()
 
 

@@ -253,7 +253,7 @@ def test_manifest_faults_name_file_and_line(text: str, message: str, tmp_path: P
 
 def test_manifest_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.csv").write_bytes(b"path,identity\n\xff\xfe\x00.jpg,1\n")
-    assert "manifest.csv: cannot be read as CSV text in UTF-8" in fault(tmp_path, tmp_path)
+    assert ", and the table is not in UTF-8; save it as UTF-8" in fault(tmp_path, tmp_path)
 
 
 def test_gallery_of_one_identity_is_noted(tmp_path: Path) -> None:

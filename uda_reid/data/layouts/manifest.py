@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
+from uda_reid.cells import plain
 from uda_reid.data.layouts.files import Presence, file_called
 from uda_reid.data.layouts.labels import SPLITS, Parts, Row, arrange
 from uda_reid.data.layouts.layout import Layout
@@ -77,7 +78,7 @@ def _lines(file: Path, notes: list[str]) -> Iterator[tuple[str, dict[str, str]]]
     """Yield the place and the values of every line under the header; note the columns that are ignored."""
     try:
         # Spreadsheets put a byte-order mark in front of the header; utf-8-sig takes it off.
-        with open_text(file, newline="", encoding="utf-8-sig") as stream:
+        with open_text(file, newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
             reader = csv.reader(stream)
             header = [name.strip().lower() for name in next(reader, [])]
             _check_header(file, header)
@@ -90,10 +91,13 @@ def _lines(file: Path, notes: list[str]) -> Iterator[tuple[str, dict[str, str]]]
                     continue
                 if len(cells) != len(header):
                     raise DataError(f"{where}: {len(cells)} values under {len(header)} columns; quote inner commas")
-                yield where, {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
+                values = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
+                for name in values.keys() - {"path"}:  # the name of a file may be of any bytes
+                    values[name].encode("utf-8")
+                yield where, {name: plain(cell) for name, cell in values.items()}
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({error.strerror}); put the table there, or remove it") from error
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (UnicodeError, csv.Error) as error:
         raise DataError(f"{file}: cannot be read as CSV text in UTF-8 ({error})") from error
 
 
@@ -130,6 +134,8 @@ def _row(folder: Path, where: str, values: dict[str, str], present: Presence) ->
         there = path in present
     except OSError as error:
         raise DataError(f"{where}: {one_line(path)} cannot be read ({error.strerror})") from error
+    if not there and any("\udc80" <= sign <= "\udcff" for sign in values["path"]):
+        raise DataError(f"{where}: there is no file {one_line(path)}, and the table is not in UTF-8; save it as UTF-8")
     if not there:
         hint = "write / between folders" if "\\" in values["path"] else "paths are relative to the manifest's folder"
         raise DataError(f"{where}: there is no file {path}; {hint}")
