@@ -350,3 +350,11 @@ def test_the_ledger_tells_of_halved_rates_also_behind_an_interruption(
     assert record.rows[0].facts.items() & told.items() == set()
     for facts in (record.rows[1].facts, load_facts(folder / "adapted.safetensors")):
         assert facts.items() >= told.items()
+
+
+def test_ledger_says_where_the_number_of_cameras_bounds_the_clusters(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = "number of target cameras used"
+    assert all(key not in row.facts for row in one(job)[0].rows)
+    monkeypatch.setattr("uda_reid.pipeline.runs.bounded_by_cameras", lambda recipe: recipe.name == "tiny")
+    rows = one(replace(job, seed=9))[0].rows
+    assert [row.facts.get(key) for row in rows] == [None, "to bound the clusters"]

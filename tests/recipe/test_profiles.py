@@ -8,7 +8,7 @@ import pytest
 
 from tests.recipe.toys import HEAD, Toy, Written, load, refused
 from uda_reid.errors import RecipeError
-from uda_reid.recipe import SHARED, Profile, choose_profile, cluster_warning, recipes
+from uda_reid.recipe import SHARED, Profile, bounded_by_cameras, choose_profile, cluster_warning, recipes
 from uda_reid.shipped import shipped
 from uda_reid.strategies.pul import PUL
 
@@ -128,8 +128,9 @@ def test_clusters_are_bounded_by_images_and_cameras(images: int, cameras: int | 
     recipe = load("cluster", profile="small", target_images=images, target_cameras=cameras)
     assert recipe.strategy.clusters == clusters  # type: ignore[attr-defined]
     note = f"clusters 500 -> {clusters}: at most one per {each} training images in profile small"
-    few = f", 2 for each of {cameras} cameras" if cameras and cameras < 4 else ""
+    few = f", which are 2 of each of the target's {cameras} cameras" if cameras and cameras < 4 else ""
     assert (note + few in recipe.notes) == (clusters != 500)
+    assert bounded_by_cameras(recipe) == (bool(few) and clusters != 500)
 
 
 def test_cameras_without_a_number_leave_the_bound_of_images() -> None:

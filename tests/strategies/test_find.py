@@ -10,6 +10,7 @@ import uda_reid.strategies
 from uda_reid.errors import RecipeError
 from uda_reid.strategies import BUILT_IN, GROUP, find, known
 
+MEND = "install or mend the package that holds it, or put its folder into PYTHONPATH"
 NAMES = "adabn, adda, cluster, daam, guided_dropout, pul, source_only"
 MODULE = """
 class Mine:
@@ -97,11 +98,11 @@ def test_one_name_offered_twice_does_not_depend_on_the_order(package: str, monke
         (
             "no_such_package.methods:Mine",
             "importing no_such_package.methods failed (ModuleNotFoundError: "
-            "No module named 'no_such_package'); install or mend the package that holds it",
+            f"No module named 'no_such_package'); {MEND}",
         ),
         (
             "their_reid.broken:Mine",
-            "importing their_reid.broken failed (RuntimeError: needs a GPU); install or mend the package that holds it",
+            f"importing their_reid.broken failed (RuntimeError: needs a GPU); {MEND}",
         ),
     ],
 )

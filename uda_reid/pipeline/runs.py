@@ -20,7 +20,7 @@ from uda_reid.pipeline.folders import ADAPTED, STATE, locked, make_folder
 from uda_reid.pipeline.parts import bound, gap, keep_lists, keep_maps, on_source, pictures
 from uda_reid.pipeline.sources import pretrained_facts, train_source, unusual
 from uda_reid.pretraining import validate
-from uda_reid.recipe import resolved, to_yaml
+from uda_reid.recipe import bounded_by_cameras, resolved, to_yaml
 from uda_reid.report import BOUND, RECORD, SOURCE_ONLY, Record, Row, rebuild, write
 from uda_reid.report import read as read_record
 from uda_reid.run import Precision, Reporter, Run, Silent
@@ -130,7 +130,8 @@ def _work(prepared: Prepared, folder: Path, run: Run, evaluator: Evaluator | Non
     clock.lap("adapt")
     again = found if same_weights(source.encoder, result.encoder) else None
     adapted = again or (evaluator.features(result.encoder) if evaluator else None)
-    known = {**facts, **result.facts, **unusual(adapting), **prepared.labels_known}
+    counted = {"number of target cameras used": "to bound the clusters"} if bounded_by_cameras(recipe) else {}
+    known = {**facts, **result.facts, **counted, **unusual(adapting), **prepared.labels_known}
     after = Row(recipe.name, evaluator.score(adapted) if evaluator and adapted else None, known)
     origin = {"recipe": recipe.name, "adapted to": target.name, "profile": recipe.profile, "seed": prepared.job.seed}
     main(lambda: save_encoder(folder / ADAPTED, result.encoder, facts={**after.facts, **origin}))

@@ -49,6 +49,8 @@ IMAGES_PER_CLUSTER = 8
 """In the short profiles a strategy's `clusters` is at most the target's training images divided by this..."""
 IMAGES_PER_CAMERA = 2
 """...or by this for each camera, where that is less: with two cameras a person may have no more than four images."""
+OF_CAMERAS = "of each of the target's"
+"""What a note on clusters says where their bound follows from the number of cameras."""
 MOST_PER_CAMERA = 16
 """Images of one camera in a cluster that no person has: in published sets of single images they have 1 to 8."""
 
@@ -281,10 +283,15 @@ def _capped(recipe: Recipe, images: int, cameras: int | None) -> Recipe:
     if clusters is None or clusters <= most:
         return recipe
     limit = f"at most one per {each} training images in profile {recipe.profile}"
-    limit += f", {IMAGES_PER_CAMERA} for each of {cameras} cameras" if few else ""
+    limit += f", which are {IMAGES_PER_CAMERA} {OF_CAMERAS} {cameras} cameras" if few else ""
     changes: dict[str, Any] = {"clusters": most}
     strategy = replace(cast(Any, recipe.strategy), **changes)
     return replace(recipe, strategy=strategy, notes=(*recipe.notes, f"clusters {clusters} -> {most}: {limit}"))
+
+
+def bounded_by_cameras(recipe: Recipe) -> bool:
+    """Return whether the number of the target's cameras bounds the recipe's clusters, for the ledger."""
+    return any(OF_CAMERAS in note for note in recipe.notes)
 
 
 def _shorten(recipe: Recipe, profile: Profile, strategy: Strategy) -> Recipe:

@@ -69,7 +69,7 @@ def find(name: str, *, allow_code: bool = False) -> type[Any]:
         if name in BUILT_IN:
             raise  # our own fault: the traceback is worth more than a line
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        remedy = "install or mend the package that holds it"
+        remedy = "install or mend the package that holds it, or put its folder into PYTHONPATH"
         raise RecipeError(f"strategy {name!r}: importing {module} failed ({reason}); {remedy}") from error
     if not isinstance(found, type) or not callable(getattr(found, "adapt", None)):
         what = f"has no {attribute}" if found is None else f"has a {attribute} without adapt(source, target)"

@@ -24,7 +24,7 @@ MISSING = frozenset(
 """What programs write for a value that is missing: texts that `pandas.read_csv` reads so. Another case is a name."""
 _REMEDIES = {
     "path": "write the path of an image",
-    "identity": "write whose image it is, leave identity blank for all training images, or leave the image out",
+    "identity": "write whose image it is, -1 for junk or 0 for a distractor in the gallery",
     "camera": "write its camera, or leave camera blank for all images",
     "split": "write train, query or gallery",
 }
