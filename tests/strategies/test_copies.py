@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
+from scipy.stats import t
 
 from uda_reid.data.scenes import Drawing, draw
 from uda_reid.job import Job
@@ -34,8 +35,12 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Job:
 
 
 def allowed(losses: list[float]) -> float:
-    """Return the mean loss that a strategy may have: a point, and what three seeds cannot tell from it."""
-    return 1 + 2 * statistics.stdev(losses) / math.sqrt(len(losses))
+    """Return the mean loss that a strategy may have: a point, and what three seeds cannot tell from it.
+
+    That is Student's quantile of 97.5 % in standard errors, 4.3 for three seeds. Two, which are that of a deviation
+    that is known, fail a strategy that truly loses a point once in eleven times: the processor's rounding decides when.
+    """
+    return 1 + float(t.ppf(0.975, len(losses) - 1)) * statistics.stdev(losses) / math.sqrt(len(losses))
 
 
 @pytest.mark.slow  # minutes: about one on a core for each strategy
@@ -52,6 +57,7 @@ def test_copy_of_the_source_as_target_costs_no_more_than_a_point(name: str, copi
     assert statistics.mean(losses) <= allowed(losses), told
 
 
-def test_rule_allows_a_point_and_two_standard_errors() -> None:
+def test_rule_allows_a_point_and_what_the_seeds_cannot_tell() -> None:
     assert allowed([2.0, 2.0, 2.0]) == 1.0
-    assert allowed([1.0, 2.0, 3.0]) == pytest.approx(1 + 2 / math.sqrt(3))
+    assert allowed([1.0, 2.0, 3.0]) == pytest.approx(1 + 4.302653 / math.sqrt(3))
+    assert allowed([1.0, 2.0] * 50) == pytest.approx(1 + 1.984217 * statistics.stdev([1.0, 2.0] * 50) / 10)
