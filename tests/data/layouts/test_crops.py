@@ -253,3 +253,28 @@ def test_few_folders_of_many_images_may_be_places(
     touch(tmp_path / "own", [f"{who}/{n}.jpg" for who in people for n in range(images)])
     note = f"read as {len(people)} identities; if these are cameras or places, put a file unlabelled.txt there"
     assert (note in read("own", tmp_path).notes) == told
+
+
+def test_codes_of_which_one_is_all_digits_are_names(tmp_path: Path) -> None:
+    people = ("1a2b", "3c4d", "5678", "9e01")
+    touch(tmp_path / "own", [f"{who}/c{n}_1.jpg" for who in people for n in (1, 2)])
+    domain = read("own", tmp_path)
+    assert len({*domain.train.pids.tolist(), *domain.query.pids.tolist()}) == 4
+    touch(tmp_path / "own", ["05678/c1_1.jpg", "05678/c2_1.jpg"])
+    with pytest.raises(DataError, match="write whole numbers for all, or names for all"):
+        read("own", tmp_path)
+
+
+def test_folders_of_cameras_with_numbers_and_letters_are_read(tmp_path: Path) -> None:
+    touch(tmp_path / "own", [f"{cam}/{n}.jpg" for cam in ("cam1", "cam2", "cam_b") for n in (1, 2, 3)])
+    touch(tmp_path / "own", ["unlabelled.txt"])
+    domain = read("own", tmp_path)
+    assert domain.train.cams is not None and domain.train.cams.tolist() == [1] * 3 + [2] * 3 + [3] * 3
+
+
+def test_a_table_may_number_some_cameras_and_name_others(tmp_path: Path) -> None:
+    touch(tmp_path / "own", ["a.jpg", "b.jpg", "c.jpg", "d.jpg"])
+    lines = ["path,identity,camera", "a.jpg,1,2", "b.jpg,1,entrance", "c.jpg,2,02", "d.jpg,2,entrance"]
+    (tmp_path / "own" / "manifest.csv").write_text("\n".join(lines))
+    domain = read("own", tmp_path)
+    assert domain.train.cams is not None and domain.train.cams.tolist() == [2, 3]

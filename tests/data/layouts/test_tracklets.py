@@ -96,7 +96,10 @@ def test_folders_per_identity_with_a_folder_in_one_are_no_tracklets(tmp_path: Pa
     assert (domain.layout, len(domain.train), domain.train.tracklets) == ("a folder per identity", 1, None)
 
 
-@pytest.mark.parametrize("names_of", [("cam01", "cam02"), ("camera_a", "camera_b"), ("images_1", "images_2")])
+@pytest.mark.parametrize(
+    "names_of",
+    [("cam01", "cam02"), ("camera_a", "camera_b"), ("images_1", "images_2"), ("c1", "c2"), ("Camera 1", "Camera 2")],
+)
 def test_folders_of_cameras_are_no_identities(names_of: tuple[str, str], tmp_path: Path) -> None:
     """The depth of tracklets, but of cameras: two identities had been read of four people."""
     for split in ("train", "query", "gallery"):

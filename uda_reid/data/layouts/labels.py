@@ -190,7 +190,7 @@ def _cameras(rows: Sequence[Row], notes: list[str]) -> Ids | None:
     seen = [place for place, row in enumerate(rows) if row.camera]
     if not seen:
         return None
-    numbers = cameras([rows[place].camera for place in seen], lambda place: rows[seen[place]].where)
+    numbers = cameras([rows[place].camera for place in seen], lambda place: rows[seen[place]].where, mixed=True)
     if len(np.unique(numbers)) == 1:
         notes.append("all images are from one camera, so cameras count as unknown")
         return None

@@ -32,6 +32,9 @@ _NUMBER = re.compile(r"[-+]?\d+\.?\d*(e[-+]\d+)?", re.ASCII)
 """Also as NumPy writes one, 7.0e+00; without the sign it would be a name, of hexadecimal digits."""
 
 
+_CODE = re.compile(r"(?=.*\d)(?=.*[a-z])[\w-]+", re.ASCII | re.IGNORECASE)
+
+
 class Numbered(NamedTuple):
     """The number of each text, and how many different names were numbered."""
 
@@ -91,12 +94,22 @@ def identities(texts: Sequence[str] | npt.NDArray[np.object_], where: Callable[[
     return found
 
 
-def cameras(texts: Sequence[str] | npt.NDArray[np.object_], where: Callable[[int], str]) -> Ids:
+def cameras(texts: Sequence[str] | npt.NDArray[np.object_], where: Callable[[int], str], *, mixed: bool = False) -> Ids:
     """Return the number of each camera, numbered like `identities`; blank is `UNSEEN`.
 
+    Args:
+        texts: N cameras as written.
+        where: the place of the text of a number, for messages.
+        mixed: take numbers and names together, as of folders `cam1` and `cam_b`: names come after the numbers.
+
     Raises:
-        DataError: numbers and names are mixed, or a number is negative.
+        DataError: numbers and names are mixed and may not be, or a number is negative.
     """
+    if mixed:
+        known = {text: number for text in set(texts) if text and (number := whole(text)) is not None}
+        highest = max(known.values(), default=0)
+        known |= {name: highest + place for place, name in enumerate(sorted(set(texts) - known.keys() - {""}), 1)}
+        texts = [str(known[text]) if text else "" for text in texts]
     cams = numbered(texts, where, "camera", blank=UNSEEN).numbers
     _check_least(cams, 0, texts, where, "camera", "count cameras from 0 or 1, blank is unknown")
     return cams
@@ -113,13 +126,17 @@ def numbered(
     """Return whole numbers as they are, and names numbered from 1 in sorted order.
 
     Numbers among names, but for the special ones, are refused: one slip of the pen would make names of all numbers,
-    and two persons of 7 and 0007.
+    and two persons of 7 and 0007. Where every name has letters and digits, all are codes, such as 1a2b and 5678, and a
+    number among them is one too, as long as no number is written in two ways.
     """
     often = Counter(texts)
     numbers = {text: whole(text) for text in often if text}
     names = sorted(text for text, number in numbers.items() if number is None)
     mixed = sorted(text for text, number in numbers.items() if number is not None and number not in special)
-    if names and mixed:
+    codes = len({numbers[text] for text in mixed}) == len(mixed) and all(map(_CODE.fullmatch, names))
+    if names and mixed and codes:
+        names = sorted([*names, *mixed])
+    elif names and mixed:
         few, other = sorted((names, mixed), key=lambda some: sum(often[text] for text in some))
         slips = set(few)
         first = next(place for place, text in enumerate(texts) if text in slips)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from uda_reid.data.layouts.cameras import camera_in, settled
+from uda_reid.data.layouts.cameras import camera_in, camera_of, settled
 from uda_reid.data.layouts.crops import NO_IDENTITY
 from uda_reid.data.layouts.files import first_image, folder_called, folders_in, images_in
 from uda_reid.data.layouts.labels import SPLITS, Parts, Row, arrange
@@ -65,8 +65,10 @@ def read_tracklets(folder: Path) -> Parts:
 
 
 def _rows(folder: Path, split: str) -> Iterator[Row]:
-    for identity in folders_in(folder):
-        if NO_IDENTITY.fullmatch(identity.name):
+    identities = folders_in(folder)
+    cameras = all(camera_of(identity.name) for identity in identities)
+    for identity in identities:
+        if cameras or NO_IDENTITY.fullmatch(identity.name):
             marker = (
                 f"put a file {MARKER} into {folder} to read its images without labels, or " if split == "train" else ""
             )
