@@ -8,8 +8,12 @@ import pytest
 
 from uda_reid.cells import FORMULAS, Table, plain, safe, text_of
 
+WIDE = ["＝1+1", "＠x", "＋1", "－1"]
 
-@pytest.mark.parametrize("text", ["=cmd|' /C calc'!A0", "+a", "-b", "@SUM(A1)", "\t=1", "\r=1", "-1+1", "'=1"])
+
+@pytest.mark.parametrize(
+    "text", ["=cmd|' /C calc'!A0", "+a", "-b", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "-1+1", "'=1", *WIDE]
+)
 def test_no_text_begins_a_formula(text: str) -> None:
     assert safe(text) == f"'{text}" and plain(safe(text)) == text
 

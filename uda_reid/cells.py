@@ -12,7 +12,7 @@ import io
 from collections.abc import Iterable
 from typing import Any, BinaryIO
 
-FORMULAS = ("=", "+", "-", "@", "\t", "\r", "'")
+FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
 
 
 class Table:

@@ -8,7 +8,7 @@ import pytest
 
 from uda_reid.data import contents
 from uda_reid.data.contents import digests
-from uda_reid.errors import DataError
+from uda_reid.errors import DataError, UnreadableError
 
 
 def test_digests_are_those_of_the_bytes_in_the_order_of_the_paths(tmp_path: Path) -> None:
@@ -57,3 +57,13 @@ def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path: Path) -
 def test_file_that_cannot_be_read_is_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"jpg: the image cannot be read \(.+\); was the data set moved\?$"):
         digests([tmp_path / name])
+
+
+def test_every_file_that_cannot_be_read_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    os.mkfifo(tmp_path / "b.jpg")
+    (tmp_path / "c.jpg").symlink_to("nowhere")
+    paths = [tmp_path / f"{name}.jpg" for name in "abc"]
+    with pytest.raises(UnreadableError, match=r"b\.jpg: it is a pipe.*; 2 of 3 images are unreadable$") as raised:
+        digests(paths)
+    assert raised.value.rows == (1, 2)

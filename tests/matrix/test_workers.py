@@ -199,3 +199,20 @@ def test_paths_of_a_job_begin_in_the_folder_it_is_made_from(
     job = Job(recipe="tiny.yaml", source="alpha", target="beta", data=Path(), out=Path("runs"), profile="paper")
     assert answer_in(str(data), job).record is not None
     assert list((data / "runs").glob("tiny-alpha-beta-s0-*/record.json")) and not (tmp_path / "runs").exists()
+
+
+def test_a_process_of_a_matrix_imports_nothing_from_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("multiprocessing", "torch", "typer"):
+        (tmp_path / f"{module}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    monkeypatch.chdir(tmp_path)
+    pool = Processes(1, 1)
+    try:
+        (slot,) = pool.workers
+        pool.begin(slot, Job(recipe="nothing.yaml", source="a", target="b"))
+        pool.wait([slot], 60)
+        assert "nothing.yaml does not exist" in pool.answer(slot).failure
+    finally:
+        pool.close()
+    assert not (tmp_path / "ran").exists()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from uda_reid.errors import DataError
+from uda_reid.errors import DataError, UnreadableError
 from uda_reid.reading import IMAGE_BYTES, IrregularError, open_file
 
 _SETTLED = 2_000_000_000
@@ -33,18 +33,25 @@ def digests(paths: Sequence[Path]) -> list[bytes]:
         N digests of 32 bytes, in the order of the paths.
 
     Raises:
-        DataError: a file has gone, cannot be read, or is no regular file.
+        UnreadableError: files have gone, cannot be read, or are no regular files; the first is named, the others are
+            counted, `rows` lists all.
     """
     blocks = [paths[start : start + _BLOCK] for start in range(0, len(paths), _BLOCK)]
     if len(blocks) < 2:
-        return [_digest(path) for path in paths]
-    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:  # a disk far away answers several at once
-        return [
-            digest for block in pool.map(lambda block: [_digest(path) for path in block], blocks) for digest in block
-        ]
+        found = [_digest(path) for path in paths]
+    else:
+        with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:  # a disk far away answers several at once
+            read = pool.map(lambda block: [_digest(path) for path in block], blocks)
+            found = [digest for block in read for digest in block]
+    failed = {row: digest for row, digest in enumerate(found) if isinstance(digest, DataError)}
+    if failed:
+        more = f"; {len(failed):,} of {len(paths):,} images are unreadable" if len(failed) > 1 else ""
+        raise UnreadableError(f"{next(iter(failed.values()))}{more}", failed)
+    return [digest for digest in found if isinstance(digest, bytes)]
 
 
-def _digest(path: Path) -> bytes:
+def _digest(path: Path) -> bytes | DataError:
+    """Return the digest of a file, or why it cannot be read."""
     try:
         status = path.stat()
         look = status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
@@ -54,10 +61,10 @@ def _digest(path: Path) -> bytes:
         with open_file(path, most=IMAGE_BYTES) as file:
             digest = hashlib.file_digest(file, "sha256").digest()
     except IrregularError as error:
-        raise DataError(f"{path}: {error.strerror}; remove it, or put the image in its place") from error
+        return DataError(f"{path}: {error.strerror}; remove it, or put the image in its place")
     except (OSError, ValueError) as error:  # ValueError: no file can have this name
         reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path}: the image cannot be read ({reason}); was the data set moved?") from error
+        return DataError(f"{path}: the image cannot be read ({reason}); was the data set moved?")
     # A file written a moment ago may change again within one step of its times.
     if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _SETTLED:
         _KNOWN[path] = look, digest

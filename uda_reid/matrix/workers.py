@@ -107,6 +107,8 @@ class Worker:
         self.process = context.Process(target=serve, args=(theirs,), daemon=True)
         before = dict(os.environ)
         os.environ.update(dict.fromkeys(POOLS, str(threads)))  # read by the libraries of the new process
+        # `python -c`, which starts it, would look for modules in the working folder before it gets our own path.
+        os.environ["PYTHONSAFEPATH"] = "1"
         try:
             self.process.start()
         finally:
