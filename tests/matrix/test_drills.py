@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.matrix.examples import PAIRS, runs
+from tests.report.examples import call_drawn, picture
 from tests.report.test_embedding_map import small
 from tests.report.test_page import Page
 from uda_reid.matrix.drills import ATTENDED, HITS, albums, drills
@@ -17,7 +18,6 @@ from uda_reid.matrix.summary import summarise
 from uda_reid.report import AttentionMaps, Lists, Shown
 from uda_reid.report.attention import Parts
 from uda_reid.report.lists import Hit, Query
-from uda_reid.report.pictures import Picture
 
 COLOURS = ("red", "green", "blue", "orange")
 
@@ -25,11 +25,11 @@ COLOURS = ("red", "green", "blue", "orange")
 def shown(root: Path, *, drawn: bool = True) -> Shown:
     """Return what a run shows: four queries of every kind, seven places each, ten attention maps, a map."""
     root.mkdir(exist_ok=True)
-    if drawn:
-        (root / "scene.json").write_text("{}")
     for name in COLOURS:
         Image.new("RGB", (32, 64), name).save(root / f"{name}.png")
-    pictures = [Picture(f"{name}.png", 1) for name in COLOURS]
+    if drawn:
+        call_drawn(root, [f"{name}.png" for name in COLOURS])
+    pictures = [picture(root, f"{name}.png", 1) for name in COLOURS]
     hits = tuple(Hit(pictures[place % 4], place == 2, place / 10) for place in range(7))
     queries = [
         Query(4 * number + row, pictures[row], why, 0.1, 0.2, hits, hits[::-1])

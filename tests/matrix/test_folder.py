@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.matrix.examples import PAIRS, runs
+from tests.report.examples import picture
 from tests.report.test_embedding_map import small
 from uda_reid.errors import CheckpointError
 from uda_reid.job import Job
@@ -31,7 +32,6 @@ from uda_reid.matrix.plan import Cell, Place, Planned
 from uda_reid.pipeline.folders import locked
 from uda_reid.report import Lists, Shown, write, write_lists, write_map
 from uda_reid.report.lists import Hit, Query
-from uda_reid.report.pictures import Picture
 
 FILES = ("matrix.md", "matrix.csv", "matrix.tex", "records.jsonl", "report.html")
 
@@ -212,7 +212,7 @@ def test_failures_of_an_earlier_command_are_known(matrix: Matrix, tmp_path: Path
 @pytest.mark.parametrize(("pictures", "mode"), [(True, 0o600), (False, 0o644)])
 def test_page_with_photographs_is_for_its_user_alone(matrix: Matrix, pictures: bool, mode: int) -> None:
     Image.new("RGB", (32, 64), "red").save(matrix.root / "query.png")
-    asked = Picture("query.png", None)
+    asked = picture(matrix.root, "query.png")
     query = Query(0, asked, "improved", 0.1, 0.6, (Hit(asked, True, 0.1),), (Hit(asked, True, 0.1),))
     for folder in matrix.root.glob("up-*"):
         write_lists(Lists(str(matrix.root), 1, (query,)), folder / "ranked.json")

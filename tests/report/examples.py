@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from uda_reid.report import SOURCE_ONLY, Record, Row
+from uda_reid.report.pictures import Picture
 from uda_reid.types import Scores
 
 
@@ -44,3 +49,16 @@ RECORD = Record(
 WHY = "not scored: beta has no query and gallery images; give it labelled ones to score it"
 UNSCORED = replace(RECORD, rows=tuple(replace(row, scores=None) for row in RECORD.rows), curve=(), unscored=WHY)
 DIRECT = replace(RECORD, recipe={**RECORD.recipe, "name": "ide", "strategy": "source_only"}, curve=(), history=())
+
+
+def picture(root: Path, name: str, cam: int | None = None) -> Picture:
+    """Return a picture as it was ranked."""
+    path = root / name
+    return Picture(name, cam, hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "00")
+
+
+def call_drawn(root: Path, names: Iterable[str]) -> None:
+    """Write what a drawing of these images writes beside them."""
+    names = list(names)
+    (root / "scene.json").write_text(json.dumps({"name": "plaza", "images": len(names)}))
+    (root / "annotations.csv").write_text("\n".join(["split,file", *(f".,{name}" for name in names)]) + "\n")

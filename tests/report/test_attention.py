@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from tests.report.examples import RECORD
+from tests.report.examples import RECORD, call_drawn
 from tests.report.test_page import Page
 from uda_reid.data.images import augment, images_of
 from uda_reid.errors import CheckpointError
@@ -117,9 +117,10 @@ def test_page_shows_picture_shared_and_specific_side_by_side(maps: AttentionMaps
     assert len(bare.all("img")) == 20 and not bare.all("use")
     assert "contains photographs of people" in text
     assert "contains photographs" not in render(RECORD, Shown(attention=maps), pictures=False)
-    (Path(maps.root) / "scene.json").write_text("{}")
+    call_drawn(Path(maps.root), [picture.path for picture in maps.pictures])
     assert "contains photographs" not in render(RECORD, Shown(attention=maps))
     (Path(maps.root) / "scene.json").unlink()
+    (Path(maps.root) / "annotations.csv").unlink()
     assert 'id="attention"' not in render(RECORD)
     write(RECORD, tmp_path / "record.json")
     write_maps(maps, tmp_path / "attention.json")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.report.examples import DIRECT, RECORD, UNSCORED, WHY, scores
+from tests.report.examples import DIRECT, RECORD, UNSCORED, WHY, call_drawn, picture, scores
 from uda_reid.data.contents import digests
 from uda_reid.errors import CheckpointError
 from uda_reid.report import BOUND, Lists, Record, Row, Shown, rebuild, write, write_lists, write_page
@@ -62,8 +62,8 @@ def lists(tmp_path: Path) -> Lists:
     folder.mkdir()
     for name, colour in (("query.png", "red"), ("green.png", "green"), ("blue.png", "blue")):
         Image.new("RGB", (32, 64), colour).save(folder / name)
-    one, two, gone = (Picture(name, 2) for name in ("green.png", "blue.png", "secret/gone.png"))
-    asked = Picture("query.png", None)
+    one, two, gone = (picture(folder, name, 2) for name in ("green.png", "blue.png", "secret/gone.png"))
+    asked = picture(folder, "query.png")
     before = Hit(one, True, 0.1), Hit(two, False, 0.25), Hit(gone, False, 0.3)
     queries = (
         Query(0, asked, "improved", 0.1, 0.6, before, before[::-1]),
@@ -227,7 +227,12 @@ def test_photographs_are_announced_and_can_be_left_out(lists: Lists) -> None:
 
 def test_drawn_people_are_not_announced_as_photographs(lists: Lists, tmp_path: Path) -> None:
     notice, scene = "contains photographs of people", Path(lists.root)
+    names = [path.name for path in scene.glob("*.png")]
     (scene / "scene.json").write_text("{}")
+    assert notice in render(RECORD, Shown(lists)), "a file of that name alone makes no drawing"
+    call_drawn(scene, names[:1])
+    assert notice in render(RECORD, Shown(lists)), "the drawing does not list all of them"
+    call_drawn(scene, names)
     assert notice not in render(RECORD, Shown(lists))
     (tmp_path / "private.png").write_bytes((scene / "green.png").read_bytes())
     (scene / "green.png").unlink()
@@ -306,8 +311,21 @@ def test_page_with_photographs_is_for_its_user_alone_and_all_else_follows_the_um
             pictures: stat.S_IMODE(rebuild(tmp_path, pictures=pictures).stat().st_mode) for pictures in (True, False)
         }
         assert modes == {True: 0o600, False: 0o644}
-        (Path(lists.root) / "scene.json").write_text("{}")  # drawn people
+        call_drawn(Path(lists.root), [path.name for path in Path(lists.root).glob("*.png")])
         assert stat.S_IMODE(rebuild(tmp_path).stat().st_mode) == 0o644
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "record.json").stat().st_mode) == 0o644
+
+
+def test_another_s_lists_that_name_a_private_folder_show_nothing_of_it(lists: Lists, tmp_path: Path) -> None:
+    """Who does not have a picture does not know its digest."""
+    private = tmp_path / "private"
+    private.mkdir()
+    Image.new("RGB", (32, 64), "purple").save(private / "green.png")
+    assert "data:image" in render(RECORD, Shown(lists))
+    for digest in ("", "00", lists.pictures[0].digest):
+        asked = Picture("green.png", None, digest)
+        queries = tuple(replace(query, picture=asked, before=(), after=()) for query in lists.queries)
+        text = render(RECORD, Shown(replace(lists, root=str(private), queries=queries)))
+        assert "data:image" not in text and "contains photographs" not in text

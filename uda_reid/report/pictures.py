@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import csv
 import io
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +20,7 @@ from PIL import Image
 from uda_reid.data.contents import digests
 from uda_reid.data.images import images_of
 from uda_reid.errors import DataError
+from uda_reid.reading import open_text, read_text
 from uda_reid.types import JUNK, Split
 
 HEIGHT, WIDTH, QUALITY = 128, 64, 80
@@ -27,7 +30,7 @@ HEIGHT, WIDTH, QUALITY = 128, 64, 80
 class Picture:
     """An image of a split: its file, relative to the domain's folder where it lies in it, and its camera if known.
 
-    `digest` is the SHA-256 of the file that was ranked, in hexadecimal; empty where nobody took it down.
+    `digest` is the SHA-256 of the file that was ranked, in hexadecimal; empty where it could not be read.
     """
 
     path: str
@@ -55,7 +58,7 @@ def picture_of(split: Split, row: int, root: Path) -> Picture:
 
 def changed(root: Path, pictures: Iterable[Picture]) -> frozenset[str]:
     """Return the paths of pictures whose files hold something else than what was ranked; gone files are not changed."""
-    known = {(picture.path, picture.digest) for picture in pictures if picture.digest}
+    known = {(picture.path, picture.digest) for picture in pictures if picture.digest and _inside(picture.path)}
     return frozenset(path for path, digest in known if _digest(root / path) not in ("", digest))
 
 
@@ -90,10 +93,15 @@ def thumbnails(root: Path, paths: Iterable[str]) -> dict[str, str]:
 
 
 def album(root: Path, pictures: Iterable[Picture], *, name: str = "picture") -> Album:
-    """Return thumbnails of the pictures of a domain in `root`, called `name`-1 and so on; changed files have none."""
+    """Return thumbnails of the pictures of a domain in `root`, called `name`-1 and so on.
+
+    Only files that hold what was ranked have one: root and paths come from a file that anybody may have written, and
+    who does not have a picture does not know its digest.
+    """
     pictures = tuple(pictures)
-    others = changed(root, pictures)
-    found = thumbnails(root, (picture.path for picture in pictures if picture.path not in others))
+    ranked = {(picture.path, picture.digest) for picture in pictures if _inside(picture.path)}
+    same = {path for path, digest in ranked if digest and _digest(root / path) == digest}
+    found = thumbnails(root, (picture.path for picture in pictures if picture.path in same))
     return {path: Thumbnail(f"{name}-{number}", address) for number, (path, address) in enumerate(found.items(), 1)}
 
 
@@ -108,9 +116,21 @@ def outside(paths: Iterable[str]) -> list[str]:
 
 
 def real_people(root: Path, album: Album) -> bool:
-    """Return whether any of the embedded pictures may show a real person: all do but those inside a drawn scene."""
-    drawn, home = (root / "scene.json").is_file(), root.resolve()
-    return any(not drawn or not (root / path).resolve().is_relative_to(home) for path in album)
+    """Return whether any of the embedded pictures may show a real person: all do but those of a drawn scene."""
+    drawn, home = _drawn(root), root.resolve()
+    return any(path not in drawn or not (root / path).resolve().is_relative_to(home) for path in album)
+
+
+def _drawn(root: Path) -> frozenset[str]:
+    """Return the paths of the images that a drawing in `root` lists; none where there is no drawing."""
+    try:
+        facts = json.loads(read_text(root / "scene.json"))
+        with open_text(root / "annotations.csv", newline="") as file:
+            rows = [PurePosixPath(row["split"], row["file"]).as_posix() for row in csv.DictReader(file)]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, csv.Error):
+        return frozenset()
+    counted = facts.get("images") if isinstance(facts, dict) else None
+    return frozenset(rows) if counted == len(rows) else frozenset()
 
 
 def heat(values: Sequence[Sequence[float]]) -> str:
