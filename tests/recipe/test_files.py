@@ -237,7 +237,7 @@ def test_an_unknown_recipe_is_refused_in_one_line(name: str, message: str) -> No
 
 @pytest.mark.parametrize(
     "name",
-    ["../../../escape", "/tmp/escape", "..", ".hidden", "a/b", "a\\b", "-rf", "two\nlines", "bell\x07", "x" * 101, " "],
+    ["../../../escape", "/escape", "..", ".hidden", "a/b", "a\\b", "-rf", "two\nlines", "bell\x07", "x" * 101, " "],
 )
 def test_a_name_that_leads_out_of_the_folder_of_runs_is_refused(written: Written, name: str) -> None:
     text = HEAD + f"name: {json.dumps(name)}\n"

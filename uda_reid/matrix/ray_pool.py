@@ -78,7 +78,7 @@ class RayPool:
         if address or self.ray.is_initialized():  # a program that uses this as a library may have its own
             self.ray.init(address=address or None, **quiet)
             return
-        # Not None, which connects to whatever RAY_ADDRESS or a file in /tmp/ray names, and any user may write that.
+        # Not None: that connects to what RAY_ADDRESS or a file in Ray's shared folder names, which any user may write.
         # Ray makes its folders writable for everyone (2.60); inside this one only its owner reaches them. In /tmp: the
         # path of a socket has at most 107 bytes.
         short = "/tmp" if Path("/tmp").is_dir() else None
